@@ -1,0 +1,125 @@
+"""Every setting of the library and its default, written once.
+
+Command-line flags and YAML files are generated from these dataclasses: the flag of `DecodeConfig.max_new_tokens` is
+`--max-new-tokens`, its help text stands beside the default. Fractions are 0-1, times in seconds, lengths in tokens.
+
+Non-goals: reading files or flags (see `cli/`), and anything that depends on torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from select_to_think.structures import S2TError
+
+ScorerMode = Literal["coupled", "proposer", "activated"]
+ScoreKind = Literal["bins", "anchored"]
+Method = Literal["greedy", "sample", "maj@8", "llm", "takeover", "s2t", "s2t-local"]
+
+CALIBRATION_SUPPORT = 64  # tokens of the SLM that the KL trigger compares one by one; the rest is one bucket
+
+
+def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its help text and its allowed range (inclusive)."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+class Checked:
+    """Checks the range of every numeric field when the configuration is made; raises `S2TError`."""
+
+    def __post_init__(self) -> None:
+        """Compare each field with the bounds written beside its default."""
+        for name, spec in self.__dataclass_fields__.items():  # type: ignore[attr-defined]
+            value, low, high = getattr(self, name), spec.metadata.get("low"), spec.metadata.get("high")
+            if not isinstance(value, int | float):
+                continue
+            if (low is not None and value < low) or (high is not None and value > high) or value != value:
+                bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+                raise S2TError(f"{name} must be {bounds}, got {value}")
+
+
+@dataclass(frozen=True)
+class PairConfig(Checked):
+    """Which models, where and how they are loaded."""
+
+    pair: str = option("demo", "A bundled pair by name; ignored when --slm is given.")
+    slm: str | None = option(None, "Small model: a Hugging Face name or a local folder.")
+    llm: str | None = option(None, "Large model: a Hugging Face name or a local folder.")
+    scorer: str | None = option(None, "Scorer folder for s2t-local (default: the one shipped with the pair).")
+    trigger_head: str | None = option(None, "Folder of a learned trigger (default: the one shipped with the pair).")
+    device: str = option("auto", "cpu, cuda, cuda:1 ... or auto.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Weight type; auto: float32 on CPU.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
+
+
+@dataclass(frozen=True)
+class DecodeConfig(Checked):
+    """How a sequence is decoded, whatever the method."""
+
+    max_new_tokens: int = option(128, "Longest answer.", low=1)
+    max_batch: int = option(32, "Sequences decoded at once.", low=1)
+    temperature: float = option(0.7, "Sampling temperature (sample, maj@N).", low=0.01)
+    top_p: float = option(0.95, "Nucleus mass kept when sampling.", low=0.0, high=1.0)
+    top_k: int = option(0, "Tokens kept when sampling; 0 keeps all.", low=0)
+    min_p: float = option(0.0, "Drop tokens below this share of the best one's probability.", low=0.0, high=1.0)
+    early_stop: bool = option(True, "maj@N: stop the other samples once the vote is decided.")
+    seed: int = option(0, "Seed of every random choice.", low=0)
+
+
+@dataclass(frozen=True)
+class SelectConfig(Checked):
+    """Where a selector is asked, and among how many candidates."""
+
+    trigger: str | None = option(
+        None, "kl, entropy, margin, random or learned (default: kl with an LLM, entropy for s2t-local)."
+    )
+    trigger_budget: float = option(0.1, "Wanted fraction of triggered steps.", low=0.0, high=1.0)
+    candidates: int = option(8, "Candidates K: the SLM's top-K next tokens.", low=1)
+    scorer_mode: ScorerMode = option("activated", "coupled, proposer or activated.")
+    score: ScoreKind = option("anchored", "bins (the paper) or anchored (plus a multiple of log p_SLM).")
+    block_verified: bool = option(True, "KL trigger: draft a block, verify it in one LLM forward (same output).")
+
+
+@dataclass(frozen=True)
+class CollectConfig(Checked):
+    """On-policy collection of candidate groups for the scorer and of labels for the trigger."""
+
+    items: int = option(600, "Problems per domain to roll out.", low=1)
+    triggers: str = option("kl,entropy", "Triggers whose steps become groups, comma-separated.")
+    collect_budget: float = option(0.1, "Fraction of steps collected by the KL trigger.", low=0.0, high=1.0)
+    entropy_budget: float = option(0.2, "Fraction of steps collected by LLM-free triggers.", low=0.0, high=1.0)
+    group_size: int = option(16, "Candidates per group.", low=2)
+    shard_items: int = option(200, "Trajectories per shard file.", low=1)
+
+
+@dataclass(frozen=True)
+class ScorerConfig(Checked):
+    """Training of the S2T-Local scorer."""
+
+    mode: ScorerMode = option("activated", "coupled, proposer or activated.")
+    score: ScoreKind = option("anchored", "bins (the paper) or anchored (plus a learned multiple of log p_SLM).")
+    bins: int = option(16, "Score bins, equally spaced from 0 to 1.", low=2)
+    score_temperature: float = option(
+        0.1, "Temperature of the softmax over scores. Scores lie in [0, 1]: at 1.0 nothing can be fitted.", low=0.001
+    )
+    group_kl_weight: float = option(0.0, "Weight of KL to the LLM's distribution over the candidates.", low=0.0)
+    lm_kl_weight: float = option(1.0, "coupled: weight of KL to the frozen SLM on ordinary tokens.", low=0.0)
+    lora_rank: int = option(32, "Rank of the LoRA on attention and MLP.", low=1)
+    lora_alpha: float = option(64.0, "LoRA scale numerator.", low=0.0)
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
+    epochs: float = option(3.0, "Passes over the collection; early stopping may end sooner.", low=0.0)
+    batch_trajectories: int = option(16, "Trajectories per optimiser step.", low=1)
+    patience: int = option(2, "Epochs without better agree_at_1 before stopping.", low=1)
+    packed: bool = option(True, "One forward per trajectory; off = one row per candidate (the plain form).")
+
+
+@dataclass(frozen=True)
+class TriggerTrainConfig(Checked):
+    """Training of the learned trigger: a head on the SLM's last hidden state that predicts the KL trigger."""
+
+    trigger_budget: float = option(0.1, "Fraction of steps that the KL trigger marks as positive.", low=0.0, high=1.0)
+    hidden_size: int = option(64, "Width of the head's hidden layer; 0 makes it linear.", low=0)
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
+    epochs: float = option(5.0, "Passes over the collected steps.", low=0.0)
+    batch_steps: int = option(512, "Steps per optimiser step.", low=1)

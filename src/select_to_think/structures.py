@@ -1,0 +1,201 @@
+"""The values that travel between policies, the engine and the contexts.
+
+A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Truncate`, `Fork`, `Join`) and gets
+small observations back. Nothing here imports torch, so result files can be read without it.
+
+Non-goals: behaviour. These are records; the meaning of each field is defined here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+FinishReason = Literal["stop", "length"]
+Chooser = Literal["slm", "llm", "scorer"]
+
+
+class S2TError(Exception):
+    """A mistake in the input or the environment; the message is one line and names the remedy (exit code 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is drawn. `uniform` in [0, 1) is the row's own random number for this step."""
+
+    uniform: float
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """What an `Extend` or a `Branch` should report, computed batched on the device.
+
+    Without `every`, only the last token of the extension (of each continuation for a branch) is observed: P = 1.
+    With `every`, each appended token is: P = number of appended tokens.
+    """
+
+    top_k: int = 0
+    entropy: bool = False
+    ids: tuple[tuple[int, ...], ...] | None = None  # P tuples of asked token ids, all of one length
+    sampling: Sampling | None = None
+    bins: bool = False
+    hidden: bool = False
+    every: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What came back, on the host. P = observed positions (`Extend`), or C = continuations (`Branch`).
+
+    Position p describes the distribution of the token that FOLLOWS the p-th observed token.
+    """
+
+    top_ids: Ids | None = None  # (P, top_k), best first
+    top_logprobs: Floats | None = None  # (P, top_k), nats
+    entropy_nats: Floats | None = None  # (P,)
+    asked_logprobs: Floats | None = None  # (P, asked), nats
+    sampled_id: int | None = None
+    sampled_logprob: float | None = None  # nats, under the untempered distribution
+    bin_scores: Floats | None = None  # (P,), expected bin in [0, 1]
+    hidden: Floats | None = None  # (P, hidden_size), the last layer after the final norm
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Append `tokens` to this sequence's context in `model`. Without `observe` it is deferred: it costs nothing until
+    the next request to the same model, which carries it along in the same forward."""
+
+    model: str
+    tokens: Sequence[int]
+    observe: Observe | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Score alternative continuations of the context in ONE forward; the context stays as it was."""
+
+    model: str
+    continuations: Sequence[Sequence[int]]
+    observe: Observe
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """Roll the context in `model` back to its first `length` tokens. Free: no forward, no copy."""
+
+    model: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Start children that inherit this sequence's contexts as they are now (the prompt is paid once).
+
+    The answer comes at once; finished children are awaited with `Join`. Children still running when the parent
+    returns are stopped.
+    """
+
+    children: Sequence[PolicyRun]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait for the next child that finishes; the answer is its `Generation`, in order of finishing."""
+
+
+Request = Extend | Branch | Truncate | Fork | Join
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a sequence cost. Tokens are counted as tokens, forwards as forwards that this sequence took part in."""
+
+    slm_tokens_processed: int = 0
+    slm_forwards: int = 0
+    llm_tokens_generated: int = 0  # tokens of the output that the LLM wrote or chose outside the SLM's own greedy
+    llm_tokens_processed: int = 0
+    llm_forwards: int = 0
+
+    def add(self, other: Counts) -> None:
+        """Add `other` to this, field by field."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One generated token, and how it was decided."""
+
+    token: int
+    logprob: float  # nats, under the model that proposed the step
+    greedy_token: int | None = None  # the SLM's own greedy token, where the SLM proposed
+    statistic: float | None = None  # the trigger's statistic; its unit is the trigger's
+    fired: bool = False
+    candidates: tuple[int, ...] = ()  # the SLM's top-K, best first; filled at fired steps
+    candidate_logprobs: tuple[float, ...] = ()  # log p_SLM of the candidates, nats
+    scores: tuple[float, ...] = ()  # the selector's scores of the candidates; higher is better
+    llm_top_token: int | None = None  # the LLM's top-1 over the whole vocabulary, where it was asked
+    chooser: Chooser = "slm"
+
+    @property
+    def flip(self) -> bool:
+        """A triggered step whose choice differs from the SLM's greedy token."""
+        return self.fired and self.greedy_token is not None and self.token != self.greedy_token
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One finished sequence: tokens without the prompt (a stop token included, if one ended it), and the trace."""
+
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    steps: tuple[StepRecord, ...]
+    counts: Counts = field(default_factory=Counts)
+    text: str = ""  # filled by the session, which knows the tokenizer
+    votes: tuple[str, ...] = ()  # maj@N: the extracted answer of each sample, in row order
+
+    @property
+    def logprob(self) -> float:
+        """Summed log-probability of the tokens in nats."""
+        return sum(step.logprob for step in self.steps)
+
+    @property
+    def fired_count(self) -> int:
+        """Number of triggered steps."""
+        return sum(step.fired for step in self.steps)
+
+    @property
+    def flip_count(self) -> int:
+        """Number of flips."""
+        return sum(step.flip for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What both models say at each of the P output tokens of a finished sequence (one forward each).
+
+    Row p describes the distribution from which output token p was chosen. Without an LLM its fields are None.
+    """
+
+    slm_ids: Ids  # (P, S) the SLM's top-S tokens, best first
+    slm_logprobs: Floats  # (P, S) nats
+    entropy_nats: Floats  # (P,)
+    margin: Floats  # (P,) 1 - (p1 - p2), so that higher means less certain
+    hidden: Floats | None = None  # (P, hidden_size) of the SLM
+    llm_logprobs: Floats | None = None  # (P, S) of `slm_ids`, nats
+    llm_top_ids: Ids | None = None  # (P, S) the LLM's top-S tokens, best first
+    llm_top_logprobs: Floats | None = None  # (P, S) nats
+    kl_nats: Floats | None = None  # (P,) over the SLM's support plus one bucket for the rest
+
+
+PolicyRun = Generator[Request, Any, Generation]
