@@ -1,0 +1,79 @@
+"""Grading: is this text's answer the item's answer?
+
+`extract` finds the answer, `grade` compares it with the gold; each family of rules is one file with the same two
+functions. No text makes them crash or hang; what cannot be read is wrong, with a rule that says so.
+
+Non-goals: choosing between answers (see the voting policies), and partial credit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from select_to_think.evaluation.grading import number
+from select_to_think.evaluation.grading import text as text_rules
+from select_to_think.evaluation.grading.base import Context, Extraction, Verdict
+from select_to_think.structures import S2TError
+
+__all__ = ["FAMILIES", "Extraction", "Verdict", "extract", "grade"]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of answer: how it is found in a text, and how it is compared with the gold."""
+
+    extract: Callable[[str, Context], Extraction]
+    compare: Callable[[str, str, Context], tuple[bool, str]]  # extracted, answer -> right, name of the comparison
+
+
+FAMILIES: dict[str, Family] = {
+    "text": Family(text_rules.extract, text_rules.compare),
+    "number": Family(number.extract, number.compare),
+}
+
+
+def extract(
+    text: str, answer_type: str, *, choices: Sequence[str] | None = None, meta: Mapping[str, Any] | None = None
+) -> Extraction:
+    """The answer that `text` gives, spelled so that equal simple answers are equal strings (used to count votes)."""
+    return _family(answer_type).extract(text, Context(tuple(choices or ()), meta or {}))
+
+
+def grade(
+    text: str,
+    answer: str,
+    answer_type: str,
+    *,
+    choices: Sequence[str] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    allow_code_execution: bool = False,
+) -> Verdict:
+    """Extract the answer of `text` and compare it with the gold `answer`.
+
+    Args:
+        text: what the model wrote.
+        answer: the gold answer (a number, LaTeX, a choice's letter, yes/no, or for code anything: the tests decide).
+        answer_type: a key of `FAMILIES`.
+        choices: texts of the choices in letter order.
+        meta: the item's `meta` (tolerance and kind of an answer, tests of a program).
+        allow_code_execution: code is run only with this; without it code items raise.
+
+    Raises:
+        S2TError: unknown `answer_type`, a missing optional dependency, or code without permission.
+    """
+    family = _family(answer_type)
+    context = Context(tuple(choices or ()), meta or {}, allow_code_execution)
+    found = family.extract(text, context)
+    if found.extracted is None:
+        return Verdict(False, None, f"{answer_type}:{found.rule}")
+    right, comparison = family.compare(found.extracted, answer, context)
+    return Verdict(right, found.extracted, f"{answer_type}:{found.rule}:{comparison}")
+
+
+def _family(answer_type: str) -> Family:
+    """The rules for one kind of answer."""
+    if answer_type not in FAMILIES:
+        raise S2TError(f"unknown answer type {answer_type!r}: use one of {', '.join(FAMILIES)}")
+    return FAMILIES[answer_type]

@@ -1,0 +1,233 @@
+"""Answers that are one number: GSM8K's `#### 42`, SVAMP, AIME and the bundled pair's arithmetic.
+
+Extraction is ordered: `#### X`, `\\boxed{X}`, "the answer is X", a bold number in the last paragraph, and as the last
+resort the last number of the text. The extracted answer is spelled canonically ("1234.5", "-3", "3/4", "25%"), so that
+equal answers are equal strings and can be counted as votes.
+
+Non-goals: evaluating expressions (see `maths`), and converting units.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from select_to_think.evaluation.grading.base import (
+    NOTHING,
+    Context,
+    Extraction,
+    boxed,
+    clean,
+    last_paragraph,
+    sentence,
+    statements,
+)
+
+TOLERANCE = Fraction(1, 10**6)  # relative; a model that rounds 1/3 to 0.333333 is right
+
+_MINUS = "\u2212\u2013\u2014\ufe63\uff0d"
+_TO_ASCII = str.maketrans({**dict.fromkeys(_MINUS, "-"), **dict.fromkeys("\u00a0\u2009\u202f", " "), "\u2215": "/"})
+_LATEX = [
+    (re.compile(r"<<[^<>\n]{0,200}>>"), ""),  # GSM8K's calculator notes
+    (re.compile(r"\\(?:left|right|displaystyle|[,;!:>]|quad|qquad)(?![a-zA-Z])"), ""),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\[dtc]?frac\s*\{\s*(-?[\d.]{1,30})\s*\}\s*\{\s*(-?[\d.]{1,30})\s*\}"), r" \1/\2"),
+    (re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)"), r" \1/\2"),
+    (re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|textrm|bf)\s*\{([^{}]{0,200})\}"), r" \1 "),
+    (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])"), "*"),
+    (re.compile(r"\\(?:approx|equiv)(?![a-zA-Z])"), "="),
+    (re.compile(r"\\([$%#&])"), r"\1"),
+    (re.compile(r"\\[()\[\]]"), " "),
+]
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_CURRENCY = r"(?:US|AU|CA|HK)?[$\u20ac\u00a3\u00a5\u20b9]|(?:USD|EUR|GBP|Rs\.?|INR)\s?(?=\d)"
+_PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d,])|\d{1,400})(?:\.\d{1,400})?|\.\d{1,400}"
+_NUMBER = re.compile(
+    rf"(?<![A-Za-z_\\.\d])(?P<sign>-\s?)?(?:{_CURRENCY})?\s?(?P<inner>-\s?)?"
+    rf"(?P<body>{_PLAIN})"
+    r"(?:\s?(?:[x*\u00d7]\s?10\s?\^\s?\{?(?P<power>[+-]?\d{1,3})\}?|[eE](?P<exponent>[+-]?\d{1,3})(?![\w.]))"
+    r"|\s?/\s?(?P<under>\d{1,30}(?:\.\d{1,30})?)(?![\d/])"
+    r"|[ -](?P<upper>\d{1,9})\s?/\s?(?P<lower>\d{1,9})(?![\d/]))?"
+    r"(?P<percent>\s?%|\s?percent\b)?"
+    rf"(?:[\s-]?(?P<scale>{'|'.join(_SCALES)}|[kK](?![A-Za-z]))\b)?"
+)
+_BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
+_HASHES = re.compile(r"####([^\n]{1,200})")
+_LEAD = re.compile(
+    r"[\s:*_`~($\[\\=]*(?:(?:just|only|exactly|approximately|about|around|roughly|simply|therefore|thus|now|then|"
+    r"equal to|a total of|clearly|indeed|the number|option|given by|x|n|y)\b[\s:*_`~($\[\\=]*){0,3}",
+    re.IGNORECASE,
+)
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+)
+_WORDS = {word: value for value, word in enumerate(_UNITS.split())}
+_TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+_WORD_NUMBER = re.compile(
+    rf"(?:(?:{'|'.join([*_WORDS, *_TENS, *_SCALES])}|and)\b[\s-]*){{1,12}}(?P<more>\.\d|/)?", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A number as written: its value, and whether a percent sign or a scale word stood behind it."""
+
+    value: Fraction
+    percent: bool = False
+    scale: int = 1
+
+    @property
+    def readings(self) -> set[Fraction]:
+        """What it may mean: "25%" is 25 and 1/4; "3 million" is 3000000, and 3 where the unit is a million."""
+        readings = {self.value * self.scale, self.value}
+        return readings | {self.value / 100} if self.percent else readings
+
+    def __str__(self) -> str:
+        """The canonical spelling: a decimal where it is finite, else a fraction; "%" kept."""
+        return spell(self.value * self.scale) + ("%" if self.percent else "")
+
+
+def spell(value: Fraction) -> str:
+    """A finite decimal without trailing zeros, else `p/q`."""
+    power, rest = 0, value.denominator
+    for prime in (2, 5):
+        count = 0
+        while rest % prime == 0 and count < 400:
+            rest, count = rest // prime, count + 1
+        power = max(power, count)
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(abs(value.numerator) * 10**power // value.denominator).rjust(power + 1, "0")
+    sign = "-" if value < 0 else ""
+    return sign + (digits if not power else f"{digits[:-power]}.{digits[-power:]}")
+
+
+def plain(text: str) -> str:
+    """The text with unicode minus signs, LaTeX spacing, fractions and calculator notes made plain."""
+    text = text.translate(_TO_ASCII)
+    for pattern, replacement in _LATEX:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def numbers(text: str) -> list[Value]:
+    """Every number of a plain text in order, with sign, separators, fraction, percent and scale words resolved."""
+    return [_value(match, text) for match in _NUMBER.finditer(text)]
+
+
+def _value(match: re.Match[str], text: str) -> Value:
+    """The value of one match of `_NUMBER`."""
+    value = Fraction(match["body"].replace(",", "").replace(" ", ""))
+    if match["power"] or match["exponent"]:
+        value *= Fraction(10) ** int(match["power"] or match["exponent"])
+    elif match["under"] and Fraction(match["under"]):
+        value /= Fraction(match["under"])
+    elif match["upper"] and int(match["lower"]):
+        value += Fraction(int(match["upper"]), int(match["lower"]))
+    if match["inner"] or (match["sign"] and not _binary_minus(match, text)):
+        value = -value
+    scale = match["scale"]
+    return Value(value, match["percent"] is not None, 1000 if scale in ("k", "K") else _SCALES.get(scale or "", 1))
+
+
+def _binary_minus(match: re.Match[str], text: str) -> bool:
+    """A minus that subtracts ("7 - 3", "5-3"), joins ("a 10-15 range") or opens a list item ("- 18 eggs")."""
+    before = text[max(0, match.start() - 20) : match.start()]
+    if re.search(r"[\w)\]%}]\s*$", before) and (match["sign"] == "-" and not before[-1:].isspace()):
+        return True
+    if re.search(r"[\d)\]%}]\s*$", before):
+        return True
+    return match["sign"] != "-" and (not before.strip(" \t") or before.rstrip(" \t").endswith("\n"))
+
+
+def extract(text: str, context: Context) -> Extraction:
+    """The levels of the module's docstring; a level that holds no number passes on to the next."""
+    text = clean(text)
+    for found in reversed(_HASHES.findall(text)):
+        if value := _first(plain(found)):
+            return Extraction(str(value), "hashes")
+    for found in reversed(boxed(text)):
+        if value := _result(plain(found)) or _words(found):
+            return Extraction(str(value), "boxed")
+    for said in statements(text):
+        if value := _stated(said):
+            return Extraction(str(value), "answer-is")
+    last = last_paragraph(text)
+    for found in reversed(_BOLD.findall(last)):
+        if value := _result(plain(found)):
+            return Extraction(str(value), "bold")
+    if values := numbers(plain(text)):
+        return Extraction(str(values[-1]), "last-number")
+    return NOTHING
+
+
+def _stated(tail: str) -> Value | None:
+    """The number of what follows "the answer is": the first where it follows directly, else the last of the sentence.
+
+    An equation counts by its right side.
+    """
+    said = sentence(plain(tail))
+    lead = _LEAD.match(said)
+    direct = said[lead.end() :] if lead else said
+    if _NUMBER.match(direct):
+        return _result(direct) if re.match(r"[^a-zA-Z,;]*=", direct) else _first(direct)
+    if value := _words(direct):
+        return value
+    for found in _BOLD.findall(said):
+        if value := _result(found):
+            return value
+    return _result(said)
+
+
+def _first(text: str) -> Value | None:
+    """The first number of a plain text; a minus in front of it is a sign, whatever stands before."""
+    text = text.strip(" \t*_$:=`~")
+    match = _NUMBER.search(text)
+    if match is None:
+        return None
+    value = _value(match, text)
+    negative = match.start() == 0 and match["sign"] is not None and value.value > 0
+    return Value(-value.value, value.percent, value.scale) if negative else value
+
+
+def _result(text: str) -> Value | None:
+    """The first number after the last `=` that has one behind it, else the last number."""
+    for part in reversed(text.split("=")[1:]):
+        if value := _first(part):
+            return value
+    head = text.strip()
+    if _NUMBER.match(head) and len(values := numbers(head)) == 1:
+        return _first(head) or values[0]
+    values = numbers(text)
+    return values[-1] if values else None
+
+
+def _words(text: str) -> Value | None:
+    """A number written in words at the start of the text, up to the trillions ("one hundred and five")."""
+    match = _WORD_NUMBER.match(text.strip(" *_`:"))
+    if match is None or match["more"]:
+        return None
+    total, part, seen = 0, 0, False
+    for word in re.findall(r"[a-z]+", match.group().casefold()):
+        seen = seen or word != "and"
+        if word == "hundred":
+            part = max(part, 1) * 100
+        elif word in _SCALES:
+            total, part = total + max(part, 1) * _SCALES[word], 0
+        else:
+            part += _WORDS.get(word, _TENS.get(word, 0))
+    return Value(Fraction(total + part)) if seen else None
+
+
+def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
+    """Equal in one of the readings of either side, within `TOLERANCE` of the gold where that is no integer."""
+    ours, gold = _first(plain(extracted)), _first(plain(answer))
+    if ours is None or gold is None:
+        return False, "no-number"
+    for target in gold.readings:
+        slack = abs(target) * TOLERANCE if target.denominator != 1 else Fraction(0)
+        if any(abs(reading - target) <= slack for reading in ours.readings):
+            return True, "same-number"
+    return False, "same-number"
