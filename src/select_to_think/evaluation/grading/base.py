@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_TEXT = 200_000  # characters; of a longer text only the end is read, where answers stand
+MAX_ANSWER = 4_000  # characters of one answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,61 @@ NOTHING = Extraction(None, "none")
 _THOUGHT_END = re.compile(r"</(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>|</?s>|<(?:eos|bos|end_of_turn|start_of_turn)>")
 _NEXT_QUESTION = re.compile(r"^[ \t#*]{0,6}(?:question|problem|q)\b[ \t*\d]{0,8}[:.]", re.IGNORECASE | re.MULTILINE)
-_SAYS_ANSWER = re.compile(
+_SAYS_ANSWER = re.compile(r"####|\\boxed|\\fbox|\banswer\b[^.\n]{0,40}?(?:\bis\b|[:=])", re.IGNORECASE)
+
+
+def clean(text: str) -> str:
+    """The part of a model's text that may hold its answer.
+
+    Drops special tokens, a thought in front of `</think>`, and whatever a base model invents after its answer when it
+    goes on to a next "Question:". Keeps the last `MAX_TEXT` characters.
+    """
+    text = _SPECIAL.sub(" ", text[-MAX_TEXT:])
+    ends = list(_THOUGHT_END.finditer(text))
+    if ends and text[ends[-1].end() :].strip():
+        text = text[ends[-1].end() :]
+    answered = _SAYS_ANSWER.search(text)
+    next_question = _NEXT_QUESTION.search(text, answered.end()) if answered else None
+    return text[: next_question.start()] if next_question else text
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def boxed(text: str) -> list[str]:
+    """Contents of every `\\boxed{...}` in order; `\\boxed 5` counts, and an unclosed box ends with its line.
+
+    Linear: one pass over the braces.
+    """
+    starts = [match.end() for match in _BOX.finditer(text)]
+    if not starts:
+        return []
+    closing = _closing_braces(text)
+    contents = []
+    for start in starts:
+        if text[start - 1] != "{":
+            contents.append(re.split(r"[\s$.,;]", text[start : start + 80], maxsplit=1)[0])
+        elif start - 1 in closing:
+            contents.append(text[start : min(closing[start - 1], start + MAX_ANSWER)])
+        else:
+            contents.append(text[start : start + 1000].split("\n", 1)[0])
+    return [content.strip() for content in contents if content.strip()]
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Position of each opening brace -> position of the brace that closes it (escaped braces do not count)."""
+    closing: dict[int, int] = {}
+    open_at: list[int] = []
+    for match in _BRACE.finditer(text):
+        if match.group() == "{":
+            open_at.append(match.start())
+        elif match.group() == "}" and open_at:
+            closing[open_at.pop()] = match.start()
+    return closing
+
+
+_ANSWER = re.compile(
     r"\banswers?\b[^.:=\n?!]{0,80}?"
     r"(?:\b(?:is|are|was|would be|should be|must be|will be|equals|comes to|becomes)\b\s*:?|[:=])",
     re.IGNORECASE,
