@@ -8,8 +8,9 @@ Non-goals: behaviour. These are records; the meaning of each field is defined he
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,14 @@ Chooser = Literal["slm", "llm", "scorer"]
 
 class S2TError(Exception):
     """A mistake in the input or the environment; the message is one line and names the remedy (exit code 2)."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> S2TError:
+    """The error for a `kind` of thing that is called by a `name` outside `known`; suggests the nearest one."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
+    return S2TError(f"unknown {kind} {name!r}; {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
