@@ -8,7 +8,7 @@ Non-goals: behaviour. These are records; the meaning of each field is defined he
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -20,6 +20,7 @@ Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 FinishReason = Literal["stop", "length"]
 Chooser = Literal["slm", "llm", "scorer"]
+Progress = Callable[[int, int], None]  # called with (done, total) as long work goes on; done never falls
 
 
 class S2TError(Exception):
