@@ -1,0 +1,1 @@
+"""Contexts: one model's view of one sequence, and the backends that make them."""

@@ -1,0 +1,70 @@
+"""The KL trigger without an LLM forward per token: draft a block, verify it in one forward, cut at the first flip.
+
+Same output as `policies/select.py`, which is the definition: steps that do not flip keep the SLM's greedy token, so a
+greedy draft is right up to and including the position of its first flip. There both contexts are rolled back, and the
+chosen token goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from select_to_think.policies.select import Select
+from select_to_think.structures import Extend, Observation, Observe, PolicyRun, Request, StepRecord, Truncate
+
+FIRST_BLOCK, SMALLEST_BLOCK, LARGEST_BLOCK = 16, 4, 64
+
+
+@dataclass(frozen=True)
+class BlockVerified(Select):
+    """`Select` for a trigger that needs the LLM, with about one LLM forward per flip or block."""
+
+    def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
+        """Decode; the same tokens as `Select.run`."""
+        random = Random(seed)
+        steps: list[StepRecord] = []
+        fresh: Sequence[int] = prompt
+        block = FIRST_BLOCK
+        while room := self.limits.room(steps):
+            drafts = yield from self.draft(fresh, min(block, room))
+            look = yield from self.verify(fresh, drafts)
+            for line, seen in enumerate(drafts):
+                steps.append((yield from self.decide(seen, look, line, random)))
+                if steps[-1].flip:
+                    break
+            block = next_block(len(drafts), line + 1, steps[-1].flip)
+            kept = len(prompt) + len(steps) - 1  # tokens before the newest one
+            yield Truncate("slm", kept)
+            yield Truncate("llm", kept)
+            fresh = (steps[-1].token,)
+        return self.finish(steps)
+
+    def draft(self, fresh: Sequence[int], size: int) -> Generator[Request, Observation, list[Observation]]:
+        """Greedy steps of the SLM, up to `size` or a stop token."""
+        drafts: list[Observation] = []
+        while len(drafts) < size:
+            drafts.append((yield Extend("slm", fresh, self.observe)))
+            fresh = (top_token(drafts[-1]),)
+            if fresh[0] in self.limits.stop_ids:
+                break
+        return drafts
+
+    def verify(self, fresh: Sequence[int], drafts: Sequence[Observation]) -> Generator[Request, Observation, Observation]:
+        """The LLM's view of every drafted step, in one forward."""
+        yield Extend("llm", fresh[:-1])
+        tokens = [fresh[-1], *(top_token(seen) for seen in drafts[:-1])]
+        ids = tuple(tuple(seen.top_ids[0]) for seen in drafts if seen.top_ids is not None)
+        return (yield Extend("llm", tokens, Observe(top_k=1, ids=ids, every=True)))
+
+
+def top_token(seen: Observation) -> int:
+    """The greedy token of a step."""
+    assert seen.top_ids is not None
+    return int(seen.top_ids[0, 0])
+
+
+def next_block(drafted: int, kept: int, flipped: bool) -> int:
+    """Twice the block if all of it was kept, else twice the distance to the flip: flips come in clusters."""
+    return min(LARGEST_BLOCK, max(SMALLEST_BLOCK, 2 * (kept if flipped else drafted)))

@@ -1,0 +1,69 @@
+"""Pure tensor mathematics of next-token distributions: support, entropy, KL, expected bin, sampling.
+
+Everything works on log-probabilities in nats (natural logarithm), in fp32, on any leading shape.
+
+Non-goals: models, caches, batches. Functions here take tensors and return tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def log_probabilities(logits: Tensor, forbidden: Tensor | None = None) -> Tensor:
+    """Log-softmax in fp32 over the last axis, (..., V) -> (..., V); ids in `forbidden` get probability zero."""
+    logits = logits.float()
+    if forbidden is not None and forbidden.numel():
+        logits = logits.index_fill(-1, forbidden, -torch.inf)
+    return logits.log_softmax(-1)
+
+
+def entropy_nats(logprobs: Tensor) -> Tensor:
+    """Shannon entropy -sum p log p of (..., V) log-probabilities -> (...)."""
+    return torch.special.entr(logprobs.exp()).sum(-1)
+
+
+def bucketed_kl_nats(llm_logprobs: Tensor, slm_logprobs: Tensor) -> Tensor:
+    """D_KL(p_LLM || p_SLM) over a support plus one bucket for everything else, (..., S) x (..., S) -> (...).
+
+    Both arguments hold the log-probabilities of the same S tokens (the SLM's top-S). Merging the rest into one bucket
+    makes this a lower bound of the full divergence (log-sum inequality). Computed in fp64: it is compared to thresholds.
+    """
+    llm, slm = llm_logprobs.double(), slm_logprobs.double()
+    p_llm = llm.exp()
+    inside = torch.where(p_llm > 0, p_llm * (llm - slm), torch.zeros_like(p_llm)).sum(-1)
+    tiny = torch.finfo(torch.float32).eps  # the resolution of the rest: one minus a sum of fp32 probabilities
+    rest_llm = (1 - p_llm.sum(-1)).clamp_min(tiny)
+    rest_slm = (1 - slm.exp().sum(-1)).clamp_min(tiny)
+    return inside + rest_llm * (rest_llm / rest_slm).log()
+
+
+def expected_bin(hidden: Tensor, bin_rows: Tensor) -> Tensor:
+    """Expected bin value of a score distribution, (..., H) x (bins, H) -> (...) in [0, 1].
+
+    softmax(h W^T) . (0, 1/(bins-1), ..., 1): the S2T-Local score (arXiv 2604.26940), in fp32.
+    """
+    distribution = (hidden.float() @ bin_rows.float().T).softmax(-1)  # (..., bins)
+    values = torch.linspace(0, 1, bin_rows.shape[0], device=hidden.device)
+    return distribution @ values
+
+
+def draw(logprobs: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
+    """Draw one token a row by inverting the distribution function at `uniform`, (B, V) x five (B,) -> (B,).
+
+    Filters as in `transformers`: temperature, then top-k (0 keeps all), then top-p, then min-p; the best token always
+    stays. The draw depends on its own row only, so neighbours and batch size cannot change it.
+    """
+    scaled = (logprobs / temperature[:, None]).log_softmax(-1)
+    ordered, ids = torch.sort(scaled, dim=-1, descending=True, stable=True)  # (B, V)
+    rank = torch.arange(ordered.shape[-1], device=ordered.device)
+    keep = torch.where(top_k[:, None] > 0, rank < top_k[:, None], True)
+    probabilities = ordered.masked_fill(~keep, -torch.inf).softmax(-1)
+    keep &= probabilities.cumsum(-1) - probabilities < top_p[:, None]  # mass before the token
+    keep &= probabilities >= min_p[:, None] * probabilities[:, :1]
+    keep[:, 0] = True
+    cumulative = ordered.masked_fill(~keep, -torch.inf).double().softmax(-1).cumsum(-1)
+    position = torch.searchsorted(cumulative, uniform[:, None].double() * cumulative[:, -1:], right=True)
+    last = keep.sum(-1, keepdim=True) - 1
+    return ids.gather(-1, torch.minimum(position, last)).squeeze(-1)

@@ -1,0 +1,1 @@
+"""Selectors: one file per plug-in, one public shape (`selectors/base.py`)."""

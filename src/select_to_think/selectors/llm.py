@@ -1,0 +1,37 @@
+"""The LLM as selector (Select to Think) and as writer (takeover)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from select_to_think.selectors.base import Choice, Triggered
+from select_to_think.structures import Extend, Observation, Observe, Request
+
+
+@dataclass(frozen=True)
+class LLMSelector:
+    """S2T: the argmax of p_LLM(c | prefix) over the candidates (arXiv 2604.26940). Ties go to the SLM's order.
+
+    With `takeover` the LLM's own top-1 over the whole vocabulary is taken instead.
+    """
+
+    takeover: bool = False
+    follows: ClassVar[tuple[str, ...]] = ("llm",)
+
+    @property
+    def writes(self) -> bool:
+        """Under takeover the LLM's token is its own."""
+        return self.takeover
+
+    def choose(self, step: Triggered) -> Generator[Request, Observation, Choice]:
+        """One LLM observation, unless the trigger has made it already."""
+        look, line = step.llm, step.line
+        if look is None:
+            look, line = (yield Extend("llm", (), Observe(top_k=1, ids=(step.candidates,)))), 0
+        assert look.asked_logprobs is not None and look.top_ids is not None
+        scores = look.asked_logprobs[line, : len(step.candidates)]  # (K,)
+        top = int(look.top_ids[line, 0])
+        token = top if self.takeover else step.candidates[int(scores.argmax())]
+        return Choice(token, tuple(map(float, scores)), "llm", top)
