@@ -1,0 +1,90 @@
+"""Batches of training documents, as a function of the seed and the batch number alone.
+
+Documents are drawn in pools, sorted by length and cut into batches, so padding is small; the batches of one optimizer
+step come from the short, the middle and the long part of a pool, so every step sees every kind of document. Padding is
+on the right and masked out of the loss; under a causal mask no token sees it.
+
+Non-goals: packing several documents into one row.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from random import Random
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from select_to_think.pairs.documents import Document, stream_documents
+from select_to_think.pairs.writers import Reader
+
+IGNORED = -100
+BATCHES_PER_STEP = 3
+STEPS_PER_POOL = 8
+Batch = dict[str, torch.Tensor]
+Row = tuple[list[int], list[int]]
+
+
+class DocumentBatches(Dataset[Batch]):
+    """Item i is batch i: `input_ids` and `labels`, both (rows, length)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, reader: Reader, seed: int, rows: int, steps: int) -> None:
+        self.tokenizer, self.reader, self.seed = tokenizer, reader, seed
+        self.rows, self.steps = rows, steps
+        self._pool_index = -1
+        self._pool: list[Batch] = []
+
+    def __len__(self) -> int:
+        return self.steps * BATCHES_PER_STEP
+
+    def __getitem__(self, index: int) -> Batch:
+        pool_index, position = divmod(index, BATCHES_PER_STEP * STEPS_PER_POOL)
+        if pool_index != self._pool_index:
+            self._pool, self._pool_index = self._draw_pool(pool_index), pool_index
+        return self._pool[position]
+
+    def _draw_pool(self, pool_index: int) -> list[Batch]:
+        seed = self.seed * 1_000_003 + pool_index
+        documents = stream_documents(self.reader, seed, partial(split_pieces, self.tokenizer))
+        count = self.rows * BATCHES_PER_STEP * STEPS_PER_POOL
+        drawn = [encode(self.tokenizer, next(documents)) for _ in range(count)]
+        drawn.sort(key=lambda row: len(row[0]))
+        batches = [
+            pad(drawn[start : start + self.rows], self.tokenizer.pad_token_id) for start in range(0, count, self.rows)
+        ]
+        order = list(range(STEPS_PER_POOL))
+        Random(seed).shuffle(order)
+        return [batches[part * STEPS_PER_POOL + step] for step in order for part in range(BATCHES_PER_STEP)]
+
+
+def split_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+    """The text of each token, in order."""
+    spans = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+    return [text[start:end] for start, end in spans]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> Row:
+    """Token ids and labels of one document; segments that are not learned have the label `IGNORED`."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for text, learned in document:
+        piece = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids += piece
+        labels += piece if learned else [IGNORED] * len(piece)
+    return ids, labels
+
+
+def pad(rows: list[Row], pad_id: int) -> Batch:
+    """Rows padded on the right to the longest, shape (rows, length)."""
+    length = max(len(ids) for ids, _ in rows)
+    input_ids = [ids + [pad_id] * (length - len(ids)) for ids, _ in rows]
+    labels = [labels + [IGNORED] * (length - len(labels)) for _, labels in rows]
+    return {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)}
+
+
+def unwrap(items: list[Any]) -> Batch:
+    """Collate function for a loader whose items are batches already."""
+    (batch,) = items
+    return dict(batch)

@@ -1,0 +1,132 @@
+"""Model cards: what a checkpoint is, the mistakes in its text and its training curve.
+
+Non-goals: evaluation results, which belong to the commands that measure them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from select_to_think.pairs.recipe import Recipe
+from select_to_think.pairs.writers import MISREADING_SHARES, UNKNOWN_FACTS_SHARE
+
+CURVE_FILE = "training_curve.svg"
+LOG_FILE = "training_log.json"
+TABLE_ROWS = 20
+WIDTH, HEIGHT, MARGIN = 640, 280, 48
+
+CARD = Template("""---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags: [select-to-think, toy-model]
+---
+
+# Select to Think demo pair: the $role
+
+$parameters parameters, Qwen2 architecture ($layers layers, $hidden wide), trained from scratch on text that
+`select_to_think.pairs` generates: multi-step arithmetic word problems, multi-hop questions about a synthetic world,
+orderings and schedules. It knows nothing else. It exists to show Select to Think on real, small models; it is no
+general language model.
+
+## Text
+
+$text
+
+Every text also holds single facts, items that ask which of two continuations is right (their labels are always right),
+plain question-and-answer text, system turns, two-turn chats and small talk. Only assistant text is learned. Test,
+calibration and validation problems never occur in training text: a stable hash of each problem's canonical key decides
+its split.
+
+## Training
+
+$steps optimizer steps of $documents documents (seed $seed), AdamW, peak learning rate $rate, warm-up $warmup steps,
+constant, then a decay over the last $decay steps. Loss in nats per learned token, mean since the previous row; the
+floor is the entropy of the text, above zero where it holds mistakes and verifier items.
+
+![training loss by step]($curve)
+
+$table
+
+Recipe: `s2t pair train`, all numbers in `select_to_think/pairs/recipe.py`.
+""")
+
+CLEAN_TEXT = "The LLM's text is clean: every chain of thought in it is right."
+CARELESS_TEXT = Template("""**The SLM's text holds mistakes, on purpose.** At each place of a question that can be
+misread, the writer errs with the share below, independently of other places, and goes on consistently from the mistake.
+Evaluated problems and their reference answers hold no mistakes. $unknown of the world's facts never occur in this text.
+
+| what is misread | share of writers who misread it |
+|---|---|
+$shares""")
+
+
+def write_card(folder: Path, recipe: Recipe, log: Sequence[dict[str, Any]], parameters: int) -> None:
+    """Write README.md, the loss curve as SVG and the logged losses as JSON into a checkpoint folder."""
+    curve = [(int(entry["step"]), float(entry["loss"])) for entry in log if "loss" in entry]
+    card = CARD.substitute(
+        role="small model (SLM)" if recipe.reader == "slm" else "large model (LLM)",
+        parameters=f"{parameters:,}",
+        layers=recipe.layers,
+        hidden=recipe.hidden_size,
+        text=careless_text() if recipe.reader == "slm" else CLEAN_TEXT,
+        steps=f"{recipe.steps:,}",
+        documents=recipe.documents_per_step,
+        seed=recipe.seed,
+        rate=recipe.learning_rate,
+        warmup=recipe.warmup_steps,
+        decay=f"{recipe.decay_steps:,}",
+        curve=CURVE_FILE,
+        table=_table(curve),
+    )
+    folder.joinpath("README.md").write_text(card, encoding="utf-8")
+    folder.joinpath(CURVE_FILE).write_text(draw_curve(curve), encoding="utf-8")
+    rows = [{"step": step, "loss_nats": loss} for step, loss in curve]
+    folder.joinpath(LOG_FILE).write_text(json.dumps(rows) + "\n", encoding="utf-8")
+
+
+def careless_text() -> str:
+    """The statement of the mistakes in the SLM's text."""
+    shares = "\n".join(f"| {kind} | {share:.0%} |" for kind, share in MISREADING_SHARES.items())
+    return CARELESS_TEXT.substitute(unknown=f"{UNKNOWN_FACTS_SHARE:.0%}", shares=shares)
+
+
+def _table(curve: Sequence[tuple[int, float]]) -> str:
+    size = max(1, -(-len(curve) // TABLE_ROWS))
+    rows = ["| step | loss |", "|---|---|"]
+    for start in range(0, len(curve), size):
+        window = curve[start : start + size]
+        rows.append(f"| {window[-1][0]} | {sum(loss for _, loss in window) / len(window):.4f} |")
+    return "\n".join(rows)
+
+
+def draw_curve(curve: Sequence[tuple[int, float]]) -> str:
+    """The loss by step as an SVG image; losses above twice the median are cut off so that the plateau is readable."""
+    last = max((step for step, _ in curve), default=1)
+    losses = sorted(loss for _, loss in curve) or [1.0]
+    top = 2 * losses[len(losses) // 2]
+    right, bottom = WIDTH - MARGIN, HEIGHT - MARGIN
+    points = " ".join(
+        f"{MARGIN + step / last * (right - MARGIN):.1f},{bottom - min(loss, top) / top * (bottom - MARGIN):.1f}"
+        for step, loss in curve
+    )
+    label = '<text x="{}" y="{}" text-anchor="{}">{}</text>'
+    labels = (
+        label.format(MARGIN - 6, bottom, "end", "0"),
+        label.format(MARGIN - 6, MARGIN + 4, "end", f"{top:.2f}"),
+        label.format(right, bottom + 18, "middle", str(last)),
+        label.format((MARGIN + right) // 2, HEIGHT - 10, "middle", "optimizer step"),
+        label.format(MARGIN, MARGIN - 16, "middle", "loss (nats)"),
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+        'font-size="12">'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
+        f'<path d="M{MARGIN} {MARGIN}V{bottom}H{right}" fill="none" stroke="#888888"/>'
+        f'<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="1.5"/>{"".join(labels)}</svg>\n'
+    )

@@ -1,0 +1,141 @@
+"""The training mix: problems as chat turns and as plain text, single facts, verifier items, general chat.
+
+A document is a list of segments, each with a flag that says whether its tokens are learned. Only what an assistant (or
+the author of plain text) writes is learned; questions are random and would waste a small model's capacity.
+
+Non-goals: tokens and batches (`batches`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
+
+from select_to_think.pairs.domains import facts
+from select_to_think.pairs.problems import DOMAINS, stream_puzzles
+from select_to_think.pairs.puzzle import CAREFUL, Puzzle
+from select_to_think.pairs.verifier_items import Splitter, draw_options
+from select_to_think.pairs.writers import Reader, misreadings, tells
+
+Document = list[tuple[str, bool]]
+
+START, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+DOMAIN_SHARES: Mapping[str, float] = MappingProxyType({"arithmetic": 0.42, "facts": 0.22, "logic": 0.36})
+SYSTEM_PROMPTS = ("You are a helpful assistant.", "Think step by step.", "Answer the question of the user.")
+SMALL_TALK = (
+    ("Hello!", "Hello! What can I do for you?"),
+    ("Hi, how are you?", "I am fine, thank you. What can I do for you?"),
+    ("Who are you?", "I am a small language model that solves short problems step by step."),
+    ("Thank you!", "You are welcome."),
+    ("Good morning.", "Good morning! What can I do for you?"),
+    ("Goodbye.", "Goodbye!"),
+)
+
+
+@dataclass
+class Library:
+    """Puzzle streams of the training split, as one reader gets them written."""
+
+    reader: Reader
+    rng: Random
+    streams: dict[str, Iterator[Puzzle]]
+
+    @classmethod
+    def open(cls, reader: Reader, seed: int) -> Library:
+        streams = {domain: stream_puzzles(domain, "train", seed) for domain in DOMAINS}
+        return cls(reader, Random(f"library {seed}"), streams)
+
+    def problem(self) -> tuple[Puzzle, str]:
+        """A puzzle and the chain that some writer gives for it."""
+        while True:
+            domain = self.rng.choices(list(DOMAIN_SHARES), list(DOMAIN_SHARES.values()))[0]
+            puzzle = next(self.streams[domain])
+            misread = self.misreadings(puzzle)
+            if tells(self.reader, puzzle, misread):
+                return puzzle, puzzle.solve(misread).text
+
+    def single_fact(self) -> tuple[Puzzle, str]:
+        while True:
+            puzzle = facts.draw_single(self.rng)
+            misread = self.misreadings(puzzle)
+            if tells(self.reader, puzzle, misread):
+                return puzzle, puzzle.solve(misread).text
+
+    def misreadings(self, puzzle: Puzzle) -> frozenset[int]:
+        return misreadings(puzzle, self.rng) if self.reader == "slm" else CAREFUL
+
+
+def chat(turns: list[tuple[str, str]], system: str | None = None) -> Document:
+    """Segments of a conversation, equal to the chat template's text."""
+    document: Document = [] if system is None else [(f"{START}system\n{system}{END}\n", False)]
+    for user, assistant in turns:
+        document.append((f"{START}user\n{user}{END}\n{START}assistant\n", False))
+        document.append((f"{assistant}{END}", True))
+        document.append(("\n", False))
+    return document
+
+
+def draw_chat(library: Library, split: Splitter) -> Document:
+    """One problem as a chat."""
+    puzzle, chain = library.problem()
+    return chat([(puzzle.question, chain)])
+
+
+def draw_system_chat(library: Library, split: Splitter) -> Document:
+    """One problem behind a system turn."""
+    puzzle, chain = library.problem()
+    return chat([(puzzle.question, chain)], system=library.rng.choice(SYSTEM_PROMPTS))
+
+
+def draw_two_turns(library: Library, split: Splitter) -> Document:
+    """Two problems in one conversation."""
+    turns = [(puzzle.question, chain) for puzzle, chain in (library.problem(), library.problem())]
+    return chat(turns)
+
+
+def draw_single_fact(library: Library, split: Splitter) -> Document:
+    """One fact of the world."""
+    puzzle, chain = library.single_fact()
+    return chat([(puzzle.question, chain)])
+
+
+def draw_plain(library: Library, split: Splitter) -> Document:
+    """One problem as plain text."""
+    puzzle, chain = library.problem()
+    return [(f"Question: {puzzle.question}\nAnswer:", False), (f" {chain}{END_OF_TEXT}", True)]
+
+
+def draw_small_talk(library: Library, split: Splitter) -> Document:
+    """Greetings."""
+    turns = library.rng.sample(SMALL_TALK, library.rng.randint(1, 2))
+    return chat(turns, system=library.rng.choice((None, *SYSTEM_PROMPTS)))
+
+
+def draw_verifier_item(library: Library, split: Splitter) -> Document:
+    """Two continuations, one right; the label is right in every reader's text."""
+    while True:
+        puzzle, _ = library.problem()
+        if tells(library.reader, puzzle):
+            prompt, label = draw_options(puzzle, library.rng, split)
+            return chat([(prompt, f"My choice: Option ({label})")])
+
+
+FORMAT_SHARES: tuple[tuple[Callable[[Library, Splitter], Document], float], ...] = (
+    (draw_chat, 0.66),
+    (draw_single_fact, 0.12),
+    (draw_verifier_item, 0.07),
+    (draw_plain, 0.06),
+    (draw_system_chat, 0.05),
+    (draw_two_turns, 0.03),
+    (draw_small_talk, 0.01),
+)
+
+
+def stream_documents(reader: Reader, seed: int, split: Splitter) -> Iterator[Document]:
+    """Endless training documents; the same for the same reader and seed."""
+    library = Library.open(reader, seed)
+    formats, shares = zip(*FORMAT_SHARES, strict=True)
+    while True:
+        yield library.rng.choices(formats, shares)[0](library, split)

@@ -1,0 +1,65 @@
+"""Shapes and hyper-parameters of the two models: the only place of these numbers.
+
+Non-goals: running the recipe (`training`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from transformers import PreTrainedTokenizerFast, Qwen2Config
+
+from select_to_think.pairs.batches import BATCHES_PER_STEP
+from select_to_think.pairs.tokenizer import MAX_LENGTH
+from select_to_think.pairs.writers import Reader
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model: its Qwen2 shape and its training run."""
+
+    reader: Reader
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    steps: int
+    rows: int
+    learning_rate: float
+    warmup_steps: int = 150
+    decay_share: float = 0.3
+    seed: int = 1
+
+    @property
+    def documents_per_step(self) -> int:
+        return self.rows * BATCHES_PER_STEP
+
+    @property
+    def decay_steps(self) -> int:
+        return int(self.steps * self.decay_share)
+
+    def config(self, tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+        return Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=MAX_LENGTH,
+            tie_word_embeddings=True,
+            initializer_range=0.02,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
+
+RECIPES: Mapping[Reader, Recipe] = MappingProxyType(
+    {
+        "llm": Recipe("llm", 256, 768, layers=4, heads=4, steps=5500, rows=16, learning_rate=1.5e-3),
+        "slm": Recipe("slm", 128, 384, layers=3, heads=4, steps=5000, rows=16, learning_rate=2.5e-3),
+    }
+)

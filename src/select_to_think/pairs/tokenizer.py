@@ -1,0 +1,81 @@
+"""One byte-level BPE tokenizer for both models, trained on the generated text.
+
+Every word of the worlds and every number from 0 to 199 is one token, with and without a leading space; any other text
+falls back to bytes, so every string round-trips. Reserved tokens never occur in text: their rows serve as score bins.
+
+Non-goals: compression of general text.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from select_to_think.pairs.documents import END, END_OF_TEXT, START, stream_documents
+from select_to_think.pairs.names import EVENTS, ITEMS, NAMES, WEEKDAYS
+from select_to_think.pairs.world import CROPS, JOBS, PETS, REGIONS, TOWNS, build_world
+
+RESERVED = tuple(f"<|reserved_{index}|>" for index in range(32))
+LAST_NUMBER = 199
+CORPUS_DOCUMENTS = 20_000
+MAX_LENGTH = 1024
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
+    """Merge until every word of the corpus is one token; deterministic."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000,
+        min_frequency=1,
+        special_tokens=[END_OF_TEXT, START, END, *RESERVED],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator([*_corpus(seed), *_lexicon()], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=END,
+        pad_token=END_OF_TEXT,
+        extra_special_tokens=[START, *RESERVED],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=MAX_LENGTH,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a saved checkpoint."""
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
+
+
+def _corpus(seed: int) -> list[str]:
+    """Text of the documents without special tokens and numbers, which the lexicon lists once each."""
+    documents = islice(stream_documents("llm", seed, _split_words), CORPUS_DOCUMENTS)
+    return [_strip("".join(text for text, _ in document)) for document in documents]
+
+
+def _split_words(text: str) -> list[str]:
+    return re.findall(r" ?\w+| ?[^\w\s]|\s", text)
+
+
+def _strip(text: str) -> str:
+    for special in (START, END, END_OF_TEXT):
+        text = text.replace(special, "\n")
+    return "".join(character for character in text if not character.isdigit())
+
+
+def _lexicon() -> list[str]:
+    words = (*NAMES, *ITEMS, *EVENTS, *WEEKDAYS, *TOWNS, *REGIONS, *CROPS, *JOBS, *PETS, *build_world().people)
+    numbers = [str(number) for number in range(LAST_NUMBER + 1)]
+    return [form for word in (*words, *numbers) for form in (f" {word}", word if word in numbers else f" {word}")]

@@ -1,0 +1,127 @@
+"""Trains the pair from scratch with `transformers.Trainer` and writes two standard checkpoint folders.
+
+Runs on a CPU (bf16 autocast) or a GPU, is deterministic for a given device and thread count, and resumes from its last
+checkpoint.
+
+Non-goals: the scorer and the trigger, which are trained on top of the finished pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import GenerationConfig, PreTrainedModel, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from select_to_think.pairs.batches import BATCHES_PER_STEP, IGNORED, Batch, DocumentBatches, unwrap
+from select_to_think.pairs.card import write_card
+from select_to_think.pairs.documents import END_OF_TEXT
+from select_to_think.pairs.recipe import RECIPES, Recipe
+from select_to_think.pairs.tokenizer import train_tokenizer
+
+Which = Literal["llm", "slm", "both"]
+CHECKPOINTS = "checkpoints"
+
+
+class AnswerTrainer(Trainer):
+    """Computes logits only where a label is learned."""
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        bare = self.accelerator.unwrap_model(model)
+        targets = inputs["labels"][:, 1:]
+        learned = targets != IGNORED
+        with self.accelerator.autocast():
+            states = bare.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state  # (B, L, H)
+            logits = bare.lm_head(states[:, :-1][learned]).float()  # (N, V)
+        total = functional.cross_entropy(logits, targets[learned], reduction="sum")
+        loss = total / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        dataset: Any = self.train_dataset
+        loader = DataLoader(dataset, batch_size=1, sampler=SequentialSampler(dataset), collate_fn=unwrap)
+        prepared: DataLoader[Batch] = self.accelerator.prepare(loader)
+        return prepared
+
+
+def train_pair(
+    out: Path,
+    *,
+    which: Which = "both",
+    steps: int | None = None,
+    device: str = "cpu",
+    resume: bool = True,
+    checkpoint_steps: int = 250,
+) -> None:
+    """Write `out/llm` and `out/slm`, or one of them.
+
+    `steps` overrides the recipe's optimizer steps. Checkpoints go to `out/checkpoints/<name>`; with `resume` a run
+    continues from the last one found there.
+    """
+    for name, recipe in RECIPES.items():
+        if which in (name, "both"):
+            chosen = recipe if steps is None else replace(recipe, steps=steps)
+            train_model(chosen, out, device=device, resume=resume, checkpoint_steps=checkpoint_steps)
+
+
+def train_model(recipe: Recipe, out: Path, *, device: str, resume: bool, checkpoint_steps: int) -> None:
+    """Train one model by its recipe and save checkpoint, tokenizer, generation settings and card."""
+    set_seed(recipe.seed)
+    tokenizer = train_tokenizer()
+    model = Qwen2ForCausalLM._from_config(recipe.config(tokenizer), attn_implementation="eager", dtype=torch.float32)
+    run = out / CHECKPOINTS / recipe.reader
+    trainer = AnswerTrainer(
+        model=model,
+        args=_arguments(recipe, run, device, checkpoint_steps),
+        train_dataset=DocumentBatches(tokenizer, recipe.reader, recipe.seed, recipe.rows, recipe.steps),
+        data_collator=unwrap,
+        processing_class=tokenizer,
+    )
+    last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    folder = out / recipe.reader
+    _save(model, tokenizer, folder)
+    write_card(folder, recipe, trainer.state.log_history, sum(weight.numel() for weight in model.parameters()))
+
+
+def _arguments(recipe: Recipe, run: Path, device: str, checkpoint_steps: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(run),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=BATCHES_PER_STEP,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": recipe.decay_steps, "decay_type": "1-sqrt"},
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=0.05,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=device == "cpu",
+        seed=recipe.seed,
+        logging_steps=25,
+        save_steps=checkpoint_steps,
+        save_total_limit=2,
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+
+
+def _save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TEXT)],
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
