@@ -124,10 +124,14 @@ def statements(text: str, *, limit: int = 400) -> Iterator[str]:
             yield tail
 
 
+_SENTENCE_END = re.compile(
+    r"(?<=[^\s.])\.(?=[\s*_`\"')\]]|$)|(?<=[A-Za-z]{2})[!?](?=[\s*_`\"')]|$)|(?<=\d)[!?](?=\s|$)|\n"
+)
+
+
 def sentence(text: str) -> str:
-    """The first sentence or line of a text that is not blank: up to a line break or `.`, `!`, `?` before a blank."""
-    text = text.lstrip(" \t\r\n:*_`")
-    return re.split(r"(?<=[^\s.])[.!?](?=[\s*_`\"')\]]|$)|\n", text, maxsplit=1)[0].strip()
+    """The first sentence of a text: up to a line break, or `.`, `!`, `?` at the end of a word ("n!" goes on)."""
+    return _SENTENCE_END.split(text.lstrip(" \t\r\n:*_`"), maxsplit=1)[0].strip()
 
 
 def last_paragraph(text: str) -> str:

@@ -221,13 +221,25 @@ def _words(text: str) -> Value | None:
     return Value(Fraction(total + part)) if seen else None
 
 
-def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
-    """Equal in one of the readings of either side, within `TOLERANCE` of the gold where that is no integer."""
-    ours, gold = _first(plain(extracted)), _first(plain(answer))
-    if ours is None or gold is None:
-        return False, "no-number"
+def value_of(text: str) -> Value | None:
+    """The number that a text consists of, wholly; None where anything else stands beside it."""
+    text = plain(text).strip(" $")
+    match = _NUMBER.fullmatch(text)
+    return _first(text) if match else None
+
+
+def same(ours: Value, gold: Value) -> bool:
+    """Whether one of the readings of either side agrees, within `TOLERANCE` of the gold where that is no integer."""
     for target in gold.readings:
         slack = abs(target) * TOLERANCE if target.denominator != 1 else Fraction(0)
         if any(abs(reading - target) <= slack for reading in ours.readings):
-            return True, "same-number"
-    return False, "same-number"
+            return True
+    return False
+
+
+def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
+    """Whether two numbers are the `same`."""
+    ours, gold = _first(plain(extracted)), _first(plain(answer))
+    if ours is None or gold is None:
+        return False, "no-number"
+    return same(ours, gold), "same-number"

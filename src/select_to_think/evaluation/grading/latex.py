@@ -1,0 +1,213 @@
+"""LaTeX and plain-text mathematics made comparable: one spelling for one thing, and the outer structure of an answer.
+
+`normalise` removes what does not change the meaning (spacing, `\\left`, units, degree signs, `\\dfrac`), `shape` tells
+a list from a tuple, a set, a union or a matrix, so that order counts where it should and nowhere else.
+
+Non-goals: algebra (see `maths`), and documents: only short expressions come here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_UNICODE = {
+    "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
+    "\u00f7": "/", "\u2215": "/", "\u03c0": r"\pi ", "\u221e": r"\infty ", "\u2264": r"\leq ", "\u2265": r"\geq ",
+    "\u2260": r"\neq ", "\u222a": r"\cup ", "\u2229": r"\cap ", "\u2208": r"\in ", "\u00b1": r"\pm ",
+    "\u2213": r"\mp ", "\u00b0": "", "\u00bd": r"\frac{1}{2}", "\u00bc": r"\frac{1}{4}", "\u00be": r"\frac{3}{4}",
+    "\u00b2": "^{2}", "\u00b3": "^{3}", "\u2074": "^{4}", "\u03b8": r"\theta ", "\u03b1": r"\alpha ",
+    "\u03b2": r"\beta ", "\u2211": r"\sum ", "\u211d": r"\mathbb{R}", "\u2124": r"\mathbb{Z}", "\u2205": r"\emptyset ",
+    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2061": "", "\u2032": "'", "\u27e8": "(", "\u27e9": ")",
+}  # fmt: skip
+_TO_LATEX = str.maketrans(_UNICODE)
+
+_POWER = r"(?:\s*\^?\s*\{?[23]\}?)?(?![a-zA-Z])"
+_LONG_UNIT = (
+    r"(?:(?:square|cubic|sq\.?|per)\s+)?(?:degrees?|radians?|units?|cm|mm|km|dm|ft|in|feet|foot|inch(?:es)?|miles?|"
+    r"meters?|metres?|centimeters?|centimetres?|kilometers?|yards?|mph|km/h|m/s|kg|grams?|liters?|litres?|ml|hours?|"
+    r"hrs?|minutes?|mins?|seconds?|sec|days?|weeks?|months?|years?|cents?|dollars?|euros?|pounds?|points?|people|"
+    r"students?|ways|apples|sides?|terms?|%|percent)"
+)
+_UNIT = rf"(?:{_LONG_UNIT}|m|g|s|h){_POWER}"
+_STEPS: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr|biggl|biggr)(?![a-z])\s*\.?(?=[^a-zA-Z]|$)"), ""),
+    (re.compile(r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])"), ""),
+    (re.compile(r"\{,\}|\\!\s*,|,\s*\\!"), ","),
+    (re.compile(r"(?<=\d)\\[,;:! ]\s*(?=\d{3}(?!\d))"), ""),
+    (re.compile(r"\u221a\s*(\d+|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
+    (re.compile(r"\u221a\s*[({]([^(){}]*)[)}]"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<!\\)\\(?:[,;:!> ]|quad|qquad|hspace\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])"), " "),
+    (re.compile(r"~"), " "),
+    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
+    (re.compile(r"\\(?:geqslant|ge)(?![a-zA-Z])"), r"\\geq"),
+    (re.compile(r"\\(?:leqslant|le)(?![a-zA-Z])"), r"\\leq"),
+    (re.compile(r"\\ne(?![a-zA-Z])"), r"\\neq"),
+    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])"), r"\\emptyset"),
+    (re.compile(r"\\(?:lbrace)(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\(?:rbrace)(?![a-zA-Z])"), r"\\}"),
+    (re.compile(r"\\(?:langle|lparen)(?![a-zA-Z])"), "("),
+    (re.compile(r"\\(?:rangle|rparen)(?![a-zA-Z])"), ")"),
+    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
+    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
+    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])|\\circ$"), ""),
+    (re.compile(r"\\(?:mathrm|text|mathbf|textbf|textit|textrm|mbox|textsf|mathit|operatorname)\s*\{\s*(?:" + _UNIT + r")\s*\}"
+                r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"), ""),
+    (re.compile(r"\\(?:text|textrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}"), ","),
+    (re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|boldsymbol|bm|textsf|emph|operatorname|boxed|fbox)"
+                r"\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\[$&#]|(?<!\\)[$]"), ""),
+    (re.compile(r"\\?%|\bpercent\b"), r"\\%"),
+    (re.compile(r"\bsqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile(r"\\sqrt\s*(\d)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![\\a-zA-Z])(pi|theta|infty)(?![a-zA-Z])"), r"\\\1 "),
+    (re.compile(r"(?<![\\a-zA-Z])(?:inf|infinity|oo)(?![a-zA-Z])"), r"\\infty "),
+    (re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|log|ln|exp)(?=[\s({\\])"), r"\\\1"),
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"\*"), r"\\cdot "),
+    (re.compile(r"<="), r"\\leq "),
+    (re.compile(r">="), r"\\geq "),
+    (re.compile(r"\^\s*(-?\d{2,})"), r"^{\1}"),
+    (re.compile(r"\^\s*\(([^()]*)\)"), r"^{\1}"),
+    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
+    (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
+    (re.compile(rf"(?<=[\d}}])\s*\b{_LONG_UNIT}{_POWER}(?=\s*(?:$|,|and\b|or\b))"), ""),
+    (re.compile(rf"(?<=\\pi)\s+{_LONG_UNIT}{_POWER}(?=\s*(?:$|,|and\b|or\b))"), ""),
+]  # fmt: skip
+_GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,])")
+_WORD_SEPARATOR = re.compile(r"\s*,?\s+(?:and|or)\s+|\s*;\s*")
+_NAME = re.compile(
+    r"^\s*\\?[A-Za-z]+'?\s*(?:_\s*(?:\{[^{}]*\}|\w))?\s*(?:\([^()=]{0,20}\))?\s*(?:=|:=|\\in(?![a-z])|\\approx(?![a-z])|:)\s*"
+)
+_OPEN, _CLOSE = set("([{"), set(")]}")
+
+
+def normalise(text: str, *, grouped: bool = True) -> str:
+    """One spelling for one meaning; what cannot be understood stays as it is.
+
+    `grouped` reads "1,234" as one number, otherwise as a list of two; the text alone does not tell.
+    """
+    text = text.strip().translate(_TO_LATEX)
+    text = re.sub(r"^\s*(?:\\\(|\\\[|\$\$?)|(?:\\\)|\\\]|\$\$?)\s*$", "", text).strip()
+    for _ in range(3):  # nested \text and spacing need a second look
+        before = text
+        for pattern, replacement in _STEPS:
+            text = pattern.sub(replacement, text)
+        if grouped:
+            text = _GROUPED.sub(lambda match: re.sub("[, ]", "", match.group()), text)
+        if text == before:
+            break
+    text = _WORD_SEPARATOR.sub(", ", text)
+    return re.sub(r"\s+", " ", text).strip().rstrip(".,;:").strip()
+
+
+def compact(text: str) -> str:
+    """For comparing strings: without blanks and outer braces, casefolded words."""
+    text = re.sub(r"(?<=\d)\s+(?=\d)", "~", text)
+    text = re.sub(r"\s+", "", text)
+    while text.startswith("{") and text.endswith("}") and _closes_at_end(text):
+        text = text[1:-1]
+    return text
+
+
+def without_name(text: str) -> str:
+    """`x = 5`, `f(x) = x + 1`, `x \\in [1, 2]` without their left side; others unchanged."""
+    return _NAME.sub("", text, count=1) or text
+
+
+_RELATION = re.compile(r"([^<>=,]+?)\s*(<|>|\\leq|\\geq)\s*([^<>=,]+?)(?:\s*(<|\\leq)\s*([^<>=,]+?))?")
+
+
+def interval(text: str) -> str | None:
+    """`x < 2`, `2 \\leq x`, `1 < x \\leq 4` as an interval; None for anything else."""
+    match = _RELATION.fullmatch(text.strip())
+    if match is None:
+        return None
+    low, first, middle, second, high = match.groups()
+    if second:
+        if not middle.isalpha() or first not in ("<", r"\leq"):
+            return None
+        return f"{'(' if first == '<' else '['}{low}, {high}{')' if second == '<' else ']'}"
+    if middle.isalpha() and not low.isalpha():  # 2 < x
+        low, middle, first = middle, low, {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}[first]
+    if not low.isalpha() or middle.isalpha():
+        return None
+    if first in ("<", r"\leq"):
+        return rf"(-\infty, {middle}{')' if first == '<' else ']'}"
+    return rf"{'(' if first == '>' else '['}{middle}, \infty)"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The outer structure: `kind` is scalar, list, union, matrix, or the pair of brackets ("()", "[)", "{}")."""
+
+    kind: str
+    parts: tuple[str, ...]
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of the parts counts."""
+        return self.kind not in ("list", "union", "{}")
+
+
+_MATRIX = re.compile(r"\\begin\{(?:[pbvBV]?(?:small)?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{[A-Za-z]*\}", re.DOTALL)
+
+
+def shape(text: str) -> Shape:
+    """The outer structure of a normalised expression."""
+    text = text.strip()
+    if matrix := _MATRIX.fullmatch(text):
+        rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", matrix[1]) if row.strip()]
+        cells = tuple(cell.strip() for row in rows for cell in row.split("&"))
+        return Shape(f"matrix{len(rows)}x{len(cells) // max(len(rows), 1)}", cells)
+    if len(parts := split(text, ",")) > 1:
+        return Shape("list", parts)
+    if len(parts := split(text, r"\cup")) > 1:
+        return Shape("union", parts)
+    braces = text.startswith(r"\{") and text.endswith(r"\}")
+    inner = text[2:-2] if braces else text[1:-1]
+    if braces or (text[:1] in _OPEN and text[-1:] in _CLOSE and _closes_at_end(text)):
+        parts = split(inner, ",")
+        if braces and not (r"\mid" in inner or "|" in inner or ":" in inner):
+            return Shape("{}", parts)
+        if len(parts) > 1:
+            return Shape("{}" if text[0] == "{" else text[0] + text[-1], parts)
+    return Shape("scalar", (text,))
+
+
+def split(text: str, separator: str) -> tuple[str, ...]:
+    """Split at a separator outside all brackets; empty parts are dropped."""
+    parts, depth, start, at = [], 0, 0, 0
+    while at < len(text):
+        if text[at] in _OPEN:
+            depth += 1
+        elif text[at] in _CLOSE:
+            depth = max(depth - 1, 0)
+        elif depth == 0 and text.startswith(separator, at):
+            parts.append(text[start:at])
+            start = at + len(separator)
+            at = start - 1
+        at += 1
+    parts.append(text[start:])
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the bracket that opens the text is closed by its last character (brackets of all kinds may mix)."""
+    depth = 0
+    for at, character in enumerate(text):
+        depth += (character in _OPEN) - (character in _CLOSE)
+        if depth == 0:
+            return at == len(text) - 1
+    return False
+
+
+def depth(text: str) -> int:
+    """Deepest nesting of brackets."""
+    level = deepest = 0
+    for character in text:
+        level += (character in _OPEN) - (character in _CLOSE)
+        deepest = max(deepest, level)
+    return deepest

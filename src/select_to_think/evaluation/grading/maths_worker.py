@@ -1,0 +1,81 @@
+"""The process in which math-verify runs: one JSON question per line on stdin, one JSON answer per line on stdout.
+
+Its time-outs use SIGALRM and need a main thread, and sympy can be made to use any amount of time and memory; here both
+are bounded, and the parent kills what does not answer. Run as a file, it imports nothing of this package.
+
+Non-goals: extraction, lists and tuples (the parent takes those apart).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from typing import Any
+
+MEMORY_BYTES = 4 << 30
+STEP_SECONDS = 3  # for each parse and each comparison; the parent's limit is above the sum
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
+    sys.setrecursionlimit(3000)
+    import logging
+
+    logging.disable(logging.CRITICAL)
+    try:
+        import math_verify  # noqa: F401
+    except ImportError:
+        print(json.dumps({"ready": False}), flush=True)
+        return
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            right = equal(question["gold"], question["answer"])
+        except Exception:  # whatever sympy raises on this text, the answer was not shown to be right
+            right = False
+        print(json.dumps({"right": right}), flush=True)
+
+
+def equal(gold: str, answer: str) -> bool:
+    """Whether two LaTeX expressions mean the same, by math-verify, and for equations up to a constant factor."""
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    # units=True would drop trailing letters: \\frac{1}{2}ab would read as 1/2
+    normal = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    config = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=normal)]
+    parsed = [
+        parse(f"${text}$", extraction_config=config, parsing_timeout=STEP_SECONDS, fallback_mode="no_fallback")
+        for text in (gold, answer)
+    ]
+    if not all(parsed):
+        return False
+    if verify(*parsed, timeout_seconds=STEP_SECONDS, allow_set_relation_comp=True):
+        return True
+    return _same_equation(parsed[0][0], parsed[1][0])
+
+
+def _same_equation(gold: Any, answer: Any) -> bool:
+    """`y - 2x = 3` and `2y = 4x + 6`: the differences of the sides are multiples of each other."""
+    from math_verify.utils import timeout
+    from sympy import Eq, simplify
+
+    if not (isinstance(gold, Eq) and isinstance(answer, Eq)):
+        return False
+
+    @timeout(STEP_SECONDS)  # type: ignore[untyped-decorator]
+    def proportional() -> bool:
+        ratio = simplify((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
+        return bool(ratio.is_number and ratio.is_finite and ratio != 0)
+
+    return bool(proportional())
+
+
+if __name__ == "__main__":
+    main()
