@@ -1,0 +1,189 @@
+"""Which items go into the report, and in what form its item browser gets them.
+
+The page shows a part of a large evaluation: items are taken in turn from every domain and, for every method, from those
+that it fixed and those that it broke against the baseline, until the limits are reached. It is a selection for reading,
+not a sample for counting; the page says so.
+
+Non-goals: HTML, and the numbers of the tables (they cover every item).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from select_to_think.analysis.runs import BASELINE, Run
+from select_to_think.evaluation.results import ItemRecord
+
+MAX_ITEMS = 300
+MAX_BYTES = 4_000_000
+MAX_CHARACTERS = 8_000  # of a question or an answer
+MAX_STEPS = 200  # triggered steps of one answer
+MAX_CANDIDATES = 16
+LIKED = ("s2t-local", "s2t")  # whose answer the worked example shows, if it can
+EXAMPLE_CHARACTERS = 300
+
+Key = tuple[str, str]  # id and question: two runs may use one id for different items
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the page embeds: `payload` for the script, `chosen` of `total` items."""
+
+    payload: dict[str, Any]
+    chosen: int
+    total: int
+
+
+def select(runs: Sequence[Run], *, max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> Selection:
+    """Choose items and encode their records of every run and method."""
+    entries = [
+        {"run": run.name, "method": method, "changes": change_counts(run, method)}
+        for run in runs
+        for method in run.methods
+        if method in run.records
+    ]
+    by_key = _by_key(runs)
+    chosen: dict[Key, dict[str, Any]] = {}
+    size = 0
+    for key in _in_turn(runs):
+        if key in chosen:
+            continue
+        item = _item(key, by_key[key], entries)
+        size += len(json.dumps(item))
+        if chosen and (size > max_bytes or len(chosen) >= max_items):
+            break
+        chosen[key] = item
+    items = [chosen[key] for key in by_key if key in chosen]
+    payload = {
+        "baseline": BASELINE,
+        "entries": entries,
+        "domains": list(dict.fromkeys(item["domain"] for item in items)),
+        "items": items,
+        "example": example(runs, items, entries),
+    }
+    return Selection(payload, len(items), len(by_key))
+
+
+def _by_key(runs: Sequence[Run]) -> dict[Key, dict[tuple[str, str], ItemRecord]]:
+    """Records by item and then by (run, method), in file order."""
+    found: dict[Key, dict[tuple[str, str], ItemRecord]] = {}
+    for run in runs:
+        for method in run.methods:
+            for record in run.records_of(method):
+                found.setdefault(_key(record), {})[run.name, method] = record
+    return found
+
+
+def _key(record: ItemRecord) -> Key:
+    return record.id, record.question
+
+
+def _in_turn(runs: Sequence[Run]) -> Iterator[Key]:
+    """Every item at least once: round robin over domains, and over what each method fixed or broke."""
+    queues: dict[tuple[str, ...], list[Key]] = {}
+    for run in runs:
+        for method in run.methods:
+            for record in run.records_of(method):
+                queues.setdefault(("domain", record.domain), []).append(_key(record))
+                change = run.change(method, record.id)
+                if change:
+                    queues.setdefault((run.name, method, change), []).append(_key(record))
+    waiting = [iter(dict.fromkeys(queue)) for queue in queues.values()]
+    while waiting:
+        heads = [list(islice(queue, 1)) for queue in waiting]
+        yield from (key for head in heads for key in head)
+        waiting = [queue for queue, head in zip(waiting, heads, strict=True) if head]
+
+
+def _item(key: Key, records: dict[tuple[str, str], ItemRecord], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    first = next(iter(records.values()))
+    answers = {}
+    for index, entry in enumerate(entries):
+        record = records.get((entry["run"], entry["method"]))
+        if record is not None:
+            answers[str(index)] = encode(record)
+    return {
+        "id": key[0],
+        "domain": first.domain,
+        "question": key[1][:MAX_CHARACTERS],
+        "gold": first.answer,
+        "answers": answers,
+    }
+
+
+def encode(record: ItemRecord) -> dict[str, Any]:
+    """One record for the page: long texts cut (`cut` = characters left out), log-probabilities rounded."""
+    text = record.text[:MAX_CHARACTERS]
+    return {
+        "text": text,
+        "cut": len(record.text) - len(text),
+        "extracted": record.extracted,
+        "right": record.right,
+        "rule": record.rule,
+        "finish": record.finish_reason,
+        "tokens": record.tokens,
+        "fired": record.fired,
+        "flips": record.flips,
+        "votes": record.votes,
+        "steps": [_step(step) for step in record.steps[:MAX_STEPS]],
+    }
+
+
+def _step(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Candidates as [text, log p_SLM, score, roles]; roles: g = greedy, c = chosen, l = the LLM's top-1."""
+    asked = (("g", step["greedy"]), ("c", step["token"]), ("l", step["llm_top"]))
+    ids = {candidate["id"] for candidate in step["candidates"]}
+    return {
+        **{name: step[name] for name in ("index", "start", "end", "text", "chooser", "flip")},
+        "statistic": _rounded(step["statistic"]),
+        "outside": "".join(role for role, token in asked if token is not None and token not in ids),
+        "candidates": [
+            [
+                candidate["text"],
+                _rounded(candidate["logprob"]),
+                _rounded(candidate["score"]),
+                "".join(role for role, token in asked if token == candidate["id"]),
+            ]
+            for candidate in step["candidates"][:MAX_CANDIDATES]
+        ],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    """Four significant digits."""
+    return None if value is None else float(f"{value:.4g}")
+
+
+def example(
+    runs: Sequence[Run], items: Sequence[dict[str, Any]], entries: Sequence[dict[str, Any]]
+) -> dict[str, int] | None:
+    """The worked example as {"item", "entry"}: a short answer that a flip fixed, by s2t-local if there is one.
+
+    None if no embedded answer has a triggered step.
+    """
+    by_name = {run.name: run for run in runs}
+    ranked = []
+    for number, item in enumerate(items):
+        for index, answer in item["answers"].items():
+            if not answer["steps"]:
+                continue
+            entry = entries[int(index)]
+            fixed = answer["flips"] and by_name[entry["run"]].change(entry["method"], item["id"]) == "fixed"
+            liking = LIKED.index(entry["method"]) if entry["method"] in LIKED else len(LIKED)
+            ranked.append((not fixed, liking, abs(len(answer["text"]) - EXAMPLE_CHARACTERS), number, int(index)))
+    if not ranked:
+        return None
+    *_, number, index = min(ranked)
+    return {"item": number, "entry": index}
+
+
+def change_counts(run: Run, method: str) -> dict[str, int] | None:
+    """How many items of the whole evaluation the method fixed and broke; None for the baseline or without one."""
+    if method == BASELINE or BASELINE not in run.records:
+        return None
+    changes = [run.change(method, record.id) for record in run.records_of(method)]
+    return {kind: changes.count(kind) for kind in ("fixed", "broken")}

@@ -1,0 +1,96 @@
+"""One evaluation folder, read back: its result rows, its per-item records, its measurement of local sufficiency.
+
+Non-goals: writing these files (`evaluation/`), and any statistic beyond counting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, ResultRow, load_results, read_records
+from select_to_think.files import read_json
+from select_to_think.structures import S2TError
+
+MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
+BASELINE = "greedy"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One evaluation. `records`: by method, then by item id in file order."""
+
+    name: str
+    rows: tuple[ResultRow, ...]
+    provenance: Mapping[str, Any]
+    records: Mapping[str, Mapping[str, ItemRecord]]
+    measure: Mapping[str, Any] | None = None
+
+    @cached_property
+    def methods(self) -> tuple[str, ...]:
+        """Methods in the order of the result rows."""
+        return tuple(dict.fromkeys(row.method for row in self.rows))
+
+    @cached_property
+    def domains(self) -> tuple[str, ...]:
+        """Domains other than "all", in the order of the result rows."""
+        return tuple(dict.fromkeys(row.domain for row in self.rows if row.domain != ALL))
+
+    def records_of(self, method: str, domain: str = ALL) -> Iterator[ItemRecord]:
+        """The records of one method, of one domain or ("all") of every domain."""
+        for record in self.records.get(method, {}).values():
+            if domain in (ALL, record.domain):
+                yield record
+
+    def change(self, method: str, item_id: str) -> str | None:
+        """What the method changed against the baseline on one item: "fixed", "broken", or None."""
+        before = self.records.get(BASELINE, {}).get(item_id)
+        after = self.records.get(method, {}).get(item_id)
+        if before is None or after is None or before.right == after.right:
+            return None
+        return "fixed" if after.right else "broken"
+
+
+def load_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read every folder; equal folder names get a number, so that names tell the runs apart.
+
+    Raises S2TError if there is no folder, or a file of one is missing or broken.
+    """
+    if not folders:
+        raise S2TError("no run given; name at least one folder that `s2t eval --out` wrote")
+    names: dict[str, int] = {}
+    runs = []
+    for folder in folders:
+        base = folder.resolve().name or "run"
+        names[base] = names.get(base, 0) + 1
+        runs.append(load_run(folder, name=base if names[base] == 1 else f"{base} ({names[base]})"))
+    return runs
+
+
+def load_run(folder: Path, *, name: str) -> Run:
+    """Read one folder. Raises S2TError naming the file (and the line) that is missing or broken."""
+    results = load_results(folder / RESULTS)
+    records: dict[str, dict[str, ItemRecord]] = {}
+    for path in sorted(folder.glob("records-*.jsonl")):
+        for record in read_records(path):
+            records.setdefault(record.method, {})[record.id] = record
+    measured = folder / MEASURE
+    return Run(
+        name=name,
+        rows=results.rows,
+        provenance=results.provenance,
+        records=records,
+        measure=_read_measure(measured) if measured.exists() else None,
+    )
+
+
+def _read_measure(path: Path) -> Mapping[str, Any]:
+    remedy = "delete it or run `s2t measure` again"
+    content = read_json(path, remedy=remedy)
+    if content.get("schema") != SCHEMA or not isinstance(content.get("results"), list):
+        raise S2TError(f"{path} is not a measurement of schema {SCHEMA}; {remedy}")
+    return content

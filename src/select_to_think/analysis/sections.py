@@ -1,0 +1,329 @@
+"""The sections of the report, each from the runs to markup.
+
+Non-goals: the page around them (`report.py`), how charts are drawn (`charts.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from select_to_think.analysis import charts
+from select_to_think.analysis.items import Selection
+from select_to_think.analysis.markup import Html, element, join
+from select_to_think.analysis.runs import ALL, BASELINE, Run
+from select_to_think.analysis.tables import (
+    Column,
+    Row,
+    Table,
+    domain_table,
+    hit_table,
+    results_table,
+    show,
+    to_csv,
+)
+
+TILES = (
+    (BASELINE, "the small model alone"),
+    ("s2t-local", "the small model, its scorer selects"),
+    ("s2t", "the LLM selects"),
+    ("llm", "the LLM alone"),
+)
+
+
+def title(runs: Sequence[Run]) -> str:
+    """The page's title."""
+    return "Select to Think: " + ", ".join(run.name for run in runs)
+
+
+def lead(runs: Sequence[Run]) -> str:
+    """What was run on what, in a sentence."""
+    names = list(dict.fromkeys(method for run in runs for method in run.methods))
+    counts = [row.n for run in runs for row in run.rows if row.domain == ALL]
+    domains = list(dict.fromkeys(name for run in runs for name in run.domains))
+    size = f"{max(counts, default=0):,} items"
+    where = f" in {len(domains)} domains ({', '.join(domains)})" if 1 < len(domains) <= 6 else ""
+    return f"{len(names)} decoding methods on {size}{where}, graded one by one."
+
+
+def results(runs: Sequence[Run]) -> Html:
+    """Key figures, the headline table with its intervals, what the columns mean, and every row."""
+    table, full = results_table(runs), results_table(runs, domain=None)
+    cautions = [note for run in runs for note in _notes(run)]
+    every = element("details", element("summary", "Every row, by domain"), html_table(full)) if runs else None
+    return join(
+        element("h2", "Results"),
+        tiles(runs[0], results_table(runs[:1]).rows),
+        *(element("p", note, class_="caution") for note in cautions),
+        element(
+            "p",
+            "The bar shows the accuracy and its 95 % interval (1.96 standard errors) on an axis from 0 to 100 %. ",
+            element("span", class_="dot", aria_hidden="true"),
+            "no LLM at inference, ",
+            element("span", class_="dot with-llm", aria_hidden="true"),
+            "LLM used.",
+            class_="note",
+        ),
+        html_table(table, bars=True),
+        helps(table),
+        every,
+        element("p", download(to_csv(full), "results.csv", "Download every row as CSV"), class_="downloads"),
+    )
+
+
+def tiles(run: Run, rows: Sequence[Row]) -> Html | None:
+    """The first run's main methods, side by side."""
+    by_method = {str(row["method"]): row for row in rows}
+    base = by_method.get(BASELINE)
+    shown = []
+    for method, words in TILES:
+        row = by_method.get(method)
+        if row is None:
+            continue
+        details = [words]
+        if base and method != BASELINE and base["accuracy"] > 0:
+            details.append(f"{row['accuracy'] / base['accuracy']:.2f}× greedy")
+        read = row.get("llm_processed_per_answer")
+        details.append(f"{show(read, 'number')} LLM tokens per answer" if read else "no LLM")
+        kind = "ours" if method == "s2t-local" else "with-llm" if charts.uses_llm(row) else ""
+        shown.append(
+            element(
+                "li",
+                element("span", method, class_="name"),
+                element("span", f"{100 * row['accuracy']:.1f} %", class_="big"),
+                *(element("span", line, class_="detail") for line in details),
+                class_=f"tile {kind}",
+            )
+        )
+    return element("ul", *shown, class_="tiles", aria_label=f"Accuracy in {run.name}") if shown else None
+
+
+def _notes(run: Run) -> list[str]:
+    """What a reader must know beside the numbers: remarks of the evaluation, uncommitted code."""
+    notes = [str(note) for note in run.provenance.get("notes", [])]
+    if run.provenance.get("dirty"):
+        notes.append(f"{run.name}: the code had uncommitted changes when this was run.")
+    return notes
+
+
+def differences(runs: Sequence[Run]) -> Html | None:
+    """Paired differences to greedy; nothing where no run has the baseline and its records."""
+    return None
+
+
+def domains(runs: Sequence[Run]) -> Html | None:
+    """Accuracy of every method in every domain; nothing if no run has several."""
+    parts = [join(_run_heading(run, runs), html_table(domain_table(run))) for run in runs if len(run.domains) > 1]
+    if not parts:
+        return None
+    return join(element("h2", "By domain"), element("p", "Accuracy ± standard error.", class_="note"), *parts)
+
+
+def cost(runs: Sequence[Run]) -> Html:
+    """One chart for each meaning of cost that the runs recorded, chosen by radio buttons."""
+    rows = results_table(runs).rows
+    axes = [axis for axis in charts.COST_AXES if any(row.get(axis.key) for row in rows)]
+    inputs, figures = [], []
+    for index, axis in enumerate(axes):
+        box = f"axis-{index}"
+        inputs += [
+            element("input", type="radio", name="axis", id=box, checked=index == 0),
+            element("label", axis.title, for_=box),
+        ]
+        figures.append(_cost_figure(rows, axis))
+    return join(
+        element("h2", "Accuracy against cost"),
+        element(
+            "p",
+            "The dashed line is the Pareto front: no other method is at least as accurate for at most that cost. "
+            "Methods on it are filled. Intervals: 95 %.",
+        ),
+        element("div", *inputs, *figures, class_="axes", role="group", aria_label="Cost"),
+        element("ul", *(element("li", mark, words) for mark, words in charts.cost_legend()), class_="legend"),
+    )
+
+
+def _cost_figure(rows: Sequence[Row], axis: charts.CostAxis) -> Html:
+    front = [charts.name(row, rows) for row in charts.pareto_front(rows, axis)]
+    drawn = charts.both_widths(partial(charts.cost_chart, rows, axis))
+    caption = element("figcaption", f"On the front, by rising cost: {', '.join(front)}.")
+    return element("figure", drawn, caption)
+
+
+def hit(runs: Sequence[Run]) -> Html | None:
+    """Hit@k curves, one figure for each run that has a measurement."""
+    parts = []
+    for run in runs:
+        table = hit_table([run])
+        if not table.rows:
+            continue
+        drawn = charts.drawn_rows(table)
+        legend = [element("li", charts.hit_legend_mark(index), str(row["domain"])) for index, row in enumerate(drawn)]
+        left_out = len(table.rows) - len(drawn)
+        caption = f"{left_out} domains with fewer steps stand only in the table." if left_out else None
+        figure = element(
+            "figure",
+            element("ul", *legend, class_="legend"),
+            charts.both_widths(partial(charts.hit_chart, table)),
+            element("figcaption", caption) if caption else None,
+        )
+        parts.append(join(_run_heading(run, runs), figure, html_table(table)))
+    if not parts:
+        return None
+    words = (
+        "Of the steps where the two models differ most (by KL divergence): how often is the LLM's best token among the "
+        "small model's best k? High at k = 8 and low at k = 1 means that selecting is enough. Intervals: 95 %."
+    )
+    return join(element("h2", "Hit@k: is the LLM's choice already there?"), element("p", words), *parts)
+
+
+def example(selection: Selection) -> Html | None:
+    """The place of the worked example, which the page's script fills."""
+    if selection.payload["example"] is None:
+        return None
+    return join(
+        element("h2", "One answer, step by step"),
+        element(
+            "p",
+            "Marked tokens are triggered steps: ",
+            element("span", "flips", class_="tok flip"),
+            " took another token than the small model's greedy one, ",
+            element("span", "kept", class_="tok kept"),
+            " steps stayed with it. Point at one, tap it or reach it with the keyboard to see the candidates.",
+        ),
+        element("div", element("noscript", element("p", "The example needs JavaScript.")), id="example-body"),
+    )
+
+
+def browser(runs: Sequence[Run], selection: Selection) -> Html | None:
+    """The item browser's frame: filters, list and detail, which the page's script fills."""
+    if not selection.chosen:
+        return None
+    payload = selection.payload
+    preferred = payload["example"]["entry"] if payload["example"] else 0
+    methods = []
+    for run in runs:
+        options = [
+            element("option", entry["method"], value=index, selected=index == preferred)
+            for index, entry in enumerate(payload["entries"])
+            if entry["run"] == run.name
+        ]
+        methods.append(element("optgroup", *options, label=run.name) if len(runs) > 1 else join(*options))
+    everywhere = element("option", "all domains", value="")
+    domains_ = [everywhere, *(element("option", name, value=name) for name in payload["domains"])]
+    outcomes = (
+        ("any", "any outcome"),
+        ("right", "right"),
+        ("wrong", "wrong"),
+        ("fixed", "fixed: wrong → right against greedy"),
+        ("broken", "broken: right → wrong against greedy"),
+        ("flip", "with a flip"),
+        ("cut", "cut off"),
+    )
+    words = f"All {selection.total:,} items are here."
+    if selection.chosen < selection.total:
+        words = (
+            f"{selection.chosen:,} of {selection.total:,} items are on this page, taken in turn from every domain and "
+            "from what each method fixed or broke. They are for reading; the tables above count every item. "
+            "The rest is in the records files of the run."
+        )
+    return join(
+        element("h2", "Items"),
+        element("p", words, class_="note"),
+        element(
+            "form",
+            _field("Method", element("select", *methods, name="entry")),
+            _field("Domain", element("select", *domains_, name="domain")),
+            _field("Outcome", element("select", *(element("option", t, value=v) for v, t in outcomes), name="outcome")),
+            _field("Search", element("input", type="search", name="search", placeholder="id or question")),
+            element("button", "Reset", type="reset"),
+            id="filters",
+            aria_label="Filter items",
+        ),
+        element("p", id="item-status", class_="note", role="status"),
+        element(
+            "div",
+            element("ul", id="item-list", aria_label="Matching items"),
+            element("div", id="item-detail"),
+            class_="browser",
+        ),
+        element("noscript", element("p", "The item browser needs JavaScript.")),
+    )
+
+
+def _field(label: str, control: Html) -> Html:
+    return element("label", label, control)
+
+
+def provenance(runs: Sequence[Run]) -> Html:
+    """How each run came about, as it was recorded."""
+    parts = [join(element("h3", run.name), _facts(run.provenance)) for run in runs]
+    measures = [
+        join(element("h3", f"{run.name}: measurement"), _facts(run.measure["provenance"]))
+        for run in runs
+        if run.measure and run.measure.get("provenance")
+    ]
+    return join(element("h2", "Provenance"), *parts, *measures)
+
+
+def _facts(value: Any) -> Html:
+    if isinstance(value, Mapping) and value:
+        pairs = [join(element("dt", key), element("dd", _facts(inner))) for key, inner in value.items()]
+        return element("dl", *pairs, class_="facts")
+    if isinstance(value, list | tuple) and value and all(isinstance(inner, Mapping) for inner in value):
+        return join(*(_facts(inner) for inner in value))
+    if isinstance(value, list | tuple):
+        return join(", ".join(str(inner) for inner in value) or "none")
+    words = {True: "yes", False: "no", None: "none"}
+    return join(words[value] if value is None or isinstance(value, bool) else str(value))
+
+
+def _run_heading(run: Run, runs: Sequence[Run]) -> Html | None:
+    return element("h3", run.name) if len(runs) > 1 else None
+
+
+def html_table(table: Table, *, bars: bool = False) -> Html:
+    """The table, scrollable by itself; each value's cell carries the exact number in `data-value`."""
+    lead_key = "method" if any(column.key == "method" for column in table.columns) else table.columns[0].key
+    columns = sorted(table.columns, key=lambda column: column.key != lead_key)
+    head = element(
+        "tr", *(element("th", c.title, scope="col", class_=_align(c), title=c.help or None) for c in columns)
+    )
+    body = [element("tr", *(_cell(column, row, lead_key, bars) for column in columns)) for row in table.rows]
+    content = element("table", element("thead", head), element("tbody", *body))
+    return element("div", content, class_="scroll", tabindex=0, role="region", aria_label=table.title)
+
+
+def _cell(column: Column, row: Row, lead_key: str, bars: bool) -> Html:
+    shown: Any = column.show(row)
+    if column.key == lead_key:
+        kind = "dot with-llm" if charts.uses_llm(row) else "dot"
+        dot = element("span", class_=kind, aria_hidden="true") if "llm_forwards" in row else None
+        return element("th", dot, shown, scope="row")
+    if bars and column.key == "accuracy":
+        shown = join(charts.accuracy_bar(row), shown)
+    value = row.get(column.key)
+    exact = None if value is None or column.kind == "text" else repr(value)
+    return element("td", shown, class_=_align(column), data_key=column.key, data_value=exact)
+
+
+def _align(column: Column) -> str | None:
+    return None if column.kind == "text" else "num"
+
+
+def helps(table: Table) -> Html:
+    """What each column means."""
+    entries = [
+        element("div", element("dt", column.title), " ", element("dd", column.help))
+        for column in table.columns
+        if column.help
+    ]
+    return element("details", element("summary", "What the columns mean"), element("dl", *entries, class_="help"))
+
+
+def download(content: str, filename: str, label: str) -> Html:
+    """A link that saves `content` as a file, without a network."""
+    encoded = base64.b64encode(content.encode()).decode()
+    return element("a", label, download=filename, href=f"data:text/csv;charset=utf-8;base64,{encoded}")
