@@ -17,8 +17,6 @@ ScorerMode = Literal["coupled", "proposer", "activated"]
 ScoreKind = Literal["bins", "anchored"]
 Method = Literal["greedy", "sample", "maj@8", "llm", "takeover", "s2t", "s2t-local"]
 
-CALIBRATION_SUPPORT = 64  # tokens of the SLM that the KL trigger compares one by one; the rest is one bucket
-
 
 def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
     """A dataclass field with its help text and its allowed range (inclusive)."""
@@ -48,6 +46,7 @@ class PairConfig(Checked):
     llm: str | None = option(None, "Large model: a Hugging Face name or a local folder.")
     scorer: str | None = option(None, "Scorer folder for s2t-local (default: the one shipped with the pair).")
     trigger_head: str | None = option(None, "Folder of a learned trigger (default: the one shipped with the pair).")
+    calibration: str | None = option(None, "Calibration file (default: the one shipped with the pair).")
     device: str = option("auto", "cpu, cuda, cuda:1 ... or auto.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Weight type; auto: float32 on CPU.")
     trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
@@ -110,8 +109,11 @@ class ScorerConfig(Checked):
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
     epochs: float = option(3.0, "Passes over the collection; early stopping may end sooner.", low=0.0)
     batch_trajectories: int = option(16, "Trajectories per optimiser step.", low=1)
+    micro_batch: int = option(0, "Trajectories per forward, if a step does not fit into memory; 0 = all.", low=0)
     patience: int = option(2, "Epochs without better agree_at_1 before stopping.", low=1)
     packed: bool = option(True, "One forward per trajectory; off = one row per candidate (the plain form).")
+    bf16: bool = option(False, "bfloat16 autocast (the trained weights stay float32).")
+    report_to: str = option("none", "Where curves go as well: none, tensorboard or wandb.")
 
 
 @dataclass(frozen=True)

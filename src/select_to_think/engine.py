@@ -10,9 +10,9 @@ Non-goals: knowing methods, tokens or models. Policies decide, backends compute.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from select_to_think.contexts.protocol import Backend, Context
 from select_to_think.structures import (
@@ -24,27 +24,26 @@ from select_to_think.structures import (
     Join,
     Labels,
     Observation,
+    PolicyRun,
     Request,
     Truncate,
 )
 
-
-Result = Generation | Labels
-Run = Generator[Request, Any, Result]
+R = TypeVar("R", Generation, Labels)
 
 
 @dataclass(slots=True, eq=False)
 class Row:
     """One running policy: its contexts, the request it waits for, and its place in a family."""
 
-    key: Hashable
-    policy: Run
+    key: int
+    policy: Generator[Request, Any, Any]
     parent: Row | None = None
     contexts: dict[str, Context] = field(default_factory=dict)
     waiting: Extend | Branch | None = None
     joining: bool = False
     children: list[Row] = field(default_factory=list)
-    finished_children: deque[Result] = field(default_factory=deque)
+    finished_children: deque[Generation] = field(default_factory=deque)
     spent: Counts = field(default_factory=Counts)  # by children
 
 
@@ -52,13 +51,13 @@ class Engine:
     """Drives policies over backends."""
 
     def __init__(self, backends: Mapping[str, Backend], max_rows: int) -> None:
-        """Serve policies that speak of the models in `backends`, at most `max_rows` at a time (children not counted)."""
+        """Serve policies that name the models in `backends`, at most `max_rows` at a time (children not counted)."""
         self.backends = backends
         self.max_rows = max_rows
         self.live: list[Row] = []
-        self.finished: list[tuple[Hashable, Result]] = []
+        self.finished: list[tuple[int, Any]] = []
 
-    def run(self, policies: Iterable[tuple[Hashable, Run]]) -> Iterator[tuple[Hashable, Result]]:
+    def run(self, policies: Iterable[tuple[int, Generator[Request, Any, R]]]) -> Iterator[tuple[int, R]]:
         """Run every (key, policy) and yield (key, result) as they finish; `policies` is read lazily."""
         source = iter(policies)
         try:
@@ -73,7 +72,7 @@ class Engine:
             while self.live:
                 self.leave(self.live[-1])
 
-    def admit(self, source: Iterator[tuple[Hashable, Run]]) -> None:
+    def admit(self, source: Iterator[tuple[int, Generator[Request, Any, Any]]]) -> None:
         """Let new rows join while there is room."""
         while sum(row.parent is None for row in self.live) < self.max_rows:
             entry = next(source, None)
@@ -96,7 +95,7 @@ class Engine:
                     row.waiting = None
                     self.advance(row, answer)
 
-    def advance(self, row: Row, answer: Observation | Result | None) -> None:
+    def advance(self, row: Row, answer: Observation | Generation | None) -> None:
         """Resume a policy until it needs a forward, waits for a child, or ends."""
         reply: Any = answer
         while True:
@@ -136,7 +135,7 @@ class Engine:
             row.contexts[model] = self.backends[model].open()
         return row.contexts[model]
 
-    def fork(self, parent: Row, policies: Iterable[Run]) -> None:
+    def fork(self, parent: Row, policies: Iterable[PolicyRun]) -> None:
         """Start children on copies of the parent's contexts."""
         children = [Row(parent.key, policy, parent) for policy in policies]
         for child in children:
@@ -147,7 +146,7 @@ class Engine:
         for child in children:
             self.advance(child, None)
 
-    def finish(self, row: Row, result: Result) -> None:
+    def finish(self, row: Row, result: Any) -> None:
         """Hand the result to the parent or to the caller, and free the row."""
         for child in list(row.children):
             self.leave(child)

@@ -16,7 +16,8 @@ def log_probabilities(logits: Tensor, forbidden: Tensor | None = None) -> Tensor
     logits = logits.float()
     if forbidden is not None and forbidden.numel():
         logits = logits.index_fill(-1, forbidden, -torch.inf)
-    return logits.log_softmax(-1)
+    logprobs: Tensor = torch.log_softmax(logits, -1)
+    return logprobs
 
 
 def entropy_nats(logprobs: Tensor) -> Tensor:
@@ -28,7 +29,7 @@ def bucketed_kl_nats(llm_logprobs: Tensor, slm_logprobs: Tensor) -> Tensor:
     """D_KL(p_LLM || p_SLM) over a support plus one bucket for everything else, (..., S) x (..., S) -> (...).
 
     Both arguments hold the log-probabilities of the same S tokens (the SLM's top-S). Merging the rest into one bucket
-    makes this a lower bound of the full divergence (log-sum inequality). Computed in fp64: it is compared to thresholds.
+    makes this a lower bound of the full divergence (log-sum inequality). Computed in fp64.
     """
     llm, slm = llm_logprobs.double(), slm_logprobs.double()
     p_llm = llm.exp()

@@ -1,7 +1,7 @@
 """The key-value buffer: one fixed-size tensor per layer, written at explicit (row, slot) positions.
 
-Ragged batches, rollback and trees are all "where do I write, what may I see": a layer stores new keys at the slots it is
-told and returns a view of the rows of this forward; which slots a query may see is the mask's business
+Ragged batches, rollback and trees are all "where do I write, what may I see": a layer stores new keys at the slots it
+is told and returns a view of the rows of this forward; which slots a query may see is the mask's business
 (`contexts/layout.py`). Rolling back is writing over old slots.
 
 Non-goals: knowing sequences or tokens.
@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -36,7 +35,7 @@ class KVLayer(CacheLayerMixin):
 
     def __init__(self, buffer: KVBuffer) -> None:
         """Take rows, slots and the current window from `buffer`."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.buffer = buffer
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -110,7 +109,8 @@ class KVBuffer(Cache):
         """Room for `rows` sequences of `slots` - 1 tokens; memory is taken at the first forward."""
         self.rows, self.slots = rows, slots
         self.window: Window | None = None
-        super().__init__(layers=[KVLayer(self) for _ in range(num_layers)])
+        self.kv_layers = [KVLayer(self) for _ in range(num_layers)]
+        super().__init__(layers=list(self.kv_layers))
 
     def reserve(self, rows: int, slots: int) -> None:
         """Grow, by doubling, to at least `rows` x `slots`."""
@@ -118,10 +118,10 @@ class KVBuffer(Cache):
             return
         self.rows = max(self.rows, 2 * self.rows if rows > self.rows else 0, rows)
         self.slots = max(self.slots, 2 * self.slots if slots > self.slots else 0, slots)
-        for layer in self.layers:
+        for layer in self.kv_layers:
             layer.resize(self.rows, self.slots)
 
     def copy_row(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` slots of row `source` to row `target` in every layer."""
-        for layer in self.layers:
+        for layer in self.kv_layers:
             layer.copy_row(source, target, length)

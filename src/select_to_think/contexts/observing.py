@@ -29,7 +29,9 @@ def best(logprobs: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return ids, values
 
 
-def read_logits(logits: Tensor, observes: Sequence[Observe], counts: Sequence[int], forbidden: Tensor) -> list[Observation]:
+def read_logits(
+    logits: Tensor, observes: Sequence[Observe], counts: Sequence[int], forbidden: Tensor
+) -> list[Observation]:
     """Read what each row asked from logits (N, V); row i owns `counts[i]` consecutive lines.
 
     Raises:

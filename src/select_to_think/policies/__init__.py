@@ -1,1 +1,1 @@
-"""Policies: one file per decoding method, straight-line code for one sequence. The table of names is `policies/table.py`."""
+"""Policies: one file per decoding method, straight-line code for one sequence; the names stand in `table.py`."""

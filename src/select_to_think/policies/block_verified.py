@@ -51,7 +51,9 @@ class BlockVerified(Select):
                 break
         return drafts
 
-    def verify(self, fresh: Sequence[int], drafts: Sequence[Observation]) -> Generator[Request, Observation, Observation]:
+    def verify(
+        self, fresh: Sequence[int], drafts: Sequence[Observation]
+    ) -> Generator[Request, Observation, Observation]:
         """The LLM's view of every drafted step, in one forward."""
         yield Extend("llm", fresh[:-1])
         tokens = [fresh[-1], *(top_token(seen) for seen in drafts[:-1])]

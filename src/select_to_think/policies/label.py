@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from select_to_think.probability import bucketed_kl_nats
-from select_to_think.structures import Extend, Labels, Observation, Observe, Request
+from select_to_think.structures import Extend, Labels, Observe, Request
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class Label:
     with_llm: bool
     hidden: bool = False
 
-    def run(self, prompt: Sequence[int], tokens: Sequence[int]) -> Generator[Request, Observation, Labels]:
+    def run(self, prompt: Sequence[int], tokens: Sequence[int]) -> Generator[Request, Any, Labels]:
         """Label the P `tokens` (at least one) that followed `prompt`."""
         yield Extend("slm", prompt[:-1])
         inputs = [prompt[-1], *tokens[:-1]]  # the token before each labelled one
         slm = yield Extend("slm", inputs, Observe(self.support, entropy=True, hidden=self.hidden, every=True))
         gap = np.exp(slm.top_logprobs[:, 0]) - np.exp(slm.top_logprobs[:, 1])
-        llm: Observation | None = None
+        llm: Any = None
         if self.with_llm:
             yield Extend("llm", prompt[:-1])
             llm = yield Extend("llm", inputs, Observe(self.support, ids=tuple(map(tuple, slm.top_ids)), every=True))

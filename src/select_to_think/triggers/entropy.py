@@ -6,19 +6,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from select_to_think.triggers.base import StepView
+from select_to_think.triggers.base import StepView, Trigger
 
 
 @dataclass(frozen=True)
-class EntropyTrigger:
+class EntropyTrigger(Trigger):
     """Shannon entropy of the SLM's next-token distribution in nats."""
 
-    threshold: float
-    name: ClassVar[str] = "entropy"
-    needs_llm: ClassVar[bool] = False
-    support: ClassVar[int] = 0
     entropy: ClassVar[bool] = True
-    hidden: ClassVar[bool] = False
 
     def statistic(self, view: StepView, random: Random) -> float:
         """The entropy of this step in nats."""

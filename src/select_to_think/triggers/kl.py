@@ -8,25 +8,27 @@ from typing import ClassVar
 
 import torch
 
-from select_to_think.config import CALIBRATION_SUPPORT
 from select_to_think.probability import bucketed_kl_nats
-from select_to_think.triggers.base import StepView
+from select_to_think.triggers.base import StepView, Trigger
+
+SUPPORT = 64  # tokens of the SLM that are compared one by one; the rest is one bucket
 
 
 @dataclass(frozen=True)
-class KLTrigger:
+class KLTrigger(Trigger):
     """D_KL(p_LLM || p_SLM) in nats over the SLM's top-64 tokens plus one bucket for all the rest.
 
     A lower bound of the full divergence. It needs the LLM's distribution at every step; `policies/block_verified.py`
     gets it with about one LLM forward per block of steps.
     """
 
-    threshold: float
-    name: ClassVar[str] = "kl"
     needs_llm: ClassVar[bool] = True
-    support: int = CALIBRATION_SUPPORT
-    entropy: ClassVar[bool] = False
-    hidden: ClassVar[bool] = False
+    top: int = SUPPORT
+
+    @property
+    def support(self) -> int:
+        """The SLM tokens that are compared one by one."""
+        return self.top
 
     def statistic(self, view: StepView, random: Random) -> float:
         """The divergence of this step in nats."""

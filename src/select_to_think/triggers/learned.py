@@ -7,19 +7,14 @@ from random import Random
 from typing import ClassVar
 
 from select_to_think.models.trigger_head import TriggerHead
-from select_to_think.triggers.base import StepView
+from select_to_think.triggers.base import StepView, Trigger
 
 
 @dataclass(frozen=True)
-class LearnedTrigger:
+class LearnedTrigger(Trigger):
     """The head's logit for "this is a divergence point" (the distilled trigger of arXiv 2604.26940)."""
 
-    threshold: float
     head: TriggerHead
-    name: ClassVar[str] = "learned"
-    needs_llm: ClassVar[bool] = False
-    support: ClassVar[int] = 0
-    entropy: ClassVar[bool] = False
     hidden: ClassVar[bool] = True
 
     def statistic(self, view: StepView, random: Random) -> float:

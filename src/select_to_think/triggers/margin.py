@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
 
-from select_to_think.triggers.base import StepView
+from select_to_think.triggers.base import StepView, Trigger
 
 
 @dataclass(frozen=True)
-class MarginTrigger:
+class MarginTrigger(Trigger):
     """1 - (p1 - p2) of the SLM's two most probable tokens, in [0, 1]."""
 
-    threshold: float
-    name: ClassVar[str] = "margin"
-    needs_llm: ClassVar[bool] = False
-    support: ClassVar[int] = 2
-    entropy: ClassVar[bool] = False
-    hidden: ClassVar[bool] = False
+    @property
+    def support(self) -> int:
+        """The two best tokens."""
+        return 2
 
     def statistic(self, view: StepView, random: Random) -> float:
         """One minus the probability gap of this step."""

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
 
-from select_to_think.triggers.base import StepView
+from select_to_think.triggers.base import StepView, Trigger
 
 
 @dataclass(frozen=True)
-class RandomTrigger:
+class RandomTrigger(Trigger):
     """Uniform in [0, 1); its threshold is one minus the budget."""
-
-    threshold: float
-    name: ClassVar[str] = "random"
-    needs_llm: ClassVar[bool] = False
-    support: ClassVar[int] = 0
-    entropy: ClassVar[bool] = False
-    hidden: ClassVar[bool] = False
 
     def statistic(self, view: StepView, random: Random) -> float:
         """A draw from the row's own stream."""

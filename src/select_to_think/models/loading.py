@@ -1,0 +1,112 @@
+"""Loading causal language models and their tokenizers through `transformers`, safely.
+
+Only safetensors are read (never a pickle), and code that comes with a model runs only when asked for.
+
+Non-goals: adapters (`models/scorer.py`) and running models (`contexts/`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from select_to_think.structures import S2TError
+
+FINGERPRINT_VALUES = 1024  # weights sampled per tensor
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its tokenizer. The fingerprint names the base weights, whatever device and dtype they are in."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take the fingerprint before any adapter touches the model."""
+        object.__setattr__(self, "fingerprint", fingerprint(self.model))
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the vocabulary head, padding included."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def max_positions(self) -> int:
+        """Length of the context in tokens."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+
+def choose_device(device: str) -> str:
+    """Resolve `auto`.
+
+    Raises:
+        S2TError: an unknown device, or one that this machine lacks.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise S2TError(f"cannot use device {device!r}: choose cpu, cuda or auto") from error
+    return device
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """Resolve `auto`: float32 on CPU, bfloat16 elsewhere."""
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    chosen: torch.dtype = getattr(torch, dtype)
+    return chosen
+
+
+def load_model(
+    name_or_path: str, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load a model in eval mode.
+
+    Raises:
+        S2TError: nothing usable under that name, with the remedy.
+    """
+    device = choose_device(device)
+    path = Path(name_or_path)
+    if path.exists() and not (path / "config.json").is_file():
+        raise S2TError(
+            f"{name_or_path} is not a model folder (no config.json): give a Hugging Face name or a checkpoint"
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            name_or_path,
+            dtype=choose_dtype(dtype, device),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise S2TError(
+            f"cannot load {name_or_path!r}: {reason} (need a causal model with safetensors weights)"
+        ) from error
+    model.to(device)  # type: ignore[arg-type]
+    return LoadedModel(model.eval(), tokenizer, name_or_path)
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """sha256 over the shape of the model and the signs of sampled weights, hex.
+
+    Signs survive a change of dtype; with a thousand of them per tensor even a light fine-tune changes the digest.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        values = weight.detach().flatten()
+        stride = max(1, values.numel() // FINGERPRINT_VALUES)
+        signs = (values[::stride][:FINGERPRINT_VALUES] < 0).to("cpu", torch.uint8)
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(signs.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,20 @@
+"""From a question to token ids: the model's own chat template where there is one, never two BOS tokens."""
+
+from __future__ import annotations
+
+from select_to_think.models.loading import LoadedModel
+
+
+def prompt_ids(loaded: LoadedModel, question: str, *, system: str | None = None) -> list[int]:
+    """Token ids of the prompt that asks `question`, ready to be continued with the answer.
+
+    A chat template writes its own BOS, so none is added to it; a plain model gets the tokenizer's default.
+    """
+    tokenizer = loaded.tokenizer
+    if not tokenizer.chat_template:
+        text = question if system is None else f"{system}\n\n{question}"
+        return list(tokenizer(text).input_ids)
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": question})
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return list(tokenizer(text, add_special_tokens=False).input_ids)

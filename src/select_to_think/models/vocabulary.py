@@ -1,0 +1,47 @@
+"""Which token ids end a sequence, which are never emitted, and whether two models share a vocabulary."""
+
+from __future__ import annotations
+
+import re
+
+from select_to_think.models.loading import LoadedModel
+from select_to_think.structures import S2TError
+
+RESERVED_TOKEN = re.compile(r"^[<\[]\|?(reserved|unused|extra)(_special_token)?_?\d+\|?[>\]]$")
+
+
+def stop_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Ids that end an answer: those of the generation configuration, the model and the tokenizer."""
+    sources = (
+        getattr(loaded.model.generation_config, "eos_token_id", None),
+        loaded.model.config.get_text_config().eos_token_id,
+        loaded.tokenizer.eos_token_id,
+    )
+    ids: set[int] = set()
+    for source in sources:
+        ids.update([source] if isinstance(source, int) else source or [])
+    return frozenset(ids)
+
+
+def reserved_ids(loaded: LoadedModel) -> frozenset[int]:
+    """Ids that are never emitted: padded rows without a token, and reserved tokens such as `<|reserved_0|>`."""
+    vocabulary = loaded.tokenizer.get_vocab()
+    named = {i for token, i in vocabulary.items() if RESERVED_TOKEN.match(token)}
+    padded = set(range(loaded.vocab_size)) - set(vocabulary.values())
+    return frozenset((named | padded) - stop_ids(loaded))
+
+
+def check_shared_vocabulary(slm: LoadedModel, llm: LoadedModel) -> None:
+    """Same tokens under the same ids; different padding behind them is fine.
+
+    Raises:
+        S2TError: the vocabularies differ; the first difference is named.
+    """
+    ours, theirs = slm.tokenizer.get_vocab(), llm.tokenizer.get_vocab()
+    if ours == theirs:
+        return
+    token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
+    raise S2TError(
+        f"{slm.name} and {llm.name} have different vocabularies (token {token!r} is {ours.get(token)} in one and "
+        f"{theirs.get(token)} in the other): choose two models of one family"
+    )

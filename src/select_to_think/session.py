@@ -1,0 +1,296 @@
+"""The facade: load a pair, choose a method, generate, read the trace.
+
+    session = Session.load()                                   # the bundled pair
+    answer, = session.generate(["..."], method="s2t-local")
+    print(answer.text, [step for step in answer.steps if step.flip])
+
+Models, adapters and thresholds are loaded when a method first needs them: `s2t-local` never loads an LLM.
+
+Non-goals: files of questions, grading, results (see `evaluation/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.contexts.protocol import Backend
+from select_to_think.contexts.transformers_backend import TransformersBackend
+from select_to_think.engine import Engine
+from select_to_think.evaluation.grading import extract as extract_answer
+from select_to_think.models.loading import LoadedModel, load_model
+from select_to_think.models.prompting import prompt_ids
+from select_to_think.models.scorer import AdapterSwitch, Scorer, attach_adapter, load_scorer
+from select_to_think.models.trigger_head import load_trigger_head
+from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids, stop_ids
+from select_to_think.policies.base import Limits, Policy
+from select_to_think.policies.block_verified import BlockVerified
+from select_to_think.policies.greedy import Greedy
+from select_to_think.policies.label import Label
+from select_to_think.policies.majority import MajorityVote
+from select_to_think.policies.sample import Sample
+from select_to_think.policies.select import Select
+from select_to_think.policies.table import NEEDS_LLM, check_trigger, default_trigger, parse_method
+from select_to_think.selectors.llm import LLMSelector
+from select_to_think.selectors.scorer import ScorerSelector
+from select_to_think.structures import Generation, Labels, PolicyRun, S2TError, unknown_name
+from select_to_think.triggers.base import Trigger
+from select_to_think.triggers.calibration import Calibration
+from select_to_think.triggers.entropy import EntropyTrigger
+from select_to_think.triggers.kl import SUPPORT, KLTrigger
+from select_to_think.triggers.learned import LearnedTrigger
+from select_to_think.triggers.margin import MarginTrigger
+from select_to_think.triggers.random import RandomTrigger
+
+PAIRS = Path(__file__).parent / "pairs"
+BUNDLED = ("demo",)
+Extract = Callable[[int, str], str | None]
+
+
+class Session:
+    """A pair of models, ready to decode by any method."""
+
+    def __init__(
+        self, config: PairConfig = PairConfig(), *, slm: LoadedModel | None = None, llm: LoadedModel | None = None
+    ) -> None:
+        """Stand for the pair that `config` names; models given as objects take its place."""
+        self.config = config
+        self.folder = None if slm is not None or config.slm is not None else bundled_folder(config.pair)
+        self._slm, self._llm = slm, llm
+        self._calibration: Calibration | None = None
+        self._scorers: dict[Path, tuple[Scorer, AdapterSwitch]] = {}
+
+    @classmethod
+    def load(cls, config: PairConfig = PairConfig()) -> Session:
+        """A session on the pair that `config` names."""
+        return cls(config)
+
+    def _load(self, role: str, name: str | None) -> LoadedModel:
+        """Load the model of a role by its name, or from the bundled pair."""
+        if name is None and self.folder is None:
+            raise S2TError(f"this needs an {role.upper()}: give one with --{role} NAME_OR_PATH")
+        path = name or str(self.folder / role)  # type: ignore[operator]
+        config = self.config
+        return load_model(path, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+
+    @cached_property
+    def slm(self) -> LoadedModel:
+        """The small model."""
+        return self._slm or self._load("slm", self.config.slm)
+
+    @cached_property
+    def llm(self) -> LoadedModel:
+        """The large model, with the SLM's vocabulary."""
+        llm = self._llm or self._load("llm", self.config.llm)
+        check_shared_vocabulary(self.slm, llm)
+        return llm
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        return stop_ids(self.slm)
+
+    @property
+    def calibration(self) -> Calibration:
+        """Thresholds of the triggers. Raises S2TError if there are none for this SLM."""
+        if self._calibration is None:
+            path = self._artefact(self.config.calibration, "calibration.json", "s2t calibrate")
+            self._calibration = Calibration.load(path)
+        if self._calibration.slm_fingerprint != self.slm.fingerprint:
+            raise S2TError(f"the calibration was made for another SLM than {self.slm.name}: run `s2t calibrate` again")
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+
+    def _artefact(self, given: str | None, shipped: str, command: str) -> Path:
+        """The path of something trained or calibrated: the given one, or the one that came with the pair."""
+        if given is not None:
+            return Path(given)
+        if self.folder is None:
+            raise S2TError(f"{shipped} is missing for this pair: run `{command}` with these models and name its output")
+        return self.folder / shipped
+
+    def scorer(self, select: SelectConfig) -> tuple[Scorer, AdapterSwitch]:
+        """The scorer of a mode and score, its adapter attached to the SLM and inactive."""
+        shipped = f"scorers/{select.scorer_mode}-{select.score}"
+        path = self._artefact(self.config.scorer, shipped, "s2t train scorer")
+        if path not in self._scorers:
+            self._scorers[path] = load_scorer(path, self.slm), attach_adapter(self.slm, path)
+        return self._scorers[path]
+
+    def trigger(self, name: str, budget: float) -> Trigger:
+        """A trigger that fires on about a fraction `budget` of the steps."""
+        if name == "random":
+            return RandomTrigger(1 - budget)
+        if name == "learned":
+            head = load_trigger_head(self._artefact(self.config.trigger_head, "trigger", "s2t train trigger"), self.slm)
+            return LearnedTrigger(head.threshold(budget), head)
+        threshold = self.calibration.threshold(name, budget)
+        if name == "kl":
+            if self.calibration.llm_fingerprint != self.llm.fingerprint:
+                raise S2TError(
+                    f"the KL trigger was calibrated with another LLM than {self.llm.name}: run `s2t calibrate` again"
+                )
+            return KLTrigger(threshold, min(SUPPORT, self.ordinary_vocabulary))
+        return EntropyTrigger(threshold) if name == "entropy" else MarginTrigger(threshold)
+
+    @property
+    def ordinary_vocabulary(self) -> int:
+        """Number of tokens that may be emitted."""
+        return self.slm.vocab_size - len(reserved_ids(self.slm))
+
+    def policy(self, method: str, decode: DecodeConfig, select: SelectConfig) -> Policy:
+        """The policy of a method.
+
+        Raises:
+            S2TError: unknown names, or settings that this pair cannot serve.
+        """
+        kind, n = parse_method(method)
+        limits = Limits(self.stop_ids, decode.max_new_tokens)
+        sample = Sample(limits, decode.temperature, decode.top_p, decode.top_k, decode.min_p)
+        match kind:
+            case "greedy":
+                return Greedy(limits)
+            case "llm":
+                return Greedy(limits, model="llm")
+            case "sample":
+                return sample
+            case "maj":
+                return MajorityVote(sample, n, lambda tokens: self.text(tokens), decode.early_stop)
+        if select.candidates > self.ordinary_vocabulary:
+            size = self.ordinary_vocabulary
+            raise S2TError(f"{select.candidates} candidates asked of a vocabulary of {size} tokens: lower --candidates")
+        name = select.trigger or default_trigger(kind)
+        check_trigger(kind, name)
+        trigger = self.trigger(name, select.trigger_budget)
+        if kind == "s2t-local":
+            scorer, _ = self.scorer(select)
+            model = "scorer" if scorer.mode == "proposer" else "slm"
+            local = ScorerSelector(model, scorer.score == "anchored", scorer.score_temperature, scorer.anchor)
+            return Select(limits, trigger, local, select.candidates)
+        form = BlockVerified if trigger.needs_llm and select.block_verified else Select
+        return form(limits, trigger, LLMSelector(takeover=kind == "takeover"), select.candidates)
+
+    def backends(self, method: str, select: SelectConfig, stack: ExitStack) -> dict[str, Backend]:
+        """The models that a method asks, by the names that its policy uses; `stack` undoes what they need."""
+        forbidden = sorted(reserved_ids(self.slm))
+        if method != "s2t-local":
+            backends: dict[str, Backend] = {"slm": TransformersBackend(self.slm.model, forbidden=forbidden)}
+            if method in NEEDS_LLM:
+                backends["llm"] = TransformersBackend(self.llm.model, forbidden=sorted(reserved_ids(self.llm)))
+            return backends
+        scorer, switch = self.scorer(select)
+        rows = scorer.bin_rows
+        if scorer.mode == "coupled":
+            switch.merge()
+            stack.callback(switch.unmerge)
+            return {"slm": TransformersBackend(self.slm.model, forbidden=forbidden, bin_rows=rows)}
+        stack.callback(switch.set_active, False)
+        if scorer.mode == "activated":
+            leaves = TransformersBackend(
+                self.slm.model, forbidden=forbidden, switch=switch, adapted="leaves", bin_rows=rows
+            )
+            return {"slm": leaves}
+        base = TransformersBackend(self.slm.model, forbidden=forbidden, switch=switch)
+        adapted = TransformersBackend(
+            self.slm.model, forbidden=forbidden, switch=switch, adapted="always", bin_rows=rows
+        )
+        return {"slm": base, "scorer": adapted}
+
+    def generate(
+        self,
+        questions: Sequence[str],
+        method: str = "s2t-local",
+        decode: DecodeConfig = DecodeConfig(),
+        select: SelectConfig = SelectConfig(),
+    ) -> list[Generation]:
+        """Answer every question; the results stand in the order of the questions."""
+        results = dict(self.stream(questions, method, decode, select))
+        return [results[i] for i in range(len(questions))]
+
+    def stream(
+        self,
+        questions: Iterable[str],
+        method: str,
+        decode: DecodeConfig = DecodeConfig(),
+        select: SelectConfig = SelectConfig(),
+        *,
+        extract: Extract | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Yield (index, answer) as answers finish, batched over all questions.
+
+        Args:
+            questions: read lazily.
+            method: a name of `policies/table.py`.
+            decode: how to decode.
+            select: triggers and candidates.
+            extract: (index, text) -> the answer that votes under maj@N; by default "The answer is ..." and the like.
+
+        Raises:
+            S2TError: unknown names, missing artefacts, or a prompt that does not fit the context.
+        """
+        kind, n = parse_method(method)
+        policy = self.policy(method, decode, select)
+        find = extract or (lambda _, text: extract_answer(text, "text").extracted)
+
+        def start(index: int, question: str) -> PolicyRun:
+            prompt = self.prompt(question, decode.max_new_tokens, with_llm=kind in NEEDS_LLM)
+            own = policy
+            if isinstance(policy, MajorityVote):
+                own = replace(policy, extract=lambda tokens: find(index, self.text(tokens)))
+            return own.run(prompt, f"{decode.seed}/{question}")
+
+        with ExitStack() as stack:
+            backends = self.backends(kind, select, stack)
+            engine = Engine(backends, max(1, decode.max_batch // n))
+            for index, generation in engine.run((i, start(i, question)) for i, question in enumerate(questions)):
+                yield index, replace(generation, text=self.text(generation.tokens))
+
+    def label(
+        self,
+        questions: Sequence[str],
+        outputs: Sequence[Sequence[int]],
+        *,
+        with_llm: bool = True,
+        hidden: bool = False,
+        decode: DecodeConfig = DecodeConfig(),
+    ) -> Iterator[tuple[int, Labels]]:
+        """Yield (index, what both models say at every token of outputs[index]) as they finish."""
+        policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden)
+        with ExitStack() as stack:
+            engine = Engine(self.backends("llm" if with_llm else "greedy", SelectConfig(), stack), decode.max_batch)
+            runs = (
+                (i, policy.run(self.prompt(question, len(tokens), with_llm=with_llm), tokens))
+                for i, (question, tokens) in enumerate(zip(questions, outputs, strict=True))
+            )
+            yield from engine.run(runs)
+
+    def prompt(self, question: str, max_new_tokens: int, *, with_llm: bool) -> list[int]:
+        """Token ids of the prompt. Raises S2TError if it and the answer do not fit the context."""
+        ids = prompt_ids(self.slm, question)
+        room = min(m.max_positions for m in ((self.slm, self.llm) if with_llm else (self.slm,)))
+        if len(ids) + max_new_tokens > room:
+            raise S2TError(
+                f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones exceed the context of {room} tokens: "
+                f"shorten the question ({question[:40]!r}...) or lower --max-new-tokens"
+            )
+        if not ids:
+            raise S2TError("the question is empty: write one")
+        return ids
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of generated tokens, without special tokens."""
+        return str(self.slm.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def bundled_folder(pair: str) -> Path:
+    """The folder of a pair that ships with the library. Raises S2TError with the nearest name."""
+    if pair not in BUNDLED:
+        raise unknown_name("pair", pair, BUNDLED)
+    return PAIRS / pair

@@ -1,0 +1,159 @@
+"""The three verbs against separate full forwards, on every architecture."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reference import next_logprobs
+from tiny import ARCHITECTURES, tiny_model
+
+from select_to_think.contexts.transformers_backend import TransformersBackend
+from select_to_think.structures import Branch, Extend, Observe, S2TError, Sampling
+
+WHOLE = Observe(top_k=64)
+CASES = [(arch, tie) for arch in ARCHITECTURES for tie in (False, True)]
+
+
+def spread(observation, line: int = 0) -> torch.Tensor:
+    """Top-V log-probabilities back in id order, (V,)."""
+    out = torch.empty(64)
+    out[torch.from_numpy(observation.top_ids[line])] = torch.from_numpy(observation.top_logprobs[line])
+    return out
+
+
+def extend(backend, context, tokens, observe=WHOLE):
+    return backend.run([(context, Extend("slm", tokens, observe))])[0]
+
+
+@pytest.mark.parametrize(("arch", "tie"), CASES)
+def test_ragged_batches_equal_fresh_forwards(arch: str, tie: bool) -> None:
+    model = tiny_model(arch, tie=tie)
+    backend = TransformersBackend(model)
+    rows = [list(range(3, 3 + n)) for n in (1, 25, 7, 12)]
+    contexts = [backend.open() for _ in rows]
+    for chunk in ([5], [9, 4, 33], [7]):
+        asks = [(c, Extend("slm", (*(rows[i] if len(c) == 0 else ()), *chunk), WHOLE)) for i, c in enumerate(contexts)]
+        seen = backend.run(asks)
+        for i, observation in enumerate(seen):
+            rows[i] = rows[i] + chunk
+            torch.testing.assert_close(spread(observation), next_logprobs(model, rows[i]), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_branch_equals_separate_forwards_and_leaves_no_trace(arch: str, attention: str) -> None:
+    model = tiny_model(arch, attention=attention)
+    backend = TransformersBackend(model)
+    prefix = [3, 9, 4, 17, 22, 8, 41, 5, 30, 12, 6]
+    context, other = backend.open(), backend.open()
+    context.append(prefix)
+    other.append(prefix[:4])
+    leaves = ((7,), (8, 9, 10), (11,), (40, 3))
+    seen = backend.run([(context, Branch("slm", leaves, WHOLE)), (other, Branch("slm", leaves[:2], WHOLE))])
+    for row, observation in ((prefix, seen[0]), (prefix[:4], seen[1])):
+        for line in range(len(observation.top_ids)):
+            expected = next_logprobs(model, [*row, *leaves[line]])
+            torch.testing.assert_close(spread(observation, line), expected, atol=2e-5, rtol=0)
+    assert len(context) == len(prefix)
+    after = extend(backend, context, [50])
+    torch.testing.assert_close(spread(after), next_logprobs(model, [*prefix, 50]), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_truncate_fork(arch: str) -> None:
+    model = tiny_model(arch)
+    backend = TransformersBackend(model)
+    context = backend.open()
+    prefix = [3, 9, 4, 17, 22, 8, 41, 5, 30, 12, 6, 33]
+    context.append(prefix[:5])
+    seen = extend(backend, context, prefix[5:], Observe(top_k=64, every=True))
+    assert seen.top_ids.shape == (7, 64)
+    for line in range(7):
+        expected = next_logprobs(model, prefix[: 6 + line])
+        torch.testing.assert_close(spread(seen, line), expected, atol=2e-5, rtol=0)
+    fork = backend.open(context)
+    context.truncate(8)
+    torch.testing.assert_close(
+        spread(extend(backend, context, [2])), next_logprobs(model, [*prefix[:8], 2]), atol=2e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        spread(extend(backend, fork, [2])), next_logprobs(model, [*prefix, 2]), atol=2e-5, rtol=0
+    )
+
+
+def test_deferred_tokens_ride_along_in_one_forward() -> None:
+    model = tiny_model("qwen2")
+    backend = TransformersBackend(model)
+    context = backend.open()
+    for token in (3, 4, 5):
+        context.append([token])
+    assert context.forwards == 0
+    seen = extend(backend, context, [6])
+    assert context.forwards == 1 and context.tokens_processed == 4
+    torch.testing.assert_close(spread(seen), next_logprobs(model, [3, 4, 5, 6]), atol=2e-5, rtol=0)
+    context.append([7, 8])
+    context.truncate(5)
+    torch.testing.assert_close(
+        spread(extend(backend, context, [9])), next_logprobs(model, [3, 4, 5, 6, 7, 9]), atol=2e-5, rtol=0
+    )
+
+
+def test_closed_rows_are_reused_without_leaking_content() -> None:
+    model = tiny_model("llama")
+    backend = TransformersBackend(model)
+    first = backend.open()
+    extend(backend, first, list(range(3, 60)))
+    backend.close(first)
+    second = backend.open()
+    assert second.slot == first.slot
+    torch.testing.assert_close(spread(extend(backend, second, [3])), next_logprobs(model, [3]), atol=2e-5, rtol=0)
+
+
+def test_observations() -> None:
+    model = tiny_model("qwen2")
+    forbidden = [0, 60, 61]
+    backend = TransformersBackend(model, forbidden=forbidden)
+    context = backend.open()
+    prompt = [3, 4, 5]
+    observe = Observe(top_k=5, entropy=True, ids=((7, 9),), sampling=Sampling(0.3), hidden=True)
+    seen = extend(backend, context, prompt, observe)
+    expected = next_logprobs(model, prompt, forbidden)
+    assert seen.top_ids[0].tolist() == expected.topk(5).indices.tolist()
+    assert seen.entropy_nats[0] == pytest.approx(float(torch.special.entr(expected.exp()).sum()), abs=1e-5)
+    assert seen.asked_logprobs[0].tolist() == pytest.approx(expected[[7, 9]].tolist(), abs=1e-5)
+    assert seen.sampled_id not in forbidden
+    assert seen.sampled_logprob == pytest.approx(float(expected[seen.sampled_id]), abs=1e-5)
+    with torch.no_grad():
+        states = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(torch.from_numpy(seen.hidden[0]), states[0, -1], atol=1e-5, rtol=0)
+
+
+def test_nan_logits_are_an_error() -> None:
+    model = tiny_model("qwen2")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    backend = TransformersBackend(model)
+    with pytest.raises(S2TError, match="NaN logits"):
+        extend(backend, backend.open(), [3])
+
+
+def test_more_candidates_than_tokens_is_an_error() -> None:
+    backend = TransformersBackend(tiny_model("qwen2"))
+    with pytest.raises(S2TError, match="vocabulary of 64"):
+        extend(backend, backend.open(), [3], Observe(top_k=65))
+
+
+def test_models_that_cannot_roll_back_are_refused_by_layer_type() -> None:
+    from transformers import MambaConfig, MambaForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
+
+    mamba = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4))
+    with pytest.raises(S2TError, match="mamba"):
+        TransformersBackend(mamba)
+    hybrid = Qwen3NextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16, linear_num_key_heads=1, linear_num_value_heads=1, linear_key_head_dim=8,
+        linear_value_head_dim=8, layer_types=["linear_attention", "full_attention"],
+    )  # fmt: skip
+    with pytest.raises(S2TError, match="linear_attention"):
+        TransformersBackend(Qwen3NextForCausalLM(hybrid))
