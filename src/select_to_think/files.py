@@ -1,0 +1,224 @@
+"""Files that survive a kill: atomic writes, an append-only journal, one writer per folder.
+
+Every result of the library is written here, so that a killed process or a full disk never leaves half a file under its
+final name.
+
+Non-goals: what the files mean (see `collect/records.py`, `evaluation/results.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from select_to_think.structures import S2TError
+
+Json = Mapping[str, Any]
+
+
+def unwritable(path: Path, error: OSError) -> S2TError:
+    """The error for a path that cannot be written."""
+    return S2TError(f"cannot write {path}: {error.strerror or error}; free space there or choose another place")
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents. Raises S2TError if that is impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a whole file as UTF-8, as `write_bytes_atomic` does."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file under a temporary name, then rename it: readers see the old or the new file, never a part.
+
+    Raises S2TError if that is impossible; then the old file, if any, is untouched and nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def write_json_atomic(path: Path, value: Json) -> None:
+    """Write one JSON object, indented, atomically. Raises S2TError as `write_text_atomic`; ValueError on NaN."""
+    write_text_atomic(path, json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n")
+
+
+def write_jsonl_atomic(path: Path, records: Iterable[Json]) -> str:
+    """Write one record per line atomically; returns the SHA-256 of the file."""
+    text = "".join(json_line(record) for record in records)
+    write_text_atomic(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_line(record: Json) -> str:
+    """One record as a line of JSON Lines. Raises ValueError on NaN and infinity, which JSON does not have."""
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Read one JSON object. Raises S2TError naming the file and the remedy."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise S2TError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise S2TError(f"{path} is not valid JSON ({error}); {remedy}") from error
+    if not isinstance(value, dict):
+        raise S2TError(f"{path} does not hold a JSON object; {remedy}")
+    return value
+
+
+def parse_lines(path: Path, content: bytes, *, remedy: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of each line of JSON Lines. Raises S2TError at the first broken line."""
+    lines = content.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            reason = "it is empty" if not line.strip() else str(error)
+            raise S2TError(f"{path}, line {number} is not valid JSON ({reason}); {remedy}") from error
+        if not isinstance(value, dict):
+            raise S2TError(f"{path}, line {number} is not a JSON object; {remedy}")
+        yield number, value
+
+
+def read_bytes(path: Path, *, remedy: str) -> bytes:
+    """The whole file. Raises S2TError naming the file and the remedy."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise S2TError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+
+
+class Journal:
+    """An append-only JSON Lines file of finished work.
+
+    Each record reaches the operating system in one write before `append` returns, so killing the process loses at most
+    the record being written. Opening repairs a half-written last line by dropping it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or create `path` and read its records. Raises S2TError if a line before the last is broken."""
+        self.path = path
+        self.records: list[dict[str, Any]] = []
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            remedy = "delete this file to decode its items again"
+            self.records = [record for _, record in parse_lines(path, content[:whole], remedy=remedy)]
+            os.ftruncate(self._file, whole)
+            os.lseek(self._file, 0, os.SEEK_END)
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def append(self, record: Json) -> None:
+        """Add one finished record. Raises S2TError on a full disk; what was appended before stays."""
+        line = memoryview(json_line(record).encode())
+        try:
+            while line:
+                line = line[os.write(self._file, line) :]
+        except OSError as error:
+            raise S2TError(
+                f"cannot write {self.path}: {error.strerror or error}; free space and run the same command again, "
+                "it goes on from here"
+            ) from error
+
+    def replace(self, records: Iterable[Json]) -> None:
+        """Make the journal hold exactly `records`, atomically."""
+        write_jsonl_atomic(self.path, records)
+        os.close(self._file)
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND)
+
+    def remove(self) -> None:
+        """Close and delete the journal: its records stand elsewhere."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process; the lock dies with the process. Raises S2TError if another one holds it.
+
+    Where the platform has no `flock` (Windows) nothing is locked.
+    """
+    make_folder(folder)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise S2TError(
+            f"another process is writing to {folder}; wait for it, or stop it and run this command again"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def require_same_settings(path: Path, before: Json, now: Json) -> None:
+    """Raise S2TError naming what differs if work in `path` was begun with other settings than `now`."""
+    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if changed:
+        shown = ", ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in changed[:3])
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise S2TError(
+            f"{path} was begun with other settings ({shown}{more}); name another folder, or use the old settings"
+        )
+
+
+def _flat(value: Json, prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, entry in value.items():
+        if isinstance(entry, Mapping):
+            flat |= _flat(entry, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = entry
+    return flat
