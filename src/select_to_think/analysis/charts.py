@@ -8,6 +8,7 @@ Non-goals: statistics. Intervals are drawn at 1.96 standard errors, as given in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,11 +67,12 @@ def _beats(other: Row, row: Row, key: str, sign: int) -> bool:
 
 
 def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
-    """Accuracy (0-100 %) against one cost; the Pareto front as a line, its methods filled. Needs at least one row."""
+    """Accuracy against one cost; the Pareto front as a line, its methods filled. Needs at least one row."""
     rows = [row for row in rows if row.get(axis.key) is not None]
     height = 400 if width > 500 else 360
     x = covering([row[axis.key] for row in rows], 48, width - 16)
-    y = Scale(0.0, 1.0, height - 46, 14)
+    lowest = min(max(0.0, row["accuracy"] - margin95(row)) for row in rows)
+    y = Scale(min(0.8, math.floor(5 * lowest) / 5), 1.0, height - 46, 14)
     front = pareto_front(rows, axis)
     labels = Labels(width)
     for row in rows:
@@ -173,17 +175,17 @@ def _tone(llm: bool) -> str:
 
 def accuracy_bar(row: Row) -> Html:
     """A small 0-100 % axis with the accuracy as a dot in its 95 % interval; the numbers stand beside it."""
-    x = Scale(0.0, 1.0, 4, 116)
+    x = Scale(0.0, 1.0, 4, 136)
     accuracy, margin = row["accuracy"], margin95(row)
     low, high = x(max(0.0, accuracy - margin)), x(min(1.0, accuracy + margin))
     drawn = join(
-        line(4, 9, 116, 9, "grid"),
-        *(line(x(tick), 6, x(tick), 12, "grid") for tick in (0.0, 0.5, 1.0)),
+        line(4, 9, 136, 9, "grid"),
+        *(line(x(tick), 5, x(tick), 13, "grid") for tick in (0.0, 0.5, 1.0)),
         line(low, 9, high, 9, "error wide"),
-        mark(x(accuracy), 9, _shape(uses_llm(row)), "mark", 4.0),
+        mark(x(accuracy), 9, _shape(uses_llm(row)), "mark", 2.5),
     )
     return element(
-        "svg", drawn, class_=f"bar on-front {_tone(uses_llm(row))}", viewBox="0 0 120 18", aria_hidden="true"
+        "svg", drawn, class_=f"bar on-front {_tone(uses_llm(row))}", viewBox="0 0 140 18", aria_hidden="true"
     )
 
 

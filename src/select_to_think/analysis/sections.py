@@ -297,7 +297,7 @@ def html_table(table: Table, *, bars: bool = False) -> Html:
 
 
 def _cell(column: Column, row: Row, lead_key: str, bars: bool) -> Html:
-    shown: Any = column.show(row)
+    shown: Any = column.show(row).replace(" ", "\u00a0")
     if column.key == lead_key:
         kind = "dot with-llm" if charts.uses_llm(row) else "dot"
         dot = element("span", class_=kind, aria_hidden="true") if "llm_forwards" in row else None

@@ -92,7 +92,6 @@ RESULT_COLUMNS = (
     RUN,
     METHOD,
     DOMAIN,
-    N,
     ACCURACY,
     Column("trigger_rate", "Triggered", "percent", "Generated tokens at which the trigger fired."),
     Column("flip_rate", "Flips", "percent", "Triggered steps whose choice is not the small model's greedy token."),
@@ -109,6 +108,7 @@ RESULT_COLUMNS = (
         "number",
         "Wall clock per answer, prefill included, at the batch size of the run.",
     ),
+    N,
     Column("cut_off", "Cut off", "count", "Answers that ended at the token limit."),
 )
 HIT_KS = (1, 2, 4, 8, 16, 32)

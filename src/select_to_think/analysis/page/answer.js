@@ -20,6 +20,10 @@ function visible(text) {
   return text.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "(nothing)";
 }
 
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 function number(value, digits) {
   return value === null || value === undefined ? "–" : value.toFixed(digits).replace("-", "−");
 }
@@ -38,7 +42,7 @@ function candidateTable(step) {
     meter.firstChild.style.width = `${(100 * share).toFixed(1)}%`;
     return make("tr", { class: marks.includes("c") ? "chosen" : null },
       make("th", { scope: "row" }, make("code", { text: visible(text) })),
-      make("td", { class: "num" }, meter, `${(100 * share).toFixed(1)} %`),
+      make("td", { class: "num" }, meter, make("span", { class: "share", text: logprob === null ? "–" : `${(100 * share).toFixed(1)} %` })),
       make("td", { class: "num", text: number(logprob, 2) }),
       make("td", { class: "num", text: number(score, 3) }),
       make("td", { text: [...marks].map((mark) => MARKS[mark]).join(", ") }));
@@ -90,7 +94,7 @@ function verdict(right) {
 }
 
 function answerNode(answer, method) {
-  const facts = [`${answer.tokens ?? "?"} tokens`, `${answer.fired} triggered`, `${answer.flips} flips`];
+  const facts = [`${answer.tokens} tokens`, `${answer.fired} triggered`, plural(answer.flips, "flip")];
   if (answer.finish === "length") facts.push("cut off at the token limit");
   const node = make("article", { class: "answer", "aria-label": `Answer of ${method}` },
     make("h4", {}, make("span", { class: "method", text: method }), " ", verdict(answer.right)),

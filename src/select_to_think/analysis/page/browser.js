@@ -71,7 +71,7 @@ function startBrowser(form) {
   function listEntry(item) {
     const { entry } = filters();
     const answer = item.answers[entry];
-    const tags = [changeOf(item, entry), answer.flips ? `${answer.flips} flip${answer.flips > 1 ? "s" : ""}` : null]
+    const tags = [changeOf(item, entry), answer.flips ? plural(answer.flips, "flip") : null]
       .filter(Boolean).join(" · ");
     const button = make("button", { type: "button", class: "pick", "aria-pressed": String(item === state.item), onclick: () => choose(item, true) },
       make("span", { class: answer.right ? "sign right" : "sign wrong", text: answer.right ? "✓" : "✗", "aria-hidden": "true" }),
