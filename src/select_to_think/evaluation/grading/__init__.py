@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from select_to_think.evaluation.grading import maths, number
+from select_to_think.evaluation.grading import boolean, choice, code, maths, number
 from select_to_think.evaluation.grading import text as text_rules
 from select_to_think.evaluation.grading.base import Context, Extraction, Verdict
 from select_to_think.structures import S2TError
@@ -32,6 +32,9 @@ FAMILIES: dict[str, Family] = {
     "text": Family(text_rules.extract, text_rules.compare),
     "number": Family(number.extract, number.compare),
     "math": Family(maths.extract, maths.compare),
+    "choice": Family(choice.extract, choice.compare),
+    "bool": Family(boolean.extract, boolean.compare),
+    "code": Family(code.extract, code.compare),
 }
 
 

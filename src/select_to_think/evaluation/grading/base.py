@@ -104,7 +104,7 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 _ANSWER = re.compile(
     r"\banswers?\b[^.:=\n?!]{0,80}?"
-    r"(?:\b(?:is|are|was|would be|should be|must be|will be|equals|comes to|becomes)\b\s*:?|[:=])",
+    r"(?:\b(?:is|are|was|would be|should be|must be|will be|equals|comes to|becomes)\b\s*:?|[:=])|<answer>",
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"[\s*_]*not\b", re.IGNORECASE)
@@ -117,7 +117,7 @@ def statements(text: str, *, limit: int = 400) -> Iterator[str]:
     "The answer is not 17" says nothing and is left out; of "is not 17 but 18" the part after "but" is given.
     """
     for match in reversed(list(_ANSWER.finditer(text))):
-        tail = text[match.end() : match.end() + limit]
+        tail = text[match.end() : match.end() + limit].split("</answer>", 1)[0]
         if turn := _NOT_BUT.match(tail):
             yield tail[turn.end() :]
         elif not _DENIED.match(tail):
