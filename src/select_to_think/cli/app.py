@@ -1,0 +1,71 @@
+"""The `s2t` program: registers the sub-commands and turns usage errors into one line.
+
+Non-goals: work. Nothing imported here may import torch (a test sees to it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from select_to_think import __version__
+from select_to_think.cli import (
+    calibrate,
+    collect,
+    demo,
+    evaluate,
+    generate,
+    measure,
+    pair,
+    report,
+    train,
+)
+from select_to_think.cli.command import print_error
+from select_to_think.cli.errors import explain
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"s2t {__version__}")
+        raise typer.Exit
+
+
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Small language models that reason with a large one's judgement: the large model selects, the small one proposes.
+
+    Start with `s2t demo`. Every command works on the bundled pair; name your own with --slm and --llm.
+    """
+
+
+def build() -> typer.Typer:
+    """The program with all its commands, in the order in which a newcomer meets them."""
+    app = typer.Typer(name="s2t", no_args_is_help=True, rich_markup_mode="rich", context_settings=HELP)
+    app.callback()(root)
+    for part in (demo, generate, measure, evaluate, report, calibrate, collect, train, pair):
+        part.register(app)
+    return app
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `s2t` with `arguments` (default: those of the process); returns the exit code."""
+    try:
+        code = get_command(build()).main(args=arguments, prog_name="s2t", standalone_mode=False)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "s2t"
+        if line := explain(error):  # empty where typer has printed the help instead
+            print_error(f"{line.rstrip('.')}; see `{where} --help`")
+        return error.exit_code
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,83 @@
+"""`s2t calibrate`: thresholds of the triggers for a pair, from data of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from select_to_think.cli.command import add_command
+from select_to_think.cli.data import PANEL, DataFile, Limit, Split, choose_items, folder_for
+from select_to_think.cli.options import Batching, Models
+from select_to_think.cli.output import Reply
+from select_to_think.cli.progress import progress
+
+if TYPE_CHECKING:
+    from select_to_think.triggers.calibration import Calibration
+
+FILE_NAME = "calibration.json"
+SHOWN_BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+def calibrate(
+    pair: Models,
+    decode: Batching,
+    data: DataFile = None,
+    split: Split = "calibration",
+    limit: Limit = None,
+    with_llm: Annotated[
+        bool, typer.Option("--with-llm/--no-llm", help="Calibrate the KL trigger too, which needs the LLM.")
+    ] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="The calibration file (default: one under runs/).", rich_help_panel=PANEL
+        ),
+    ] = None,
+) -> Reply:
+    """Fit the triggers' thresholds on data that no test uses; give the file to other commands as --calibration."""
+    items = choose_items(pair, data, split, limit)
+    from select_to_think.evaluation.calibrate import calibrate as run
+    from select_to_think.evaluation.calibrate import save_calibration
+    from select_to_think.evaluation.items import refuse_test
+    from select_to_think.files import make_folder
+    from select_to_think.session import Session
+
+    refuse_test(items, purpose="calibrate on", source=data)
+    path = out or folder_for("calibrate", None, pair, decode, data, split, limit, with_llm) / FILE_NAME
+    make_folder(path.parent)
+    with progress("calibrating") as report:
+        calibration = run(Session.load(pair), items, decode=decode, with_llm=with_llm, progress=report)
+    save_calibration(calibration, path)
+    thresholds = {
+        trigger: {f"{budget:g}": calibration.threshold(trigger, budget) for budget in SHOWN_BUDGETS}
+        for trigger in calibration.quantiles
+    }
+    payload = {
+        "schema": 1,
+        "calibration": str(path),
+        "n_items": len(items),
+        "n_steps": calibration.n_steps,
+        "thresholds": thresholds,
+    }
+    return Reply(payload, lambda console: show(console, path, calibration))
+
+
+def show(console: Console, path: Path, calibration: Calibration) -> None:
+    """Thresholds at some budgets."""
+    table = Table(title=f"thresholds over {calibration.n_steps:,} steps", title_justify="left")
+    table.add_column("trigger")
+    for budget in SHOWN_BUDGETS:
+        table.add_column(f"{100 * budget:g} %", justify="right")
+    for trigger in calibration.quantiles:
+        table.add_row(trigger, *(f"{calibration.threshold(trigger, budget):.4g}" for budget in SHOWN_BUDGETS))
+    console.print(table)
+    console.print(f"calibration: {path}", markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `s2t calibrate`."""
+    add_command(app, "calibrate", calibrate)

@@ -1,0 +1,72 @@
+"""The frame around every sub-command: flags from configurations, `--json`, errors, Ctrl-C.
+
+Non-goals: what the commands do.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
+from select_to_think.cli.options import flatten
+from select_to_think.cli.output import Reply, notes, only_the_result, write_reply
+
+JSON_FLAG = inspect.Parameter(
+    "json",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")],
+)
+
+Command = Callable[..., Reply]
+
+
+AGAIN = "run the same command again to go on from here"
+
+
+def add_command(app: typer.Typer, name: str, function: Command, *, resume: str = "nothing was written") -> None:
+    """Register `function` as `s2t ... name`. `resume` tells a person who pressed Ctrl-C how to go on."""
+    work = flatten(function)
+    signature = inspect.signature(work)
+
+    def run(json: bool, **flags: Any) -> None:
+        quiet_libraries()
+        try:
+            with only_the_result(json) as stdout:
+                write_reply(work(**flags), stdout, json)
+        except KeyboardInterrupt:
+            notes().print(f"stopped; {resume}", markup=False, soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # the reader, such as `head`, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except Exception as error:
+            line = explain(error)
+            if line is None:
+                raise
+            print_error(line)
+            raise typer.Exit(USER_ERROR) from None
+
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), JSON_FLAG])  # type: ignore[attr-defined]
+    run.__annotations__ = {**work.__annotations__, "json": JSON_FLAG.annotation}
+    run.__doc__ = inspect.getdoc(function)
+    app.command(name)(run)
+
+
+def print_error(line: str) -> None:
+    """One line on stderr that starts with `error:`."""
+    screen = notes()
+    screen.print("error:", style="bold red", end=" ")
+    screen.print(line, markup=False, soft_wrap=True)
+
+
+def quiet_libraries() -> None:
+    """Keep the messages of other libraries to errors, unless the environment asks for more."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,65 @@
+"""`s2t measure`: how often the LLM's choice is already among the SLM's top-k."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from select_to_think.cli.command import add_command
+from select_to_think.cli.data import DataFile, Limit, Out, Split, choose_items
+from select_to_think.cli.options import Batching, Models, Only
+from select_to_think.cli.output import Reply
+from select_to_think.cli.progress import progress
+from select_to_think.config import SelectConfig
+
+
+def measure(
+    pair: Models,
+    decode: Batching,
+    select: Annotated[SelectConfig, Only(("trigger_budget", "candidates"))],
+    data: DataFile = None,
+    split: Split = "test",
+    limit: Limit = None,
+    out: Out = None,
+) -> Reply:
+    """Local sufficiency: at the steps where the models differ most, is the LLM's token in the SLM's top-k (Hit@k)?
+
+    With --out, the table is written there too, and `s2t report` shows it.
+    """
+    items = choose_items(pair, data, split, limit)
+    from select_to_think.analysis.runs import MEASURE
+    from select_to_think.evaluation.measure import measure as run
+    from select_to_think.files import make_folder, write_json_atomic
+    from select_to_think.session import Session
+
+    if out is not None:
+        make_folder(out)
+    with progress("measuring") as report:
+        found = run(
+            Session.load(pair),
+            items,
+            trigger_budget=select.trigger_budget,
+            candidates=select.candidates,
+            decode=decode,
+            progress=report,
+        )
+    payload = found.to_json()
+    if out is not None:
+        write_json_atomic(out / MEASURE, payload)
+    return Reply(payload, lambda console: show(console, payload))
+
+
+def show(console: Console, payload: dict[str, Any]) -> None:
+    """Hit@k per domain."""
+    from select_to_think.analysis.runs import Run
+    from select_to_think.analysis.tables import hit_table, to_rich
+
+    run = Run("measure", rows=(), provenance=payload["provenance"], records={}, measure=payload)
+    console.print(to_rich(hit_table([run])))
+
+
+def register(app: typer.Typer) -> None:
+    """Add `s2t measure`."""
+    add_command(app, "measure", measure)

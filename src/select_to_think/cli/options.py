@@ -1,0 +1,150 @@
+"""Command-line flags made from the dataclasses of `config`, so that a default, its range and its help are written once.
+
+A command takes whole configurations: `def measure(pair: PairConfig, decode: DecodeConfig)`. `flatten` gives it the
+signature that typer reads (one flag per field) and puts the configurations together again before the call.
+
+Non-goals: reading files, checking values (the dataclasses do).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+from rich.markup import escape
+
+from select_to_think.config import (
+    Checked,
+    CollectConfig,
+    DecodeConfig,
+    PairConfig,
+    ScorerConfig,
+    SelectConfig,
+    TriggerTrainConfig,
+)
+from select_to_think.structures import unknown_name
+
+PANELS = {
+    PairConfig: "Models",
+    DecodeConfig: "Decoding",
+    SelectConfig: "Selection",
+    CollectConfig: "Collection",
+    ScorerConfig: "Training",
+    TriggerTrainConfig: "Training",
+}
+
+METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT"}
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Only:
+    """Marks a configuration of which a command uses only some fields; the others keep their defaults.
+
+    `defaults` replaces defaults for this command, where another one suits it better.
+    """
+
+    names: tuple[str, ...] = ()
+    defaults: tuple[tuple[str, Any], ...] = ()
+
+
+MODELS = ("pair", "slm", "llm", "device", "dtype", "trust_remote_code")
+Models = Annotated[PairConfig, Only(MODELS)]
+CalibratedModels = Annotated[PairConfig, Only((*MODELS, "calibration"))]
+Batching = Annotated[DecodeConfig, Only(("max_new_tokens", "max_batch", "seed"))]
+
+
+def flag_type(hint: Any) -> tuple[Any, tuple[str, ...]]:
+    """What typer should parse for a field's type, and the allowed names if it is a `Literal`."""
+    if get_origin(hint) is Literal:
+        return str, get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        inner, names = flag_type(next(part for part in get_args(hint) if part is not NoneType))
+        return inner | None, names
+    return hint, ()
+
+
+def flag(spec: Any, hint: Any, default: Any, panel: str) -> inspect.Parameter:
+    """One keyword parameter for typer from one dataclass field. The dataclass itself checks the range."""
+    parsed, names = flag_type(hint)
+    dashed = spec.name.replace("_", "-")
+    option = typer.Option(
+        f"--{dashed}/--no-{dashed}" if default is True else f"--{dashed}",
+        help=escape(f"{spec.metadata['help']}{bounds(spec)}"),
+        metavar=None if parsed is bool else "NAME" if names else METAVARS.get(parsed, "TEXT"),
+        autocompletion=(lambda: names) if names else None,
+        rich_help_panel=panel,
+    )
+    return inspect.Parameter(
+        spec.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[parsed, option]
+    )
+
+
+def bounds(spec: Any) -> str:
+    """The allowed range of a field as its help text shows it."""
+    low, high = spec.metadata["low"], spec.metadata["high"]
+    if low is None:
+        return ""
+    return f" [at least {low:g}]" if high is None else f" [{low:g} to {high:g}]"
+
+
+def check_names(cls: type[Checked], values: dict[str, Any]) -> None:
+    """Refuse a name outside a field's `Literal`, with the nearest suggestion."""
+    for name, hint in get_type_hints(cls).items():
+        allowed = flag_type(hint)[1]
+        if allowed and name in values and values[name] not in (*allowed, None):
+            raise unknown_name(name.replace("_", " "), values[name], allowed)
+
+
+def chosen_fields(cls: type[Checked], only: Only | None) -> list[tuple[Any, Any]]:
+    """The fields of a configuration that a command offers, each with its default there."""
+    replaced = dict(only.defaults) if only else {}
+    wanted = [f for f in fields(cls) if only is None or not only.names or f.name in only.names]  # type: ignore[arg-type]
+    return [(f, replaced.get(f.name, f.default)) for f in wanted]
+
+
+def config_of(annotation: Any) -> tuple[type[Checked], Only | None] | None:
+    """The configuration class of a parameter and what of it is used, or None for any other parameter."""
+    cls, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if not (isinstance(cls, type) and issubclass(cls, Checked)):
+        return None
+    return cls, next((mark for mark in marks if isinstance(mark, Only)), None)
+
+
+def flatten(function: Callable[..., Result], extra: Sequence[inspect.Parameter] = ()) -> Callable[..., Result]:
+    """A function with one keyword per flag that calls `function` with whole configurations.
+
+    `extra` parameters are shown to typer too and are passed through untouched.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    configs: dict[str, tuple[type[Checked], list[tuple[Any, Any]]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        found = config_of(hints[parameter.name])
+        if found is None:
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=kind))
+            continue
+        cls, only = found
+        offered = chosen_fields(cls, only)
+        configs[parameter.name] = (cls, offered)
+        field_types = get_type_hints(cls)
+        parameters += [flag(spec, field_types[spec.name], default, PANELS[cls]) for spec, default in offered]
+
+    def call(**values: Any) -> Result:
+        for name, (cls, offered) in configs.items():
+            settings = {spec.name: values.pop(spec.name) for spec, _ in offered}
+            check_names(cls, settings)
+            values[name] = cls(**settings)
+        return function(**values)
+
+    parameters += extra
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    call.__name__, call.__doc__, call.__module__ = function.__name__, function.__doc__, function.__module__
+    return call

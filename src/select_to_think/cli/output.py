@@ -1,0 +1,91 @@
+"""What a command shows: results on stdout, everything else on stderr.
+
+With `--json`, stdout holds exactly one JSON object; whatever else is printed meanwhile, by Python or by native code,
+goes to stderr. Colours and moving bars appear only on a terminal, and not under NO_COLOR.
+
+Non-goals: what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from rich.console import Console
+
+PIPED_WIDTH = 140  # columns of a table that no terminal limits
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a command answers: `payload` for `--json`, `show` for a person."""
+
+    payload: dict[str, Any]
+    show: Callable[[Console], None]
+
+
+def console(stream: TextIO) -> Console:
+    """A rich console on `stream`: the terminal's width, or wide enough for a table where there is none."""
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON does not have (NaN and infinity)."""
+    if isinstance(value, dict):
+        return {str(key): finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_reply(reply: Reply, stream: TextIO, as_json: bool) -> None:
+    """Write the answer of a command to `stream`."""
+    if as_json:
+        stream.write(json.dumps(finite(reply.payload), ensure_ascii=False, allow_nan=False) + "\n")
+    else:
+        reply.show(console(stream))
+    stream.flush()
+
+
+def notes() -> Console:
+    """The console for everything that is not the result (stderr)."""
+    return console(sys.stderr)
+
+
+def note(text: str) -> None:
+    """Tell a person something that is not the result; on stderr."""
+    notes().print(text, style="dim", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def only_the_result(enabled: bool) -> Iterator[TextIO]:
+    """Yield the stream for the result; while `enabled`, all other output to stdout is sent to stderr."""
+    stdout = sys.stdout
+    if not enabled:
+        yield stdout
+        return
+    stdout.flush()
+    try:
+        descriptor = stdout.fileno()
+    except (AttributeError, io.UnsupportedOperation):  # a captured stream without a descriptor
+        with redirect_stdout(sys.stderr):
+            yield stdout
+        return
+    saved = os.dup(descriptor)
+    try:
+        os.dup2(sys.stderr.fileno(), descriptor)
+        with redirect_stdout(sys.stderr), os.fdopen(os.dup(saved), "w", encoding="utf-8") as result:
+            yield result
+    finally:
+        os.dup2(saved, descriptor)
+        os.close(saved)

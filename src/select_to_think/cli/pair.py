@@ -1,0 +1,110 @@
+"""`s2t pair`: train the bundled pair again, or look at it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast, get_args
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from select_to_think.cli.command import AGAIN, add_command
+from select_to_think.cli.output import Reply, note
+from select_to_think.structures import unknown_name
+
+Which = Literal["slm", "llm", "both"]
+ROLES = ("slm", "llm")
+DEVICES = "cpu or cuda."
+MEBI = 1024 * 1024
+
+
+def train(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where slm/ and llm/ are written.")] = Path(
+        "runs/pair"
+    ),
+    which: Annotated[str, typer.Option("--which", metavar="NAME", help="slm, llm or both.")] = "both",
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="INT", min=1, help="Optimiser steps (default: the recipe's).")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="TEXT", help=DEVICES)] = "cpu",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start again instead of going on from a checkpoint.")] = False,
+) -> Reply:
+    """Train the bundled pair from scratch by its recipe: hours on a CPU, minutes on a GPU.
+
+    A run that was stopped goes on from its last checkpoint.
+    """
+    known = get_args(Which)
+    if which not in known:
+        raise unknown_name("model", which, known)
+    from select_to_think.pairs.training import train_pair
+
+    note(f"training {which} into {out}")
+    train_pair(out, which=cast(Which, which), steps=steps, device=device, resume=not fresh)
+    folders = [str(out / name) for name in ROLES if (out / name).is_dir()]
+    return Reply({"schema": 1, "models": folders}, lambda console: console.print("\n".join(folders), markup=False))
+
+
+def info(
+    pair: Annotated[str, typer.Option("--pair", metavar="TEXT", help="A bundled pair by name.")] = "demo",
+) -> Reply:
+    """Say what a bundled pair holds: models, sizes, problems, scorers."""
+    from select_to_think.pairs.problems import DOMAINS, SPLIT_PERMILLE, SPLIT_SIZES
+    from select_to_think.session import bundled_folder
+
+    folder = bundled_folder(pair)
+    payload = {
+        "schema": 1,
+        "pair": pair,
+        "folder": str(folder),
+        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        "models": {role: model_facts(folder / role) for role in ROLES},
+        "scorers": sorted(path.name for path in (folder / "scorers").glob("*") if path.is_dir()),
+        "domains": list(DOMAINS),
+        "problems_per_domain": {split: SPLIT_SIZES.get(split) for split in SPLIT_PERMILLE},
+    }
+    return Reply(payload, lambda console: show(console, payload))
+
+
+def model_facts(folder: Path) -> dict[str, Any]:
+    """Architecture, shape and number of parameters of a checkpoint, read from its files without loading it."""
+    from safetensors import safe_open
+
+    from select_to_think.files import read_json
+
+    config = read_json(folder / "config.json", remedy="train the pair with `s2t pair train`")
+    parameters = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "np") as weights:
+            parameters += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return {
+        "architecture": config["architectures"][0],
+        "parameters": parameters,
+        "layers": config["num_hidden_layers"],
+        "hidden_size": config["hidden_size"],
+        "vocab_size": config["vocab_size"],
+        "max_positions": config["max_position_embeddings"],
+    }
+
+
+def show(console: Console, payload: dict[str, Any]) -> None:
+    """The pair as two small tables."""
+    table = Table(title=f"pair {payload['pair']} ({payload['bytes'] / MEBI:.1f} MiB)", title_justify="left")
+    for heading in ("model", "architecture", "parameters", "layers", "hidden", "vocabulary", "context"):
+        table.add_column(heading, justify="left" if heading in ("model", "architecture") else "right")
+    for role, facts in payload["models"].items():
+        table.add_row(role, *(f"{value:,}" if isinstance(value, int) else value for value in facts.values()))
+    console.print(table)
+    sizes = ", ".join(f"{split} {count or 'endless'}" for split, count in payload["problems_per_domain"].items())
+    console.print(f"problems per domain ({', '.join(payload['domains'])}): {sizes}", markup=False)
+    console.print(f"scorers: {', '.join(payload['scorers']) or 'none'}", markup=False)
+    console.print(f"folder: {payload['folder']}", markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `s2t pair train` and `s2t pair info`."""
+    group = typer.Typer(no_args_is_help=True, help="The bundled pair: train it again, or look at it.")
+    add_command(group, "train", train, resume=AGAIN)
+    add_command(group, "info", info)
+    app.add_typer(group, name="pair")

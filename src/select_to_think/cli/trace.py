@@ -1,0 +1,118 @@
+"""An answer as a person reads it: triggered steps underlined, flips in colour, and a table of what was weighed.
+
+Without colours the marks are brackets: `[word]` for a triggered step, `[greedy -> choice]` for a flip.
+
+Non-goals: the JSON form of a trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from select_to_think.structures import Generation, StepRecord
+
+Decode = Callable[[Sequence[int]], str]
+
+TABLE_ROWS = 24
+SHOWN_CANDIDATES = 8
+KEPT = "underline"
+FLIPPED = "bold underline magenta"
+
+
+def pieces(decode: Decode, tokens: Sequence[int]) -> list[str]:
+    """The text that each token adds; together they are the decoded whole.
+
+    A token that ends inside a character adds nothing yet; the one that completes the character adds all of it.
+    """
+    texts, start, read = [], 0, 0
+    for end in range(1, len(tokens) + 1):
+        before, after = decode(tokens[start:read]), decode(tokens[start:end])
+        if len(after) <= len(before) or after.endswith("\ufffd"):
+            texts.append("")
+            continue
+        texts.append(after[len(before) :])
+        start, read = read, end
+    return texts
+
+
+def spelt(decode: Decode, token: int | None) -> str:
+    """One token on its own, with blanks made visible."""
+    if token is None:
+        return ""
+    text = decode([token])
+    return text.strip() or repr(text)
+
+
+def marked(generation: Generation, decode: Decode, *, colours: bool) -> Text:
+    """The answer with its triggered steps marked."""
+    answer = Text()
+    for step, piece in zip(generation.steps, pieces(decode, generation.tokens), strict=True):
+        blank, word = piece[: len(piece) - len(piece.lstrip())], piece.lstrip()
+        answer.append(blank)
+        if not step.fired or not word:
+            answer.append(word)
+        elif colours:
+            answer.append(word, style=FLIPPED if step.flip else KEPT)
+        elif step.flip:
+            answer.append(f"[{spelt(decode, step.greedy_token)} -> {word}]")
+        else:
+            answer.append(f"[{word}]")
+    return answer
+
+
+def legend(*, colours: bool) -> Text:
+    """What the marks mean."""
+    if not colours:
+        return Text("[word] triggered step, choice = greedy   [greedy -> choice] flip")
+    return Text.assemble(
+        ("triggered step", KEPT), ", the choice is the greedy token   ", ("flip", FLIPPED), ", another was chosen"
+    )
+
+
+def weighed(generation: Generation, decode: Decode) -> Table:
+    """A table of the triggered steps: who chose what among which candidates (score, or log-probability, in nats)."""
+    table = Table(title="triggered steps", title_justify="left", box=None, pad_edge=False)
+    for heading in ("step", "statistic", "greedy", "choice", "by", "candidates: score"):
+        table.add_column(heading, justify="right" if heading in ("step", "statistic") else "left")
+    fired = [(index, step) for index, step in enumerate(generation.steps) if step.fired]
+    for index, step in fired[:TABLE_ROWS]:
+        statistic = "" if step.statistic is None else f"{step.statistic:.3f}"
+        choice = Text(spelt(decode, step.token), style=FLIPPED if step.flip else "")
+        table.add_row(
+            str(index),
+            statistic,
+            Text(spelt(decode, step.greedy_token)),
+            choice,
+            step.chooser,
+            candidates(step, decode),
+        )
+    if len(fired) > TABLE_ROWS:
+        table.caption = f"{len(fired) - TABLE_ROWS} more; --json has them all"
+    return table
+
+
+def candidates(step: StepRecord, decode: Decode) -> Text:
+    """The best candidates of one step, with what decided between them."""
+    values = step.scores or step.candidate_logprobs
+    ranked = sorted(zip(step.candidates, values, strict=True), key=lambda pair: -pair[1])
+    return Text("  ".join(f"{spelt(decode, token)}: {value:.2f}" for token, value in ranked[:SHOWN_CANDIDATES]))
+
+
+def show_generation(console: Console, question: str, generation: Generation, decode: Decode) -> None:
+    """Question, marked answer, legend, and the table of triggered steps."""
+    colours = console.color_system is not None
+    console.print(Text(question, style="dim"), soft_wrap=True)
+    console.print(marked(generation, decode, colours=colours), soft_wrap=True)
+    if generation.votes:
+        console.print(Text(f"votes: {', '.join(generation.votes)}"), soft_wrap=True)
+    if generation.fired_count:
+        console.print()
+        console.print(legend(colours=colours), style="dim")
+        console.print()
+        console.print(weighed(generation, decode))
+    if generation.finish_reason == "length":
+        console.print(Text("the answer was cut off; raise --max-new-tokens", style="yellow"))

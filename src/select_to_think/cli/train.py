@@ -1,0 +1,125 @@
+"""`s2t train`: the scorer of s2t-local, and the learned trigger, from a collection."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from select_to_think.cli.command import add_command
+from select_to_think.cli.options import Only
+from select_to_think.cli.output import Reply
+from select_to_think.cli.progress import progress
+from select_to_think.config import PairConfig, ScorerConfig, TriggerTrainConfig
+
+if TYPE_CHECKING:
+    from select_to_think.collect.records import Trajectory
+
+SmallModel = Annotated[PairConfig, Only(("pair", "slm", "device", "dtype", "trust_remote_code"))]
+Collections = Annotated[
+    list[Path], typer.Option("--collection", metavar="FOLDER", help="What `s2t collect` wrote; may be given again.")
+]
+Validation = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--validation", metavar="FOLDER", help="A collection to validate on (default: hold out a tenth of the items)."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="INT", min=0, help="Seed of start and order.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training beside --out.")]
+RESUME_HINT = "add --resume to the same command to go on from the last checkpoint"
+
+
+def trajectories(folders: list[Path]) -> Iterator[Trajectory]:
+    """Every trajectory of several collections."""
+    from select_to_think.collect.records import read_trajectories
+
+    return itertools.chain.from_iterable(map(read_trajectories, folders))
+
+
+def scorer(
+    pair: SmallModel,
+    config: ScorerConfig,
+    collection: Collections,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new scorer folder.")],
+    validation: Validation = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> Reply:
+    """Train the scorer with which the SLM selects among its own candidates (s2t-local)."""
+    from select_to_think.session import Session
+    from select_to_think.training.scorer import train_scorer
+
+    with progress("training the scorer") as report:
+        summary = train_scorer(
+            Session.load(pair).slm,
+            trajectories(collection),
+            config,
+            out,
+            seed=seed,
+            resume=resume,
+            validation=trajectories(validation) if validation else None,
+            progress=report,
+        )
+    payload = {"schema": 1, "scorer": str(out), "mode": config.mode, "score": config.score, **summary}
+    return Reply(payload, lambda console: show_scorer(console, payload))
+
+
+def show_scorer(console: Console, payload: dict[str, Any]) -> None:
+    """One line per epoch, and what to do next."""
+    table = Table(title=f"{payload['mode']} scorer, {payload['score']} score", title_justify="left")
+    for heading in ("epoch", "train loss", "validation loss", "agree_at_1", "Spearman"):
+        table.add_column(heading, justify="right")
+    for epoch in payload["epochs"]:
+        values = (epoch["train_loss"], epoch["loss"], epoch["agree_at_1"], epoch["spearman"])
+        table.add_row(f"{epoch['epoch']:g}", *(f"{value:.4f}" for value in values))
+    console.print(table)
+    console.print(
+        f"greedy agrees with the LLM's choice at {payload['greedy_agree_at_1']:.3f} of the held-out groups, "
+        f"the scorer at {payload['agree_at_1']:.3f}; {payload['trainable_parameters']:,} parameters, "
+        f"{payload['groups']:,} groups, {payload['seconds']:.0f} s",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"scorer: {payload['scorer']}", markup=False, soft_wrap=True)
+
+
+def trigger(
+    pair: SmallModel,
+    config: TriggerTrainConfig,
+    collection: Collections,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new folder of the trigger.")],
+    seed: Seed = 0,
+) -> Reply:
+    """Train a head on the SLM's hidden state that predicts where the KL trigger would fire, without an LLM."""
+    from select_to_think.session import Session
+    from select_to_think.training.trigger import train_trigger
+
+    with progress("training the trigger") as report:
+        summary = train_trigger(
+            Session.load(pair).slm, trajectories(collection), config, out, seed=seed, progress=report
+        )
+    payload = {"schema": 1, "trigger": str(out), **summary}
+    return Reply(payload, lambda console: show_trigger(console, payload))
+
+
+def show_trigger(console: Console, payload: dict[str, Any]) -> None:
+    """How well the head predicts the KL trigger on items that nothing was fitted to."""
+    table = Table(title="learned trigger, on held-out items", title_justify="left", show_header=False, box=None)
+    for name in ("trigger_budget", "spent_budget", "precision", "recall", "roc_auc"):
+        table.add_row(name, f"{payload[name]:.3f}")
+    console.print(table)
+    console.print(f"trigger: {payload['trigger']}", markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `s2t train scorer` and `s2t train trigger`."""
+    group = typer.Typer(no_args_is_help=True, help="Train the scorer of s2t-local, or the learned trigger.")
+    add_command(group, "scorer", scorer, resume=RESUME_HINT)
+    add_command(group, "trigger", trigger)
+    app.add_typer(group, name="train")
