@@ -34,9 +34,16 @@ def bucketed_kl(llm: Tensor, slm: Tensor, support: int) -> float:
 
 
 def select_to_think(
-    slm: torch.nn.Module, llm: torch.nn.Module, prompt: Sequence[int], new: int, stop: set[int], threshold: float, k: int,
-    support: int, takeover: bool = False,
-) -> list[int]:  # fmt: skip
+    slm: torch.nn.Module,
+    llm: torch.nn.Module,
+    prompt: Sequence[int],
+    new: int,
+    stop: set[int],
+    threshold: float,
+    k: int,
+    support: int,
+    takeover: bool = False,
+) -> list[int]:
     """S2T with the KL trigger: both models over the whole prefix at every token."""
     out: list[int] = []
     while len(out) < new and not (out and out[-1] in stop):

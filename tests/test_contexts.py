@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference import next_logprobs
-from tiny import ARCHITECTURES, tiny_model
 
+from reference import next_logprobs
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.structures import Branch, Extend, Observe, S2TError, Sampling
+from tiny import ARCHITECTURES, tiny_model
 
 WHOLE = Observe(top_k=64)
 CASES = [(arch, tie) for arch in ARCHITECTURES for tie in (False, True)]

@@ -1,7 +1,7 @@
 """Training forwards with every candidate of every group as a leaf of one packed sequence.
 
-Equal in value and gradient to one row per candidate: a leaf takes the position that its candidate would have, sees the
-prefix strictly before that position and itself, and nothing else. One forward per trajectory replaces one per candidate.
+Equal in value and gradient to one row per candidate: a leaf takes the position that its candidate would have and sees the
+prefix strictly before it, itself, and nothing else. One forward per trajectory replaces one per candidate.
 
 Non-goals: losses and loops (`training/`), inference (`transformers_backend.py`).
 """
@@ -46,14 +46,12 @@ def packed_forward(model: PreTrainedModel, leaves: Leaves, *, logits: bool = Fal
 
     Naive form: for each leaf, `model(prefix[:position] + [leaf])` and the last hidden state.
     """
-    batch, length = leaves.prefix_ids.shape
-    index = torch.arange(length, device=leaves.ids.device).expand(batch, length)  # (B, L)
-    positions = torch.cat([index, leaves.positions], 1)  # (B, L + N)
-    limit = torch.cat([index, leaves.positions - 1], 1)  # (B, L + N)
+    length = leaves.prefix_ids.shape[1]
+    prefix = torch.arange(length, device=leaves.ids.device)
     inputs = {
         "input_ids": torch.cat([leaves.prefix_ids, leaves.ids], 1),
-        "position_ids": positions,
-        "attention_mask": attention_masks(model, lambda window: leaf_mask(positions, limit, length, model.dtype, window)),
+        "position_ids": torch.cat([prefix.expand(len(leaves.ids), -1), leaves.positions], 1),
+        "attention_mask": attention_masks(model, lambda window: packed_mask(leaves, model.dtype, window)),
         "use_cache": False,
     }
     if not logits:
@@ -61,7 +59,7 @@ def packed_forward(model: PreTrainedModel, leaves: Leaves, *, logits: bool = Fal
     seen: list[Tensor] = []
     hook = model.base_model.register_forward_hook(lambda _m, _a, out: seen.append(out.last_hidden_state))
     try:
-        prefix_logits = model(**inputs, logits_to_keep=torch.arange(length, device=leaves.ids.device)).logits
+        prefix_logits = model(**inputs, logits_to_keep=prefix).logits
     finally:
         hook.remove()
     return seen[0][:, length:][leaves.real], prefix_logits
@@ -71,36 +69,86 @@ def base_leaf_forward(model: PreTrainedModel, switch: Switch, leaves: Leaves) ->
     """Activated mode: the prefix on base weights without gradient, then one forward of all leaves with the adapter on.
 
     Returns the leaves' hidden states after the final norm, (real leaves, H); gradients reach the adapter through the
-    leaves only. Leaves the adapter active.
+    leaves only. The adapter is left active.
 
     Naive form: run `prefix[:position]` with the adapter off, switch it on, run the leaf on that cache.
     """
-    length = leaves.prefix_ids.shape[1]
-    cache = DynamicCache()  # without the config: plain layers that keep everything, windows are the masks' business
+    cache = DynamicCache()  # without the config: layers that keep everything; windows are the masks' business
     switch.set_active(False)
     try:
         with torch.no_grad():
             model.base_model(input_ids=leaves.prefix_ids, past_key_values=cache, use_cache=True)
     finally:
         switch.set_active(True)
-    masks = attention_masks(
-        model, lambda window: leaf_mask(leaves.positions, leaves.positions - 1, length, model.dtype, window)
-    )
     out = model.base_model(
         input_ids=leaves.ids,
         position_ids=leaves.positions,
-        attention_mask=masks,
+        attention_mask=attention_masks(model, lambda window: leaf_mask(leaves, model.dtype, window)),
         past_key_values=cache,
         use_cache=True,
     )
-    return out.last_hidden_state[leaves.real]
+    hidden: Tensor = out.last_hidden_state
+    return hidden[leaves.real]
 
 
-def leaf_mask(positions: Tensor, limit: Tensor, length: int, dtype: torch.dtype, window: int | None) -> Tensor:
-    """Additive float mask (B, 1, T, L + N) for T queries, of which the last N are leaves (T = N or T = L + N).
+def leaf_mask(leaves: Leaves, dtype: torch.dtype, window: int | None) -> Tensor:
+    """Additive float mask (B, 1, N, L + N): each leaf sees the prefix before its position, and itself.
 
-    A query at `positions` (B, T) sees the prefix slots up to `limit` (B, T), within `window` positions, and a leaf sees
-    itself. A float mask, because a boolean one is silently wrong with eager attention.
+    `window` counts positions, itself included. Float, because a boolean mask is silently wrong with eager attention.
     """
-    count = positions.shape[1] if positions.shape[1] <= length else positions.shape[1] - length
-    return _leaf_mask(positions, limit, length, count, dtype, window)
+    slots = torch.arange(leaves.prefix_ids.shape[1], device=leaves.ids.device)  # (L,)
+    before = slots < leaves.positions[..., None]  # (B, N, L)
+    if window is not None:
+        before &= slots > leaves.positions[..., None] - window
+    batch, count = leaves.ids.shape
+    itself = torch.eye(count, dtype=torch.bool, device=leaves.ids.device).expand(batch, -1, -1)
+    return additive(torch.cat([before, itself], -1), dtype)
+
+
+def packed_mask(leaves: Leaves, dtype: torch.dtype, window: int | None) -> Tensor:
+    """Additive float mask (B, 1, L + N, L + N): a causal prefix above the rows of `leaf_mask`."""
+    batch, length = leaves.prefix_ids.shape
+    slots = torch.arange(length, device=leaves.ids.device)
+    causal = slots <= slots[:, None]  # (L, L)
+    if window is not None:
+        causal &= slots > slots[:, None] - window
+    rows = torch.nn.functional.pad(causal, (0, leaves.ids.shape[1])).expand(batch, 1, -1, -1)
+    return torch.cat([additive(rows[:, 0], dtype), leaf_mask(leaves, dtype, window)], 2)
+
+
+def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, T, S) bool -> (B, 1, T, S): 0 where visible, the type's minimum elsewhere."""
+    mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype, device=visible.device)
+    return mask.masked_fill_(visible, 0)[:, None]
+
+
+def attention_masks(model: PreTrainedModel, build: Callable[[int | None], Tensor]) -> Any:
+    """`build(window)` for each attention kind of the model, in the form that its forward takes.
+
+    Models that list their layer types take a dictionary, also when all layers are of one kind.
+    """
+    config = model.config.get_text_config()
+    kinds = sorted(set(layer_types(model)))
+    masks = {kind: build(config.sliding_window if kind == "sliding_attention" else None) for kind in kinds}
+    return masks if getattr(config, "layer_types", None) is not None else masks[kinds[0]]
+
+
+def plain_forward(model: PreTrainedModel, rows: Leaves) -> Tensor:
+    """One ordinary causal row per leaf, in the model's present state: (rows, H), the reference of `packed_forward`.
+
+    `rows` holds one leaf a row (see `one_row_per_leaf`).
+    """
+    ids = torch.nn.functional.pad(rows.prefix_ids, (0, 1)).scatter(1, rows.positions, rows.ids)  # (R, L + 1)
+    hidden: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return hidden[torch.arange(len(ids), device=ids.device), rows.positions[:, 0]]
+
+
+def one_row_per_leaf(leaves: Leaves) -> Leaves:
+    """The same leaves, each with a copy of its prefix: as many rows as leaves, N = 1."""
+    rows = torch.arange(len(leaves.ids), device=leaves.ids.device).repeat_interleave(leaves.counts)
+    return Leaves(
+        prefix_ids=leaves.prefix_ids[rows],
+        ids=leaves.ids[leaves.real][:, None],
+        positions=leaves.positions[leaves.real][:, None],
+        counts=torch.ones_like(rows),
+    )

@@ -100,6 +100,7 @@ class TransformersBackend:
         self.buffer = KVBuffer(len(self.kinds), rows=1, slots=256)
         self.free = [0]
 
+    @torch.inference_mode()
     def open(self, parent: Context | None = None) -> Context:
         """A new context: empty, or a copy of `parent`."""
         if not self.free:
