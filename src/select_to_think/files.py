@@ -175,9 +175,10 @@ class Journal:
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; the lock dies with the process. Raises S2TError if another one holds it.
+    """Hold `folder` for this process, and clear away what killed ones left half-written.
 
-    Where the platform has no `flock` (Windows) nothing is locked.
+    The lock dies with the process. Raises S2TError if another one holds it. Where the platform has no `flock` (Windows)
+    nothing is locked.
     """
     make_folder(folder)
     if sys.platform == "win32":
@@ -196,6 +197,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     except OSError:
         pass  # a file system without locks
     try:
+        for stale in folder.glob(".*.tmp"):
+            stale.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)

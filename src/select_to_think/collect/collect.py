@@ -1,0 +1,200 @@
+"""On-policy collection: where does the SLM go under `s2t`, and what would the LLM have it choose there?
+
+Each item is rolled out by `s2t`, one forward of each model labels the whole rollout, and the steps with the highest
+statistics become groups of candidates: under the KL trigger, and by option under triggers that need no LLM, so that the
+scorer is trained at the kinds of steps where it will be asked.
+
+Non-goals: training, and collecting from test data (refused).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from select_to_think.collect.records import Group, Trajectory, read_trajectories
+from select_to_think.collect.writer import CollectionWriter
+from select_to_think.config import CollectConfig, DecodeConfig, SelectConfig
+from select_to_think.evaluation.items import Item, assert_unique, refuse_test
+from select_to_think.evaluation.results import provenance
+from select_to_think.evaluation.settings import decode_settings
+from select_to_think.structures import Floats, Labels, Progress, S2TError, unknown_name
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+STATISTICS = {"kl": "kl_nats", "entropy": "entropy_nats", "margin": "margin"}  # trigger -> field of `Labels`
+
+
+@dataclass(frozen=True)
+class CollectSummary:
+    """What a finished collection holds."""
+
+    folder: str
+    trajectories: int
+    steps: int  # output tokens
+    groups: int
+    groups_by_trigger: dict[str, int]  # a group of two triggers counts for both
+    llm_best_in_group: float | None  # share of groups in which no token outside beats the LLM's best candidate
+
+
+def collect(
+    session: Session,
+    items: Sequence[Item],
+    config: CollectConfig,
+    decode: DecodeConfig,
+    out: Path,
+    progress: Progress | None = None,
+) -> CollectSummary:
+    """Roll out, label and store every item in the folder `out`; a run that was killed goes on where it stopped.
+
+    Raises S2TError for test data, unknown triggers, a group larger than the label's support, a folder begun with other
+    settings or models, and a path that cannot be written.
+    """
+    assert_unique(items)
+    refuse_test(items, purpose="collect from")
+    thresholds = _thresholds(session, config)
+    select = SelectConfig(trigger="kl", trigger_budget=config.collect_budget, candidates=min(8, config.group_size))
+    settings = {
+        "config": asdict(config),
+        "decode": decode_settings(decode),
+        "fingerprints": {
+            "slm": session.slm.fingerprint,
+            "llm": session.llm.fingerprint,
+            "calibration": hashlib.sha256(session.calibration.dumps().encode()).hexdigest(),
+        },
+    }
+    about = provenance(session, {"collect": asdict(config), "decode": asdict(decode)}, seeds=[decode.seed])
+    with CollectionWriter(out, items, shard_items=config.shard_items, settings=settings, provenance=about) as writer:
+        todo = [item for item in items if item.id not in writer.done]
+        if progress:
+            progress(len(writer.done), len(items))
+        for trajectory in _trajectories(session, todo, decode, select, thresholds, config.group_size):
+            writer.add(trajectory)
+            if progress:
+                progress(len(writer.done), len(items))
+    return summarise(out)
+
+
+def _thresholds(session: Session, config: CollectConfig) -> dict[str, float]:
+    """The statistic that a step of each collected trigger must exceed."""
+    names = [name.strip() for name in config.triggers.split(",") if name.strip()]
+    if not names:
+        raise S2TError(f"no trigger to collect under; choose from: {', '.join(STATISTICS)}")
+    for name in names:
+        if name not in STATISTICS:
+            raise unknown_name("trigger to collect under", name, STATISTICS)
+    budgets = {name: config.collect_budget if name == "kl" else config.entropy_budget for name in names}
+    return {name: session.calibration.threshold(name, budget) for name, budget in budgets.items()}
+
+
+def _trajectories(
+    session: Session,
+    items: Sequence[Item],
+    decode: DecodeConfig,
+    select: SelectConfig,
+    thresholds: Mapping[str, float],
+    group_size: int,
+) -> Iterator[Trajectory]:
+    """Labelled rollouts in order of finishing; labelled in batches as they come in."""
+    rollouts = session.stream((item.question for item in items), "s2t", decode, select)
+    while finished := list(islice(rollouts, decode.max_batch)):
+        some = [items[index] for index, _ in finished]
+        tokens = [generation.tokens for _, generation in finished]
+        for index, labels in session.label([item.question for item in some], tokens, with_llm=True, decode=decode):
+            yield make_trajectory(
+                some[index],
+                session.prompt(some[index].question, len(tokens[index]), with_llm=True),
+                tokens[index],
+                labels,
+                thresholds=thresholds,
+                group_size=group_size,
+            )
+
+
+def make_trajectory(
+    item: Item,
+    prompt_ids: Sequence[int],
+    tokens: Sequence[int],
+    labels: Labels,
+    *,
+    thresholds: Mapping[str, float],
+    group_size: int,
+) -> Trajectory:
+    """One labelled rollout with a group at each of its P steps whose statistic exceeds a threshold.
+
+    A step that several triggers hit makes one group that names them all, in the order of `thresholds`. Raises S2TError
+    if the labels hold fewer than `group_size` usable tokens per step.
+    """
+    kl = _require(labels.kl_nats)  # (P,)
+    statistics = {name: _require(getattr(labels, STATISTICS[name])) for name in thresholds}
+    groups = []
+    for position in range(len(tokens)):
+        hit = [name for name, limit in thresholds.items() if statistics[name][position] > limit]
+        if hit:
+            statistic = float(statistics[hit[0]][position])
+            groups.append(_group(position, ",".join(hit), statistic, tokens[position], labels, group_size))
+    return Trajectory(
+        item.id,
+        item.domain,
+        tuple(map(int, prompt_ids)),
+        tuple(map(int, tokens)),
+        tuple(groups),
+        tuple(map(float, kl)),
+    )
+
+
+def _group(position: int, trigger: str, statistic: float, token: int, labels: Labels, size: int) -> Group:
+    """The SLM's top `size` tokens at one step, with what the LLM says of them and of the best other token."""
+    candidates = tuple(map(int, labels.slm_ids[position, :size]))
+    slm = tuple(map(float, labels.slm_logprobs[position, :size]))
+    llm = tuple(map(float, _require(labels.llm_logprobs)[position, :size]))
+    if len(candidates) < size or not np.isfinite([*slm, *llm]).all():
+        usable = int(np.isfinite(slm).sum())
+        raise S2TError(f"group_size is {size}, but only {usable} tokens can be candidates; choose a smaller one")
+    assert labels.llm_top_ids is not None
+    ranked = zip(labels.llm_top_ids[position], _require(labels.llm_top_logprobs)[position], strict=True)
+    outside = next((float(logprob) for other, logprob in ranked if int(other) not in candidates), None)
+    if outside is not None and not np.isfinite(outside):
+        outside = None
+    chosen = candidates.index(token) if token in candidates else -1
+    return Group(position, trigger, statistic, candidates, slm, llm, outside, chosen)
+
+
+def _require(values: Floats | None) -> Floats:
+    assert values is not None, "labels with the LLM hold this field"
+    return values
+
+
+def summarise(folder: Path) -> CollectSummary:
+    """Count what a finished collection holds. Raises S2TError as `read_trajectories`."""
+    counts: Counter[str] = Counter()
+    total: dict[str, int] = {"trajectories": 0, "steps": 0, "groups": 0, "inside": 0}
+    for trajectory in read_trajectories(folder):
+        total["trajectories"] += 1
+        total["steps"] += len(trajectory.output_ids)
+        total["groups"] += len(trajectory.groups)
+        for group in trajectory.groups:
+            counts.update(group.triggers)
+            outside = group.llm_best_outside_logprob
+            total["inside"] += outside is None or max(group.llm_logprobs) >= outside
+    return CollectSummary(
+        folder=str(folder),
+        trajectories=total["trajectories"],
+        steps=total["steps"],
+        groups=total["groups"],
+        groups_by_trigger=dict(sorted(counts.items())),
+        llm_best_in_group=total["inside"] / total["groups"] if total["groups"] else None,
+    )
+
+
+def summary_json(summary: CollectSummary) -> dict[str, Any]:
+    """The object that `s2t collect --json` prints."""
+    return {"schema": 1, **asdict(summary)}

@@ -1,0 +1,1 @@
+"""Evaluation: items, grading, running methods, measuring local sufficiency, calibrating triggers, results."""

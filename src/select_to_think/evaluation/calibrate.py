@@ -1,0 +1,57 @@
+"""Calibrating triggers: quantiles of their statistics over greedy rollouts, so that any budget gives a threshold.
+
+The learned trigger carries its own quantiles, from its training.
+
+Non-goals: reading and applying thresholds (`triggers/calibration.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from select_to_think.config import DecodeConfig
+from select_to_think.evaluation.items import Item, assert_unique, question_key, refuse_test
+from select_to_think.evaluation.rollouts import labelled_greedy
+from select_to_think.files import write_text_atomic
+from select_to_think.structures import Floats, Progress
+from select_to_think.triggers.calibration import Calibration
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+
+def calibrate(
+    session: Session,
+    items: Sequence[Item],
+    *,
+    decode: DecodeConfig = DecodeConfig(),
+    with_llm: bool = True,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Quantiles of entropy and margin, and with the LLM of the KL, over every step of greedy answers to `items`.
+
+    Raises S2TError for test data and for no or doubled items.
+    """
+    assert_unique(items)
+    refuse_test(items, purpose="calibrate on")
+    found: dict[int, dict[str, Floats]] = {}
+    for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, progress=progress):
+        found[index] = {"entropy": labels.entropy_nats, "margin": labels.margin}
+        if labels.kl_nats is not None:
+            found[index]["kl"] = labels.kl_nats
+    statistics = {
+        name: np.concatenate([found[index][name] for index in range(len(items))]).tolist() for name in sorted(found[0])
+    }
+    llm_fingerprint = session.llm.fingerprint if with_llm else None
+    calibration = Calibration.fit(statistics, [i.id for i in items], session.slm.fingerprint, llm_fingerprint)
+    return replace(calibration, question_keys=[question_key(item) for item in items])
+
+
+def save_calibration(calibration: Calibration, path: Path) -> None:
+    """Write the file atomically. Raises S2TError if the path cannot be written."""
+    write_text_atomic(path, calibration.dumps() + "\n")

@@ -1,0 +1,196 @@
+"""Questions with their answers: from the bundled pair or from a JSON Lines file, checked and never skipped in silence.
+
+Non-goals: grading (`grading/`), prompts (`models/prompting.py`) and known benchmarks (`benchmarks/`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from select_to_think.files import parse_lines, read_bytes
+from select_to_think.structures import S2TError
+
+AnswerType = Literal["text", "number", "math", "choice", "bool", "code"]
+TEST = "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question and what is needed to grade its answer."""
+
+    id: str
+    question: str
+    answer: str
+    domain: str = "all"
+    split: str | None = None
+    answer_type: AnswerType = "text"
+    choices: tuple[str, ...] | None = None  # choice i has the letter chr(65 + i)
+    meta: Mapping[str, Any] | None = None  # whatever else the file says
+
+
+_FIELDS = frozenset(field.name for field in fields(Item))
+
+
+def load_pair_split(split: str, *, limit_per_domain: int | None = None) -> list[Item]:
+    """Items of one split of the bundled pair, domain after domain. Raises S2TError for an unknown split or size."""
+    from select_to_think.pairs.problems import load_split
+
+    try:
+        problems = load_split(split, limit_per_domain=limit_per_domain)
+    except ValueError as error:
+        raise S2TError(str(error)) from error
+    return [Item(p.id, p.question, p.answer, domain=p.domain, split=split) for p in problems]
+
+
+def load_items(path: str | Path, *, limit_per_domain: int | None = None) -> list[Item]:
+    """Items of a JSON Lines file (`.gz` allowed) with the fields `id, question, answer` and optionally the others of
+    `Item`; fields that `Item` does not have are kept in `meta`.
+
+    Raises S2TError naming file and line for a broken line, a missing field or a repeated id, and for an empty file.
+    """
+    path = Path(path)
+    content = read_bytes(path, remedy="name an existing JSON Lines file")
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError) as error:
+            raise S2TError(f"{path} is not a valid gzip file ({error}); download or compress it again") from error
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    items: list[Item] = []
+    lines: dict[str, int] = {}
+    for number, record in parse_lines(path, content, remedy="correct or remove the line"):
+        item = _item(record, f"{path}, line {number}")
+        if item.id in lines:
+            raise S2TError(
+                f"{path}, line {number}: the id {item.id!r} stands already in line {lines[item.id]}; make ids unique"
+            )
+        lines[item.id] = number
+        items.append(item)
+    if not items:
+        raise S2TError(f"{path} is empty; write one JSON object with id, question and answer per line")
+    return limit_items(items, limit_per_domain)
+
+
+def _item(record: Mapping[str, Any], where: str) -> Item:
+    """Check one record. Raises S2TError that starts with `where`."""
+    for name in ("id", "question", "answer"):
+        if name not in record:
+            raise S2TError(f"{where} has no field {name!r}; each line needs id, question and answer")
+    values = {name: _text(record[name], name, where) for name in ("id", "question", "answer")}
+    choices = record.get("choices")
+    if choices is not None:
+        if not isinstance(choices, list) or not choices:
+            raise S2TError(f"{where}: choices must be a list of texts")
+        choices = tuple(_text(choice, "choices", where) for choice in choices)
+    answer_type = record.get("answer_type", "text")
+    if answer_type not in get_args(AnswerType):
+        known = ", ".join(get_args(AnswerType))
+        raise S2TError(f"{where}: answer_type must be one of {known}, got {answer_type!r}")
+    meta = record.get("meta")
+    if meta is not None and not isinstance(meta, dict):
+        raise S2TError(f"{where}: meta must be an object")
+    meta = {name: value for name, value in record.items() if name not in _FIELDS} | (meta or {})
+    domain, split = record.get("domain"), record.get("split")
+    return Item(
+        **values,
+        domain="all" if domain is None else _text(domain, "domain", where),
+        split=None if split is None else _text(split, "split", where),
+        answer_type=answer_type,
+        choices=choices,
+        meta=meta or None,
+    )
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    """A non-empty text; a JSON number or boolean counts as its spelling."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if not isinstance(value, str) or not value.strip():
+        raise S2TError(f"{where}: {name} must be a text that is not empty")
+    return value
+
+
+def limit_items(items: Iterable[Item], limit_per_domain: int | None) -> list[Item]:
+    """The first `limit_per_domain` items of each domain, in their order; None keeps all."""
+    taken: dict[str, int] = {}
+    kept = []
+    for item in items:
+        taken[item.domain] = taken.get(item.domain, 0) + 1
+        if limit_per_domain is None or taken[item.domain] <= limit_per_domain:
+            kept.append(item)
+    return kept
+
+
+def domains_of(items: Iterable[Item]) -> list[str]:
+    """The domains in order of appearance, then "all" for the whole."""
+    return [*dict.fromkeys(item.domain for item in items if item.domain != "all"), "all"]
+
+
+_JOINS_WORDS = re.compile(r"(?<!\d)[.,;:?\"'`]+|[.,;:?\"'`]+(?!\d)")
+
+
+def question_key(item: Item) -> str:
+    """SHA-256 of the question (and its choices) without regard to case, blanks and punctuation between words.
+
+    Signs that carry meaning (`+ - * / = ! %`, a point inside a number) count, so that "3 + 5" and "3 - 5" differ.
+    """
+    text = unicodedata.normalize("NFKC", "\n".join((item.question, *(item.choices or ())))).casefold()
+    text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2212: "-"})
+    return hashlib.sha256(" ".join(_JOINS_WORDS.sub(" ", text).split()).encode()).hexdigest()
+
+
+def assert_disjoint(first: Iterable[Item], second: Iterable[Item], *, names: tuple[str, str]) -> None:
+    """Raise S2TError naming the items if a question of `first` stands in `second` too."""
+    assert_unseen(second, {question_key(item): item.id for item in first}, names=names)
+
+
+def assert_unseen(items: Iterable[Item], seen: Mapping[str, str], *, names: tuple[str, str]) -> None:
+    """Raise S2TError naming the items whose `question_key` is in `seen` (key -> id). `names`: the seen set, `items`."""
+    shared = [(seen[key], item.id) for item in items if (key := question_key(item)) in seen]
+    if shared:
+        pairs = ", ".join(f"{a} = {b}" for a, b in shared[:5]) + (", ..." if len(shared) > 5 else "")
+        raise S2TError(
+            f"the {names[0]} and the {names[1]} data share {len(shared)} question(s) ({pairs}); use disjoint data"
+        )
+
+
+def assert_unique(items: Sequence[Item]) -> None:
+    """Raise S2TError for no items at all, or for an id that stands twice."""
+    if not items:
+        raise S2TError("there are no items; choose a split or a file that holds some, and a limit of at least 1")
+    seen: set[str] = set()
+    for item in items:
+        if item.id in seen:
+            raise S2TError(f"the id {item.id!r} stands twice among the items; make ids unique")
+        seen.add(item.id)
+
+
+def refuse_test(items: Collection[Item], *, purpose: str, source: str | Path | None = None) -> None:
+    """Raise S2TError if `items` are test data: an item's split is "test", or the file's name says so.
+
+    `purpose` completes "refusing to ... test data", e.g. "collect from".
+    """
+    words = re.split(r"[^a-z0-9]+", Path(source).name.casefold()) if source is not None else []
+    if TEST in words:
+        raise S2TError(f"refusing to {purpose} test data: {source} is named test; use a training split")
+    for item in items:
+        if item.split is not None and TEST in re.split(r"[^a-z0-9]+", item.split.casefold()):
+            raise S2TError(f"refusing to {purpose} test data: item {item.id} is of split {item.split}; use train")
+
+
+def items_digest(items: Iterable[Item]) -> str:
+    """SHA-256 over ids, questions and answers in order: which items a run is about."""
+    digest = hashlib.sha256()
+    for item in items:
+        for part in (item.id, question_key(item), item.answer, item.answer_type, item.domain):
+            digest.update(part.encode() + b"\0")
+    return digest.hexdigest()

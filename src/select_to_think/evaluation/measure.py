@@ -1,0 +1,152 @@
+"""Local sufficiency: how often is the LLM's choice already among the SLM's top-k, where the two disagree most?
+
+The steps of greedy rollouts are ranked by the KL trigger's statistic and the top share of them is looked at
+(arXiv 2604.26940, section 3). The share is taken of the steps measured, so no calibration is needed and none is made.
+
+Non-goals: accuracy (`runner.py`) and thresholds for decoding (`calibrate.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from select_to_think.config import DecodeConfig
+from select_to_think.evaluation.items import Item, assert_unique, domains_of
+from select_to_think.evaluation.results import document, provenance
+from select_to_think.evaluation.rollouts import labelled_greedy
+from select_to_think.structures import Labels, Progress, S2TError
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+KS = (1, 2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True)
+class SufficiencyRow:
+    """Local sufficiency in one domain ("all": every item). None where there is no step to look at."""
+
+    domain: str
+    n_items: int
+    n_steps: int  # triggered steps
+    hit_at: dict[str, float | None]  # share of the triggered steps whose LLM top-1 is in the SLM's top k
+    stderr_at: dict[str, float | None]  # clustered by item
+    flip_rate: float | None  # share at which the LLM prefers another of the K candidates to the SLM's greedy token
+    agreement: float | None  # share of ALL steps at which both models have the same top-1
+
+
+@dataclass(frozen=True)
+class Sufficiency:
+    """The rows of a measurement and their provenance."""
+
+    rows: tuple[SufficiencyRow, ...]
+    provenance: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `s2t measure --json` prints."""
+        return document(self.rows, self.provenance)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """All P steps of one item."""
+
+    kl_nats: NDArray[np.float32]  # (P,)
+    rank: NDArray[np.int64]  # (P,) place of the LLM's top-1 among the SLM's top tokens; their number if it is none
+    flip: NDArray[np.bool_]  # (P,)
+
+
+def measure(
+    session: Session,
+    items: Sequence[Item],
+    *,
+    trigger_budget: float,
+    candidates: int = 8,
+    decode: DecodeConfig = DecodeConfig(),
+    progress: Progress | None = None,
+) -> Sufficiency:
+    """Hit@k at the `trigger_budget` share of steps with the highest KL, per domain and for all.
+
+    Raises S2TError for no or doubled items and a budget that is not above 0.
+    """
+    assert_unique(items)
+    if not 0 < trigger_budget <= 1:
+        raise S2TError(f"trigger_budget must be above 0 and at most 1 to measure something, got {trigger_budget}")
+    steps: dict[int, _Steps] = {}
+    for index, labels in labelled_greedy(session, items, decode, with_llm=True, progress=progress):
+        steps[index] = _steps(labels, candidates)
+    ordered = [steps[index] for index in range(len(items))]
+    fired, threshold = top_share([entry.kl_nats for entry in ordered], trigger_budget)
+    rows = []
+    for domain in domains_of(items):
+        chosen = [i for i, item in enumerate(items) if domain in ("all", item.domain)]
+        rows.append(_row(domain, [ordered[i] for i in chosen], [fired[i] for i in chosen]))
+    config = {
+        "measure": {"trigger_budget": trigger_budget, "candidates": candidates, "kl_nats_threshold": threshold},
+        "decode": asdict(decode),
+    }
+    return Sufficiency(tuple(rows), provenance(session, config, seeds=[decode.seed]))
+
+
+def _steps(labels: Labels, candidates: int) -> _Steps:
+    assert labels.kl_nats is not None and labels.llm_top_ids is not None and labels.llm_logprobs is not None
+    same = labels.slm_ids == labels.llm_top_ids[:, :1]  # (P, S)
+    rank = np.where(same.any(axis=1), same.argmax(axis=1), same.shape[1])
+    flip = labels.llm_logprobs[:, :candidates].argmax(axis=1) != 0
+    return _Steps(labels.kl_nats, rank, flip)
+
+
+def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[list[NDArray[np.bool_]], float]:
+    """Mark the `share` (0-1) of all entries with the highest values, at least one; equal values in order.
+
+    Returns the marks, shaped as `statistics`, and the smallest marked value.
+    """
+    flat = np.concatenate(statistics)
+    count = max(1, round(share * len(flat)))
+    best = np.argsort(-flat, kind="stable")[:count]
+    marks = np.zeros(len(flat), dtype=bool)
+    marks[best] = True
+    ends = np.cumsum([len(entry) for entry in statistics])[:-1]
+    return np.split(marks, ends), float(flat[best[-1]])
+
+
+def _row(domain: str, steps: Sequence[_Steps], fired: Sequence[NDArray[np.bool_]]) -> SufficiencyRow:
+    counts = np.array([mask.sum() for mask in fired])  # (items,)
+    total = int(counts.sum())
+    hit_at: dict[str, float | None] = {}
+    stderr_at: dict[str, float | None] = {}
+    for k in KS:
+        hits = np.array([(entry.rank[mask] < k).sum() for entry, mask in zip(steps, fired, strict=True)])
+        hit_at[str(k)] = float(hits.sum() / total) if total else None
+        stderr_at[str(k)] = clustered_stderr(hits, counts)
+    flips = sum(int(entry.flip[mask].sum()) for entry, mask in zip(steps, fired, strict=True))
+    ranks = np.concatenate([entry.rank for entry in steps])
+    return SufficiencyRow(
+        domain=domain,
+        n_items=len(steps),
+        n_steps=total,
+        hit_at=hit_at,
+        stderr_at=stderr_at,
+        flip_rate=flips / total if total else None,
+        agreement=float((ranks == 0).mean()) if len(ranks) else None,
+    )
+
+
+def clustered_stderr(hits: NDArray[np.int64], counts: NDArray[np.int64]) -> float | None:
+    """Standard error of sum(hits) / sum(counts) with items as clusters; None below two items that have steps.
+
+    Steps of one rollout depend on each other, so a binomial error would be too small. With p the ratio and m items that
+    have steps: sqrt(m / (m - 1) * sum((hits_i - p counts_i)^2)) / sum(counts) (linearised ratio estimator).
+    """
+    m = int((counts > 0).sum())
+    if m < 2:
+        return None
+    total = counts.sum()
+    residuals = hits - hits.sum() / total * counts
+    return float(math.sqrt(m / (m - 1) * (residuals**2).sum()) / total)

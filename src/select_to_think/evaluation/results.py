@@ -1,0 +1,195 @@
+"""What an evaluation leaves behind: typed rows, one record per item and method, and where the numbers come from.
+
+A run's folder holds `results.json`, `records-METHOD.jsonl` (in item order) and `run.json` (its settings). Reading them
+needs no torch.
+
+Non-goals: computing rows (`metrics.py`) and running methods (`runner.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from select_to_think.files import parse_lines, read_bytes, read_json, write_json_atomic
+from select_to_think.structures import Counts, S2TError
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+SCHEMA = 1
+RESULTS = "results.json"
+PACKAGES = ("torch", "transformers", "peft", "select-to-think")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One method in one domain ("all": every item). What does not exist for a method is None."""
+
+    method: str
+    domain: str
+    n: int  # items
+    accuracy: float
+    stderr: float | None  # of the accuracy, over items; None for a single item
+    tokens: int  # generated tokens of the answers; for maj@N of the winning samples
+    seconds: float  # wall time, prefill included
+    tokens_per_second: float | None
+    trigger_rate: float | None  # triggered steps / generated tokens; None for methods without a trigger
+    flip_rate: float | None  # flips / triggered steps
+    hit_at_8: float | None  # triggered steps whose LLM top-1 is in the SLM's top 8; None unless the LLM was asked
+    llm_tokens_generated: int
+    llm_tokens_processed: int
+    llm_forwards: int
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRecord:
+    """One item answered by one method.
+
+    `seconds`: each moment of wall time is split evenly among the items that are being decoded then, so the seconds of
+    all items add up to the wall time. `steps`: the triggered steps only (see `runner.step_json`).
+    """
+
+    id: str
+    domain: str
+    method: str
+    question: str
+    answer: str
+    text: str
+    extracted: str | None
+    right: bool
+    rule: str
+    finish_reason: str
+    tokens: int
+    seconds: float
+    steps: list[dict[str, Any]]
+    counts: Counts
+    fired: int
+    flips: int
+    votes: list[str] = field(default_factory=list)  # maj@N: the extracted answers of the samples
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of this record."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def record_from_json(record: Mapping[str, Any]) -> ItemRecord:
+    """Read one object. Raises ValueError saying what is wrong with it."""
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"schema is {record.get('schema')!r}, this version reads {SCHEMA}")
+    values = {name: value for name, value in record.items() if name != "schema"}
+    missing = {spec.name for spec in fields(ItemRecord)} - values.keys()
+    if missing:
+        raise ValueError(f"fields are missing: {', '.join(sorted(missing))}")
+    try:
+        return ItemRecord(**{**values, "counts": Counts(**values["counts"])})
+    except TypeError as error:
+        raise ValueError(f"a field is unknown or has the wrong type ({error})") from error
+
+
+def read_records(path: Path) -> list[ItemRecord]:
+    """Every record of a file. Raises S2TError naming the line that is broken."""
+    remedy = "delete the file and run the same `s2t eval` command again"
+    records = []
+    for number, line in parse_lines(path, read_bytes(path, remedy=remedy), remedy=remedy):
+        try:
+            records.append(record_from_json(line))
+        except ValueError as error:
+            raise S2TError(f"{path}, line {number}: {error}; {remedy}") from error
+    return records
+
+
+@dataclass(frozen=True)
+class Results:
+    """The rows of an evaluation, method by method, and their provenance."""
+
+    rows: tuple[ResultRow, ...]
+    provenance: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `s2t eval --json` prints."""
+        return document(self.rows, self.provenance)
+
+    def save(self, path: Path) -> None:
+        """Write the JSON object atomically. Raises S2TError if the path cannot be written."""
+        write_json_atomic(path, self.to_json())
+
+
+def document(rows: Iterable[Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows (dataclasses) and provenance as the one JSON object of a command."""
+    return {"schema": SCHEMA, "results": [asdict(row) for row in rows], "provenance": dict(provenance)}
+
+
+def load_results(path: Path) -> Results:
+    """Read `results.json`. Raises S2TError if it is missing, broken or of another schema."""
+    remedy = "name a folder that `s2t eval --out` wrote"
+    value = read_json(path, remedy=remedy)
+    if value.get("schema") != SCHEMA:
+        raise S2TError(f"{path} has schema {value.get('schema')!r}, this version reads {SCHEMA}; evaluate again")
+    try:
+        return Results(tuple(ResultRow(**row) for row in value["results"]), value["provenance"])
+    except (KeyError, TypeError) as error:
+        raise S2TError(f"{path} is not a result of this version ({error}); {remedy}") from error
+
+
+def provenance(
+    session: Session, config: Mapping[str, Any], *, seeds: Sequence[int], notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Where numbers come from: code, versions, machine, models and every setting. Loads no LLM.
+
+    `git_hash` and `dirty` are None outside a checkout of this project.
+    """
+    git_hash, dirty = git_state()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "git_hash": git_hash,
+        "dirty": dirty,
+        "seeds": list(seeds),
+        "device": device_name(session),
+        "dtype": str(session.slm.model.dtype).removeprefix("torch."),
+        "platform": platform.platform(),
+        "slm_fingerprint": session.slm.fingerprint,
+        "config": {"pair": asdict(session.config), **config},
+        "notes": list(notes),
+    }
+
+
+def device_name(session: Session) -> str:
+    """The device of the models, with its product name where there is one: "cpu", "cuda:0 (NVIDIA H200)"."""
+    device = session.slm.model.device
+    if device.type != "cuda":
+        return str(device)
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def git_state() -> tuple[str | None, bool | None]:
+    """(commit, uncommitted changes) of the checkout that this code runs from; (None, None) if it is not one."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside somebody else's checkout
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None

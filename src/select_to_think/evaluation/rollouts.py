@@ -1,0 +1,39 @@
+"""Greedy rollouts of the SLM and what both models say at every step: the ground of measuring and calibrating.
+
+Non-goals: on-policy collection under `s2t` (`collect/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from select_to_think.config import DecodeConfig
+from select_to_think.evaluation.items import Item
+from select_to_think.structures import Labels, Progress
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+
+def labelled_greedy(
+    session: Session, items: Sequence[Item], decode: DecodeConfig, *, with_llm: bool, progress: Progress | None
+) -> Iterator[tuple[int, Labels]]:
+    """(index of the item, labels of the P tokens that greedy decoding writes), in order of finishing.
+
+    `progress` counts rollouts and labels: two per item.
+    """
+    done, total = 0, 2 * len(items)
+    questions = [item.question for item in items]
+    tokens: dict[int, tuple[int, ...]] = {}
+    for index, generation in session.stream(questions, "greedy", decode):
+        tokens[index] = generation.tokens
+        done += 1
+        if progress:
+            progress(done, total)
+    outputs = [tokens[index] for index in range(len(items))]
+    for index, labels in session.label(questions, outputs, with_llm=with_llm, decode=decode):
+        done += 1
+        if progress:
+            progress(done, total)
+        yield index, labels

@@ -1,0 +1,65 @@
+"""What decides a method's answers: weights, thresholds, scorer and settings, so that a run goes on only with the same.
+
+Non-goals: the batch size and the device, which decide nothing but the time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from select_to_think.config import DecodeConfig, SelectConfig
+from select_to_think.policies.table import NEEDS_LLM, default_trigger, parse_method
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+
+def has_trigger(method: str) -> bool:
+    """Whether a method asks a trigger at its steps, so that rates of triggered steps mean something."""
+    return parse_method(method)[0] in ("takeover", "s2t", "s2t-local")
+
+
+def trigger_name(method: str, select: SelectConfig) -> str:
+    """The trigger that a method with one will use."""
+    return select.trigger or default_trigger(parse_method(method)[0])
+
+
+def is_calibrated(method: str, select: SelectConfig) -> bool:
+    """Whether a method looks at thresholds that were fitted to calibration items."""
+    return has_trigger(method) and trigger_name(method, select) != "random"
+
+
+def decode_settings(decode: DecodeConfig) -> dict[str, Any]:
+    """The settings of decoding that can change an answer: the batch size cannot."""
+    return {name: value for name, value in asdict(decode).items() if name != "max_batch"}
+
+
+def method_settings(session: Session, method: str, decode: DecodeConfig, select: SelectConfig) -> dict[str, Any]:
+    """Everything that decides the answers of one method. Loads only models that the method needs."""
+    kind, _ = parse_method(method)
+    settings: dict[str, Any] = {
+        "slm": session.slm.fingerprint,
+        "dtype": str(session.slm.model.dtype),
+        "decode": decode_settings(decode),
+    }
+    if kind in NEEDS_LLM:
+        settings["llm"] = session.llm.fingerprint
+    if has_trigger(method):
+        name = trigger_name(method, select)
+        settings["select"] = {**asdict(select), "trigger": name}
+        settings["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
+    if kind == "s2t-local":
+        settings["scorer"] = folder_digest(Path(session.scorer(select)[0].path))
+    return settings
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a folder's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,221 @@
+"""A session without models: every answer and label is a function of the question, and answers finish out of order.
+
+Run as a script (`python fake_session.py evaluate|collect FOLDER KIND`) it works in processes that kill themselves at
+operations on files, until one of them finishes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from select_to_think.collect.collect import collect
+from select_to_think.config import CollectConfig, DecodeConfig, PairConfig, SelectConfig
+from select_to_think.evaluation.items import Item
+from select_to_think.evaluation.runner import evaluate
+from select_to_think.policies.table import NEEDS_LLM, parse_method
+from select_to_think.structures import Counts, Generation, Labels, StepRecord
+from select_to_think.triggers.calibration import Calibration
+
+VOCABULARY, SUPPORT = 100, 64
+ANSWERS = ("red", "blue", "green")
+
+
+class Device(str):
+    type = "cpu"
+
+
+class FakeSession:
+    def __init__(self, *, fingerprint: str = "slm", scorer: Path | None = None) -> None:
+        self.config = PairConfig()
+        self.slm = SimpleNamespace(
+            fingerprint=fingerprint, model=SimpleNamespace(device=Device("cpu"), dtype="torch.float32")
+        )
+        self.llm = SimpleNamespace(fingerprint="llm")
+        self.calibration = replace(
+            Calibration.fit(
+                {name: list(np.linspace(0, 1, 500)) for name in ("kl", "entropy", "margin")}, ["c0"], fingerprint, "llm"
+            ),
+            question_keys=["k0"],
+        )
+        self.scorer_folder = scorer
+        self.streamed: list[str] = []
+
+    def policy(self, method: str, decode: DecodeConfig, select: SelectConfig) -> None:
+        parse_method(method)
+
+    def trigger(self, name: str, budget: float) -> Any:
+        return SimpleNamespace(threshold=self.calibration.threshold(name, budget))
+
+    def scorer(self, select: SelectConfig) -> tuple[Any, None]:
+        return SimpleNamespace(path=self.scorer_folder), None
+
+    def prompt(self, question: str, max_new_tokens: int, *, with_llm: bool) -> list[int]:
+        return [ord(letter) % VOCABULARY for letter in question[:10]]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return " ".join(f"w{token}" for token in tokens)
+
+    def generate(self, questions: Sequence[str], *arguments: Any) -> list[Generation]:
+        return [self.answer(question, "greedy") for question in questions]
+
+    def stream(
+        self,
+        questions: Iterable[str],
+        method: str,
+        decode: DecodeConfig = DecodeConfig(),
+        select: SelectConfig = SelectConfig(),
+        *,
+        extract: Any = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        live: list[tuple[int, str]] = []
+        waiting = enumerate(questions)
+        order = Random(len(method))
+        while True:
+            while len(live) < decode.max_batch and (entry := next(waiting, None)):
+                live.append(entry)
+            if not live:
+                return
+            index, question = live.pop(order.randrange(len(live)))
+            self.streamed.append(question)
+            yield index, self.answer(question, method)
+
+    def answer(self, question: str, method: str) -> Generation:
+        random = Random(f"{question} {method}")
+        triggered = method in ("takeover", "s2t", "s2t-local")
+        steps = []
+        for _ in range(random.randint(3, 12)):
+            greedy = random.randrange(VOCABULARY)
+            candidates = tuple(dict.fromkeys([greedy, *random.sample(range(VOCABULARY), 9)]))[:8]
+            fired = triggered and random.random() < 0.4
+            steps.append(
+                StepRecord(
+                    token=random.choice(candidates[:2]) if fired else greedy,
+                    logprob=-random.random(),
+                    greedy_token=greedy,
+                    statistic=random.random() if triggered else None,
+                    fired=fired,
+                    candidates=candidates if fired else (),
+                    candidate_logprobs=tuple(-float(i) for i in range(8)) if fired else (),
+                    scores=(float("-inf"), *(float(i) for i in range(7))) if fired else (),
+                    llm_top_token=random.randrange(VOCABULARY) if fired and method in NEEDS_LLM else None,
+                )
+            )
+        tokens = tuple(step.token for step in steps)
+        text = self.text(tokens) + f"\nThe answer is {random.choice(ANSWERS)}."
+        votes = tuple(random.choices(ANSWERS, k=3)) if method.startswith("maj@") else ()
+        counts = Counts(slm_forwards=len(tokens), llm_forwards=len(tokens) if method in NEEDS_LLM else 0)
+        return Generation(tokens, "stop", tuple(steps), counts, text, votes)
+
+    def label(
+        self,
+        questions: Sequence[str],
+        outputs: Sequence[Sequence[int]],
+        *,
+        with_llm: bool = True,
+        hidden: bool = False,
+        decode: DecodeConfig = DecodeConfig(),
+    ) -> Iterator[tuple[int, Labels]]:
+        for index in reversed(range(len(questions))):
+            yield index, fake_labels(questions[index], outputs[index], with_llm=with_llm)
+
+
+def fake_labels(question: str, tokens: Sequence[int], *, with_llm: bool = True) -> Labels:
+    """Labels of random distributions over the vocabulary in which the SLM's greedy token is the output token."""
+    random = np.random.default_rng(sum(map(ord, question)))
+    slm = random.dirichlet(np.full(VOCABULARY, 0.3), size=len(tokens)) + 1e-9  # (P, V)
+    llm = slm * random.gamma(0.5, size=slm.shape) + 1e-9
+    for row, token in zip(slm, tokens, strict=True):
+        best = row.argmax()
+        row[[token, best]] = row[[best, token]]
+    llm /= llm.sum(axis=1, keepdims=True)
+    slm_ids = np.argsort(-slm, axis=1)[:, :SUPPORT]
+    llm_ids = np.argsort(-llm, axis=1)[:, :SUPPORT]
+    take = np.take_along_axis
+    return Labels(
+        slm_ids=slm_ids,
+        slm_logprobs=np.log(take(slm, slm_ids, 1)).astype(np.float32),
+        entropy_nats=random.random(len(tokens)).astype(np.float32),
+        margin=random.random(len(tokens)).astype(np.float32),
+        llm_logprobs=np.log(take(llm, slm_ids, 1)).astype(np.float32) if with_llm else None,
+        llm_top_ids=llm_ids if with_llm else None,
+        llm_top_logprobs=np.log(take(llm, llm_ids, 1)).astype(np.float32) if with_llm else None,
+        kl_nats=random.random(len(tokens)).astype(np.float32) if with_llm else None,
+    )
+
+
+def fake_items(count: int = 10, split: str | None = "train") -> list[Item]:
+    return [
+        Item(f"i{n}", f"What is number {n}?", ANSWERS[n % 3], domain=("sums", "facts")[n % 2], split=split)
+        for n in range(count)
+    ]
+
+
+METHODS = ("greedy", "s2t", "maj@3")
+DECODE = DecodeConfig(max_batch=5)
+COLLECT = CollectConfig(shard_items=4, collect_budget=0.3, entropy_budget=0.3)
+
+
+def work(command: str, folder: Path, **settings: Any) -> Any:
+    """The same evaluation or collection every time."""
+    if command == "evaluate":
+        return evaluate(FakeSession(), fake_items(), METHODS, DECODE, out=folder, **settings)  # type: ignore[arg-type]
+    return collect(FakeSession(), fake_items(), COLLECT, DECODE, folder, **settings)  # type: ignore[arg-type]
+
+
+def kill_at(kind: str, number: int) -> None:
+    """Kill this process at its `number`-th write (half of it is done) or before or after its `number`-th rename."""
+    real_write, real_replace = os.write, os.replace
+    seen = 0
+
+    def due() -> bool:
+        nonlocal seen
+        seen += 1
+        return seen == number
+
+    def write(handle: int, data: Any) -> int:
+        if due():
+            real_write(handle, bytes(data)[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real_write(handle, data)
+
+    def replace(source: Any, target: Any) -> None:
+        last = due()
+        if last and kind == "before-rename":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real_replace(source, target)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if kind == "write":
+        os.write = write
+    else:
+        os.replace = replace
+
+
+def die_until_done(command: str, folder: Path, kind: str) -> int:
+    """Do the work in one process after the other, each killed a bit later, until one finishes; returns the deaths."""
+    for deaths in range(60):
+        child = os.fork()
+        if child == 0:
+            kill_at(kind, 1 + deaths % (6 if kind == "write" else 4))
+            work(command, folder)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            return deaths
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+    raise AssertionError("no progress in 60 runs")
+
+
+if __name__ == "__main__":
+    print(die_until_done(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))
