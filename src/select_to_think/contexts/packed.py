@@ -1,7 +1,7 @@
 """Training forwards with every candidate of every group as a leaf of one packed sequence.
 
-Equal in value and gradient to one row per candidate: a leaf takes the position that its candidate would have and sees the
-prefix strictly before it, itself, and nothing else. One forward per trajectory replaces one per candidate.
+Equal in value and gradient to one row per candidate: a leaf takes the position that its candidate would have, and sees
+the prefix strictly before it and itself. One forward per trajectory replaces one per candidate.
 
 Non-goals: losses and loops (`training/`), inference (`transformers_backend.py`).
 """
