@@ -1,0 +1,86 @@
+"""The learned trigger's head on disk and in memory: hidden state of the SLM in, logit of "divergence point" out.
+
+A folder holds `trigger_head.safetensors` (the layers) and `trigger_head.json` (size, fingerprint of the SLM, quantiles
+of the logit on held-out steps). Runs in numpy: the hidden states are on the host already, and a head is tiny.
+
+Non-goals: training (`training/trigger.py`), deciding when to fire (`triggers/`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from select_to_think.files import read_json
+from select_to_think.models.scorer import check_fingerprint
+from select_to_think.structures import Floats, S2TError
+
+if TYPE_CHECKING:
+    from select_to_think.models.loading import LoadedModel
+
+SCHEMA = 1
+REMEDY = "train one with: s2t train trigger"
+
+
+@dataclass(frozen=True)
+class TriggerHead:
+    """W2 relu(W1 h + b1) + b2, or W1 h + b1 without a hidden layer; all fp32."""
+
+    layers: tuple[tuple[Floats, Floats], ...]  # (out, in) weights and (out,) biases
+    quantiles: Floats  # (1001,) of the logit on held-out steps: 0, 0.001, ... 1
+    training: dict[str, Any]  # what the training reported
+
+    def __call__(self, hidden: Floats) -> Floats:
+        """Logits of hidden states (last layer after the final norm), (P, H) -> (P,)."""
+        for i, (weight, bias) in enumerate(self.layers):
+            hidden = (np.maximum(hidden, 0) if i else hidden) @ weight.T + bias
+        return hidden[:, 0]
+
+    def threshold(self, budget: float) -> float:
+        """The logit above which a fraction `budget` of held-out steps lies."""
+        return float(np.interp(1 - budget, np.linspace(0, 1, len(self.quantiles)), self.quantiles))
+
+
+def save_trigger_head(folder: Path, head: TriggerHead, slm_fingerprint: str) -> None:
+    """Write the two files into an existing folder."""
+    tensors = {}
+    for i, (weight, bias) in enumerate(head.layers):
+        tensors |= {f"weight.{i}": np.ascontiguousarray(weight), f"bias.{i}": np.ascontiguousarray(bias)}
+    save_file(tensors, folder / "trigger_head.safetensors")
+    about = {
+        "schema": SCHEMA,
+        "hidden_size": head.layers[0][0].shape[1],
+        "slm_fingerprint": slm_fingerprint,
+        "quantiles": head.quantiles.astype(float).tolist(),
+        "training": head.training,
+    }
+    (folder / "trigger_head.json").write_text(json.dumps(about) + "\n")
+
+
+def load_trigger_head(path: str | Path, slm: LoadedModel) -> TriggerHead:
+    """Read a head that was trained for `slm`.
+
+    Raises:
+        S2TError: no head there, a damaged file, or one that was trained for another SLM.
+    """
+    folder = Path(path)
+    about = read_json(folder / "trigger_head.json", remedy=REMEDY)
+    if about.get("schema") != SCHEMA:
+        raise S2TError(f"{folder} has trigger schema {about.get('schema')}, this version reads {SCHEMA}; {REMEDY}")
+    check_fingerprint(folder, str(about.get("slm_fingerprint")), slm)
+    file = folder / "trigger_head.safetensors"
+    try:
+        tensors = load_file(file)
+        layers = tuple((tensors[f"weight.{i}"], tensors[f"bias.{i}"]) for i in range(len(tensors) // 2))
+        quantiles = np.array(about["quantiles"], np.float32)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise S2TError(f"{file} cannot be read ({error}); {REMEDY}") from error
+    if not layers or layers[0][0].shape[1] != slm.model.config.get_text_config().hidden_size:
+        raise S2TError(f"{file} does not fit {slm.name}; {REMEDY}")
+    return TriggerHead(layers, quantiles, about.get("training", {}))
