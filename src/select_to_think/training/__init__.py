@@ -1,0 +1,1 @@
+"""Training of the scorer and of the learned trigger on collected records."""

@@ -1,0 +1,106 @@
+"""Where a training works and where its result appears: checkpoints beside the result, the result by one rename.
+
+While a scorer for `OUT` is trained, `OUT.training` holds the checkpoints and logs of `transformers.Trainer`. They are
+private to the run and go away with it. `OUT` appears complete or not at all.
+
+Non-goals: what is in the folders.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_callback import TrainerCallback
+
+from select_to_think.files import Json, make_folder, read_json, require_same_settings, unwritable, write_json_atomic
+from select_to_think.structures import Progress, S2TError
+
+
+def working_folder(out: Path, *, resume: bool) -> Path:
+    """Make sure that `out` is free and writable, before hours are spent; names the folder of the checkpoints.
+
+    Raises:
+        S2TError: `out` exists, an unfinished training lies beside it and `resume` is false, or nothing can be written.
+    """
+    if out.exists():
+        raise S2TError(f"{out} already exists: remove it or name another --out")
+    work = out.with_name(out.name + ".training")
+    if work.exists() and not resume:
+        raise S2TError(f"{work} holds an unfinished training: go on with --resume, or remove it to start again")
+    existing = next(parent for parent in work.parents if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise S2TError(f"{existing} is not writable: name another --out")
+    return work
+
+
+def begin(work: Path, settings: Json) -> None:
+    """Make the working folder, or check that the training in it was begun with the same settings.
+
+    Raises:
+        S2TError: other settings, or an unwritable path.
+    """
+    make_folder(work)
+    note = work / "settings.json"
+    if note.exists():
+        require_same_settings(work, read_json(note, remedy=f"remove {work} to start again"), settings)
+    else:
+        write_json_atomic(note, settings)
+
+
+def discard(work: Path) -> None:
+    """Remove the working folder of a training that is done, or that has no checkpoint to go on from."""
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """The newest whole checkpoint, if any: the Trainer writes its state last, so a killed save lacks it."""
+    whole = [path.parent for path in work.glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.partition("-")[2]))) if whole else None
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or an unwritable path into the one-line error.
+
+    safetensors and torch report a failed write as their own error types; both keep the system's text.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
+    except SafetensorError as error:
+        raise S2TError(f"cannot write {path}: {error}; free space there or choose another place") from error
+
+
+def publish(out: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary folder, then rename it to `out`.
+
+    Raises:
+        S2TError: a full disk or an unwritable path; nothing is left under the final name.
+    """
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    with disk_errors(out):
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            os.replace(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Reporter(TrainerCallback):
+    """Passes the Trainer's steps on to a progress callback."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Call `progress` with (steps done, all)."""
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress(state.global_step, state.max_steps)

@@ -1,0 +1,139 @@
+"""The trainable scorer: an SLM with an adapter, score rows and an anchor, in the packed and in the plain form.
+
+Non-goals: optimisation (`training/scorer.py`), inference (`selectors/scorer.py` on `contexts/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from select_to_think.config import ScorerConfig
+from select_to_think.contexts.packed import (
+    Leaves,
+    base_leaf_forward,
+    one_row_per_leaf,
+    packed_forward,
+    plain_forward,
+)
+from select_to_think.models.scorer import inject_adapter
+from select_to_think.probability import expected_bin, log_probabilities
+from select_to_think.training.losses import choice_logits, choice_loss, group_kl, language_kl
+
+
+class ScorerModule(nn.Module):
+    """Only the adapter, the score rows and (anchored) the anchor have gradients, and only they are in `state_dict`.
+
+    The score rows start as zeros, so every candidate starts at 0.5: the anchored score starts at the SLM's greedy
+    choice. Reserved rows of the head would start no better (unused rows are nearly equal), and many heads have none.
+    The SLM stays in evaluation mode. While training runs the adapter is active; `release` gives the SLM back as it was.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: ScorerConfig, forbidden: Sequence[int]) -> None:
+        """Inject a fresh adapter into `model`. `forbidden`: reserved ids, no part of the ordinary vocabulary."""
+        super().__init__()
+        self.settings = config  # not `config`: the Trainer would take it for the model's own
+        self.slm = model
+        self.switch = inject_adapter(model, config.lora_rank, config.lora_alpha)
+        self.switch.set_active(True)
+        for _, weight in self.switch.weights():
+            weight.data = weight.data.float()
+        hidden_size = model.config.get_text_config().hidden_size
+        self.bin_rows = nn.Parameter(torch.zeros(config.bins, hidden_size, device=model.device))
+        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score == "anchored")
+        self.register_buffer(
+            "forbidden", torch.tensor(sorted(forbidden), dtype=torch.long, device=model.device), persistent=False
+        )
+
+    @property
+    def needs_logits(self) -> bool:
+        """Coupled: the adapted model writes the text, so its distribution is regularised and anchors the score."""
+        return self.settings.mode == "coupled" and (self.settings.lm_kl_weight > 0 or self.settings.score == "anchored")
+
+    @property
+    def whole(self) -> bool:
+        """Whether tokens after the last group matter."""
+        return self.settings.mode == "coupled" and self.settings.lm_kl_weight > 0
+
+    def forward(
+        self,
+        prefix_ids: Tensor,
+        prefix_lengths: Tensor,
+        leaf_ids: Tensor,
+        leaf_positions: Tensor,
+        leaf_counts: Tensor,
+        group_rows: Tensor,
+        group_positions: Tensor,
+        slm_logprobs: Tensor,
+        llm_logprobs: Tensor,
+    ) -> dict[str, Tensor]:
+        """Choice logits (G, K) and the summed losses of a batch of `groups.collate`."""
+        leaves = Leaves(prefix_ids, leaf_ids, leaf_positions, leaf_counts)
+        hidden, prefix_logits = self.read(leaves)
+        expected = expected_bin(hidden, self.bin_rows).view(slm_logprobs.shape)  # (G, K)
+        if self.settings.mode == "coupled" and self.settings.score == "anchored":
+            assert prefix_logits is not None
+            before = log_probabilities(prefix_logits[group_rows, group_positions - 1], self.forbidden)  # (G, V)
+            candidates = leaf_ids[leaves.real].view(slm_logprobs.shape)
+            slm_logprobs = before.gather(-1, candidates)
+        logits = choice_logits(
+            self.settings.score, expected, slm_logprobs, self.settings.score_temperature, self.anchor
+        )
+        losses = {"logits": logits, "choice": choice_loss(logits, llm_logprobs)}
+        if self.settings.group_kl_weight > 0:
+            losses["group_kl"] = group_kl(logits, llm_logprobs)
+        if self.whole:
+            assert prefix_logits is not None
+            losses["lm_kl"] = self.prefix_kl(prefix_logits, prefix_ids, prefix_lengths)
+        return losses
+
+    def read(self, leaves: Leaves) -> tuple[Tensor, Tensor | None]:
+        """Hidden states of the leaves (real leaves, H) and, where needed, prefix logits (B, L, V)."""
+        if self.settings.mode == "activated":
+            rows = leaves if self.settings.packed else one_row_per_leaf(leaves)
+            return base_leaf_forward(self.slm, self.switch, rows), None
+        if self.settings.packed:
+            return packed_forward(self.slm, leaves, logits=self.needs_logits)
+        hidden = plain_forward(self.slm, one_row_per_leaf(leaves))
+        return hidden, self.slm(leaves.prefix_ids, use_cache=False).logits if self.needs_logits else None
+
+    def prefix_kl(self, prefix_logits: Tensor, prefix_ids: Tensor, prefix_lengths: Tensor) -> Tensor:
+        """Summed KL to the frozen SLM (the same weights with the adapter off) over the real prefix tokens."""
+        self.switch.set_active(False)
+        try:
+            with torch.no_grad():
+                base_logits = self.slm(prefix_ids, use_cache=False).logits
+        finally:
+            self.switch.set_active(True)
+        real = torch.arange(prefix_ids.shape[1], device=prefix_ids.device) < prefix_lengths[:, None]
+        return language_kl(prefix_logits[real], base_logits[real], cast(Tensor, self.forbidden)).sum()
+
+    def train(self, mode: bool = True) -> ScorerModule:
+        """Dropout of the SLM stays off: a packed pass and a plain one must see the same function."""
+        self.training = mode
+        self.slm.eval()
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The trained tensors only."""
+        weights = {name: weight.detach() for name, weight in self.switch.weights()}
+        return {**weights, "bins": self.bin_rows.detach(), "anchor": self.anchor.detach()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take the trained tensors back."""
+        own = {**dict(self.switch.weights()), "bins": self.bin_rows, "anchor": self.anchor}
+        missing = [name for name in own if name not in state_dict]
+        if missing:
+            raise KeyError(f"checkpoint lacks {missing[0]}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state_dict[name])
+        return torch.nn.modules.module._IncompatibleKeys([], [])
+
+    def release(self) -> None:
+        """Take the adapter out of the SLM."""
+        self.switch.set_active(False)

@@ -1,0 +1,229 @@
+"""Training the learned trigger: a head on the SLM's last hidden state predicts which steps the KL trigger would mark.
+
+The paper distils its trigger so (arXiv 2604.26940): a step is positive if its KL statistic lies in the top
+`trigger_budget` share. The items are split in three by a hash of their id: most train the head; on a second share the
+threshold of every budget is calibrated (the quantile table); on a third precision, recall and the budget that the
+calibrated threshold really spends are measured.
+
+Non-goals: the decision at inference (`triggers/learned.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import set_seed
+
+from select_to_think.collect.records import Trajectory
+from select_to_think.config import TriggerTrainConfig
+from select_to_think.models.loading import LoadedModel
+from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
+from select_to_think.structures import Floats, Progress, S2TError
+from select_to_think.training.folders import Reporter, discard, disk_errors, publish, working_folder
+from select_to_think.training.groups import is_held_out
+
+CALIBRATION_SHARE = MEASURED_SHARE = 0.15
+BATCH_TOKENS = 16384  # of the forwards that compute hidden states
+
+
+@dataclass(frozen=True)
+class Steps:
+    """N steps of some items."""
+
+    hidden: Tensor  # (N, H) fp32: the state from which the step's token was chosen
+    kl_nats: Floats  # (N,)
+
+
+def train_trigger(
+    slm: LoadedModel,
+    trajectories: Iterable[Trajectory],
+    config: TriggerTrainConfig,
+    out: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a head for `slm` and write its folder to `out`. The SLM is only read.
+
+    Args:
+        slm: the model whose hidden states the head reads.
+        trajectories: a collection made with this SLM (its `kl_nats` are the labels).
+        config: label budget, size, optimiser.
+        out: the new folder (must not exist).
+        seed: of the head's start and of the order of the data.
+        progress: called with (optimiser steps done, all).
+
+    Returns:
+        Counts and, on steps of items that nothing was fitted to: `precision`, `recall`, `spent_budget` (fractions),
+        `roc_auc`, with the KL threshold of the labels in nats.
+
+    Raises:
+        S2TError: too few items, labels of one kind only, an existing `out`, an unwritable path.
+    """
+    work = working_folder(out, resume=False)
+    parts = split_items(trajectories)
+    fit, calibration, measured = (collect_steps(slm, part) for part in parts)
+    kl_threshold = float(np.quantile(fit.kl_nats, 1 - config.trigger_budget))
+    labels = [part.kl_nats > kl_threshold for part in (fit, calibration, measured)]
+    if not all(0 < marks.sum() < len(marks) for marks in labels):
+        raise S2TError("the trigger's labels are all of one kind: collect more items or change --trigger-budget")
+    set_seed(seed)
+    module = HeadModule(fit.hidden, config.hidden_size)
+    try:
+        with disk_errors(work):
+            seconds = fit_head(module, fit.hidden, torch.from_numpy(labels[0]), config, work, seed, progress)
+    finally:
+        discard(work)
+    layers = module.folded()
+    bare = TriggerHead(layers, np.zeros(1, np.float32), {})
+    quantiles = np.quantile(bare(calibration.hidden.numpy()), np.linspace(0, 1, 1001)).astype(np.float32)
+    calibrated = TriggerHead(layers, quantiles, {})
+    summary = {
+        "trigger_budget": config.trigger_budget,
+        "kl_threshold_nats": kl_threshold,
+        "items": [len(part) for part in parts],
+        "steps": [len(part.kl_nats) for part in (fit, calibration, measured)],
+        "seconds": seconds,
+        **quality(calibrated(measured.hidden.numpy()), labels[2], calibrated.threshold(config.trigger_budget)),
+        "seed": seed,
+        "config": asdict(config),
+    }
+    publish(out, lambda folder: save_trigger_head(folder, TriggerHead(layers, quantiles, summary), slm.fingerprint))
+    return summary
+
+
+def split_items(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], list[Trajectory], list[Trajectory]]:
+    """(to fit, to calibrate, to measure), by item.
+
+    Raises:
+        S2TError: a part is empty.
+    """
+    parts: tuple[list[Trajectory], list[Trajectory], list[Trajectory]] = ([], [], [])
+    for each in trajectories:
+        if is_held_out(each.id, CALIBRATION_SHARE, salt="calibrate"):
+            parts[1].append(each)
+        else:
+            parts[2 if is_held_out(each.id, MEASURED_SHARE / (1 - CALIBRATION_SHARE), salt="measure") else 0].append(
+                each
+            )
+    if not all(parts):
+        raise S2TError(f"{sum(map(len, parts))} trajectories are too few to hold some out: collect more items")
+    return parts
+
+
+@torch.no_grad()
+def collect_steps(slm: LoadedModel, trajectories: Sequence[Trajectory]) -> Steps:
+    """Hidden states of every output step, by plain forwards over whole trajectories on the base SLM."""
+    order = sorted(trajectories, key=lambda t: len(t.prompt_ids) + len(t.output_ids))
+    states, batch = [], list[Trajectory]()
+    for i, each in enumerate(order):
+        batch.append(each)
+        width = len(order[min(i + 1, len(order) - 1)].prompt_ids) + len(order[min(i + 1, len(order) - 1)].output_ids)
+        if i + 1 == len(order) or width * (len(batch) + 1) > BATCH_TOKENS:
+            states.append(hidden_states(slm, batch))
+            batch = []
+    return Steps(torch.cat(states), np.concatenate([np.array(t.kl_nats, np.float32) for t in order]))
+
+
+def hidden_states(slm: LoadedModel, batch: Sequence[Trajectory]) -> Tensor:
+    """(steps of all rows, H) fp32 on the host; row p of a trajectory is the state before its output token p."""
+    rows = [torch.tensor([*t.prompt_ids, *t.output_ids]) for t in batch]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(slm.model.device)  # padded on the right: causal
+    hidden = slm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state.float().cpu()
+    starts = [len(t.prompt_ids) - 1 for t in batch]
+    return torch.cat([hidden[i, s : s + len(t.output_ids)] for i, (s, t) in enumerate(zip(starts, batch, strict=True))])
+
+
+class HeadModule(nn.Module):
+    """The head in training: standardised input, one hidden layer with ReLU (or none)."""
+
+    def __init__(self, hidden: Tensor, width: int) -> None:
+        """Take mean and spread of the input from `hidden` (N, H)."""
+        super().__init__()
+        self.register_buffer("mean", hidden.mean(0))
+        self.register_buffer("spread", hidden.std(0).clamp_min(1e-6))
+        sizes = [hidden.shape[1], *([width] if width else []), 1]
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Binary cross-entropy of (B, H) states against (B,) marks."""
+        x = (hidden - self.mean) / self.spread
+        for i, linear in enumerate(self.linears):
+            x = linear(x.relu() if i else x)
+        loss = nn.functional.binary_cross_entropy_with_logits(x[:, 0], labels.float())
+        return {"loss": loss, "logits": x[:, 0]}
+
+    def folded(self) -> tuple[tuple[Floats, Floats], ...]:
+        """The layers with the standardisation folded into the first."""
+        layers = [
+            (linear.weight.detach().double().cpu(), linear.bias.detach().double().cpu()) for linear in self.linears
+        ]
+        weight, bias = layers[0]
+        weight = weight / self.spread.double().cpu()
+        layers[0] = (weight, bias - weight @ self.mean.double().cpu())
+        return tuple((w.float().numpy(), b.float().numpy()) for w, b in layers)
+
+
+def fit_head(
+    module: HeadModule,
+    hidden: Tensor,
+    labels: Tensor,
+    config: TriggerTrainConfig,
+    work: Path,
+    seed: int,
+    progress: Progress | None,
+) -> float:
+    """Train in place; returns the seconds it took."""
+    args = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        save_strategy="no",
+        logging_strategy="epoch",
+        report_to="none",
+        seed=seed,
+        use_cpu=True,  # the states are on the host, and the head is tiny
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=module,
+        args=args,
+        train_dataset=range(len(labels)),  # type: ignore[arg-type]
+        data_collator=lambda rows: {"hidden": hidden[rows], "labels": labels[rows]},
+        callbacks=[Reporter(progress)] if progress else [],
+    )
+    trainer.remove_callback(PrinterCallback)
+    result = trainer.train()
+    if not math.isfinite(result.training_loss):
+        raise S2TError("the trigger's loss diverged: lower --learning-rate")
+    return float(result.metrics["train_runtime"])
+
+
+def quality(logits: Floats, marks: np.ndarray[Any, Any], threshold: float) -> dict[str, float]:
+    """Precision, recall and spent budget of firing above `threshold`, and the area under the ROC curve."""
+    from scipy.stats import rankdata
+
+    fired = logits > threshold
+    positive, hits = int(marks.sum()), int((fired & marks).sum())
+    ranks = rankdata(logits)
+    area = (ranks[marks].sum() - positive * (positive + 1) / 2) / (positive * (len(marks) - positive))
+    return {
+        "precision": hits / max(1, int(fired.sum())),
+        "recall": hits / positive,
+        "spent_budget": float(fired.mean()),
+        "positive_share": float(marks.mean()),
+        "roc_auc": float(area),
+    }

@@ -1,0 +1,39 @@
+"""`bench train` counts exactly what goes through the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from select_to_think.config import ScorerConfig
+from select_to_think.training.bench import bench_train
+from training_fixtures import loaded, make_trajectories
+
+
+@pytest.mark.parametrize("mode", ["activated", "proposer", "coupled"])
+def test_rows(mode: Any) -> None:
+    data = make_trajectories(4)
+    config = ScorerConfig(mode=mode, lora_rank=2, bins=4, batch_trajectories=1)
+    result = bench_train(loaded(), data, config, repeats=1)
+    packed, plain = result["rows"]
+    assert (packed["name"], plain["name"]) == ("packed", "plain")
+    assert packed["groups"] == plain["groups"] == 12
+    whole = sum(len(t.prompt_ids) + len(t.output_ids) for t in data) if mode == "coupled" else 0
+    each = [(len(t.prompt_ids) + g.position, len(g.candidates)) for t in data for g in t.groups]
+    assert plain["token_forwards"] == sum((before + 1) * size for before, size in each) + whole
+    last = sum(len(t.prompt_ids) + t.groups[-1].position for t in data)
+    assert packed["token_forwards"] == (whole or last) + sum(size for _, size in each)
+    assert plain["token_forwards_to_packed"] == plain["token_forwards"] / packed["token_forwards"]
+    assert packed["seconds"] > 0 and plain["seconds"] > 0
+
+
+def test_packed_count_is_what_the_embedding_sees() -> None:
+    slm, data = loaded(), make_trajectories(1)
+    seen: list[int] = []
+    hook = slm.model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(args[0].numel()))
+    result = bench_train(slm, data, ScorerConfig(mode="proposer", lora_rank=2), repeats=1)
+    hook.remove()
+    assert seen[0] == result["rows"][0]["token_forwards"]
+    assert torch.is_grad_enabled()
