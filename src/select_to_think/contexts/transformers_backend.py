@@ -234,7 +234,7 @@ def plan(ask: Ask) -> RowPlan:
     """The row of a forward that answers `ask`."""
     context, request = ask
     if isinstance(request, Branch):
-        return RowPlan(context.slot, context.stored, context.pending, request.continuations)
+        return RowPlan(context.slot, context.stored, tuple(context.pending), request.continuations)
     return RowPlan(context.slot, context.stored, [*context.pending, *request.tokens])
 
 
