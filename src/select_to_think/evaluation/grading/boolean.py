@@ -20,11 +20,17 @@ _CORE = r"yes|no|true|false"
 _ALL = "|".join(_WORDS)
 
 _MARKUP = re.compile(r"\*+|__|`|\\(?:text|textbf|mathrm|mathbf|textit)\s*\{([^{}]{0,300})\}|\\[()\[\]]|\$")
-_LEAD = r"[\s:\"'\u201c\u2018({\[=>,\-]*(?:(?:clearly|definitely|most likely|likely|probably|therefore|thus|a|an|simply|that|it|is|the|statement|indeed|almost certainly|certainly|technically|generally|actually)\b[\s:\"'\u201c]*){0,4}"  # noqa: E501
+_LEAD = (
+    r"[\s:\"'\u201c\u2018({\[=>,\-]*(?:(?:clearly|definitely|most likely|likely|probably|therefore|thus|a|an|simply|"
+    r"that|it|is|the|statement|indeed|almost certainly|certainly|technically|generally|actually)\b[\s:\"'\u201c]*){0,4}"
+)
 _STATED = re.compile(rf"{_LEAD}(?P<denied>not\s+(?:a\s+)?)?(?P<word>{_ALL})(?!\w|-\w)", re.IGNORECASE)
-_OPENING = re.compile(rf"\s*[\"'(]*(?P<word>{_CORE})\b(?!\s+(?:one|matter|idea|doubt|way|evidence|longer|more|other)\b)", re.IGNORECASE)
+_OPENING = re.compile(
+    rf"\s*[\"'(]*(?P<word>{_CORE})\b(?!\s+(?:one|matter|idea|doubt|way|evidence|longer|more|other)\b)", re.IGNORECASE
+)
 _LINE = re.compile(
-    rf"\s*[\"'(\[]*(?:(?:so|thus|hence|therefore|then|final verdict|verdict|conclusion|a)\b[\s,:]*)?(?P<word>{_ALL})[\"')\]]*\s*[.!]*\s*$",
+    rf"\s*[\"'(\[]*(?:(?:so|thus|hence|therefore|then|final verdict|verdict|conclusion|a)\b[\s,:]*)?"
+    rf"(?P<word>{_ALL})[\"')\]]*\s*[.!]*\s*$",
     re.IGNORECASE,
 )
 _ANYWHERE = re.compile(

@@ -1,7 +1,7 @@
 """Programs (HumanEval): find the code in a text, put it into the task, run the task's tests in the sandbox.
 
-The item's `meta` holds `entry_point`, `test` (source that defines `check(candidate)`) and `prompt` (the signature that a
-bare function body continues). Code is run only with permission.
+The item's `meta` holds `entry_point`, `test` (source that defines `check(candidate)`) and `prompt` (the signature
+that a bare function body continues). Code is run only with permission.
 
 Non-goals: other languages, and partial scores.
 """
@@ -25,7 +25,9 @@ _CODE_LINE = re.compile(r"^(?:from\s+\S+\s+import\b|import\s+\S|def\s+\w|class\s
 def extract(text: str, context: Context) -> Extraction:
     """Levels: a fenced block that defines the function, the function in running text, a fenced body, a bare body."""
     text = clean(text)
-    define = re.compile(rf"^[ \t]*(?:async\s+)?def\s+{re.escape(str(context.meta.get('entry_point', '')))}", re.MULTILINE)
+    define = re.compile(
+        rf"^[ \t]*(?:async\s+)?def\s+{re.escape(str(context.meta.get('entry_point', '')))}", re.MULTILINE
+    )
     blocks = [match[2] for match in _FENCE.finditer(text) if match[1].casefold() in ("", "python", "py", "python3")]
     for block in reversed(blocks):
         if define.search(block):

@@ -30,8 +30,9 @@ _LONG_UNIT = (
     r"students?|ways|apples|sides?|terms?|%|percent)"
 )
 _UNIT = rf"(?:{_LONG_UNIT}|m|g|s|h){_POWER}"
+_FONT = r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|boldsymbol|bm|textsf|emph|operatorname|boxed|fbox)"
 _STEPS: list[tuple[re.Pattern[str], str]] = [
-    (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr|biggl|biggr)(?![a-z])\s*\.?(?=[^a-zA-Z]|$)"), ""),
+    (re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-z])\s*\.?(?=[^a-zA-Z]|$)"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])"), ""),
     (re.compile(r"\{,\}|\\!\s*,|,\s*\\!"), ","),
     (re.compile(r"(?<=\d)\\[,;:! ]\s*(?=\d{3}(?!\d))"), ""),
@@ -52,11 +53,10 @@ _STEPS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
     (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])|\\circ$"), ""),
-    (re.compile(r"\\(?:mathrm|text|mathbf|textbf|textit|textrm|mbox|textsf|mathit|operatorname)\s*\{\s*(?:" + _UNIT + r")\s*\}"
+    (re.compile(_FONT + r"\s*\{\s*(?:" + _UNIT + r")\s*\}"
                 r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"), ""),
     (re.compile(r"\\(?:text|textrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}"), ","),
-    (re.compile(r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|boldsymbol|bm|textsf|emph|operatorname|boxed|fbox)"
-                r"\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(_FONT + r"\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\[$&#]|(?<!\\)[$]"), ""),
     (re.compile(r"\\?%|\bpercent\b"), r"\\%"),
     (re.compile(r"\bsqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 from select_to_think.evaluation.grading import latex, maths_process, number
 from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, boxed, clean, sentence, statements
@@ -92,7 +93,7 @@ def _stated(tail: str) -> str:
     if number.numbers(lead) or _LEAD.sub("", lead).count(" ") > 8:
         return said.replace("$", " ") if len(said) < 60 else _formulas(said)[-1]
     joined = [_formulas(found[0].group())[0]]
-    for before, match in zip(found, found[1:], strict=False):
+    for before, match in pairwise(found):
         if not _JOINED.fullmatch(said, before.end(), match.start()):
             break
         joined.append(_formulas(match.group())[0])

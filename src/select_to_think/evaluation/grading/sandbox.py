@@ -1,9 +1,10 @@
 """Run a model's program where it can do little harm: own session, hard limits, no network, a folder that disappears.
 
-The child (`sandbox_child`) limits itself before it reads the program: CPU seconds, memory, file size, open files, no new
-processes; an empty network namespace where the kernel allows it, and in any case an audit hook that refuses sockets,
-processes, foreign functions and writing outside the folder. Run by root it becomes nobody first. The parent kills the
-whole process group when the wall time is over.
+The child (`sandbox_child`) limits itself before it reads the program: CPU seconds, memory, file size, open files, no
+new processes; an empty network namespace where the kernel allows it, and in any case an audit hook that refuses
+sockets, processes, foreign functions and writing outside the folder. Run by root it becomes nobody first, or, where
+nobody could not read Python's library, loses every capability. The parent kills the whole process group when the wall
+time is over.
 
 Non-goals: holding a program that attacks the interpreter itself. For models you distrust that much, use a container.
 """
@@ -27,9 +28,9 @@ _REPLY_BYTES = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a program may use."""
+    """What a program may use. Processor time decides: a busy machine fails nothing; wall time stops sleepers."""
 
-    wall_seconds: float = 15.0
+    wall_seconds: float = 60.0
     cpu_seconds: int = 10
     memory_bytes: int = 1 << 30
     file_bytes: int = 1 << 20

@@ -15,10 +15,11 @@ from typing import Any
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 NOBODY = 65534
+CAPABILITY_VERSION_3 = 0x20080522
 REFUSED = (
-    "socket.", "subprocess.", "ctypes.", "pty.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.kill",
-    "os.putenv", "os.setxattr", "signal.pthread_kill", "urllib.", "ftplib.", "smtplib.", "sqlite3.", "webbrowser.",
-    "resource.", "code.__new__", "sys._getframe", "sys._current_frames", "gc.get_objects", "gc.get_referrers",
+    "socket.", "subprocess.", "ctypes.", "pty.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn",
+    "os.kill", "os.setxattr", "signal.pthread_kill", "urllib.", "ftplib.", "smtplib.", "sqlite3.", "webbrowser.",
+    "resource.", "code.__new__", "sys._current_frames", "gc.get_objects", "gc.get_referrers",
 )  # fmt: skip
 WRITES = (
     "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate",
@@ -36,8 +37,8 @@ def main() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     network = cut_network()
-    become_nobody()
     set_limits(task["limits"])
+    give_up_rights()
     sys.addaudithook(guard(folder))
     reason = run(program)
     answer = {"reason": reason, "network": network, "word": word}
@@ -66,19 +67,26 @@ def cut_network() -> str:
     return "audit-hook"
 
 
-def become_nobody() -> None:
-    """Root gives up its rights, if nobody can read the interpreter's library."""
-    if os.geteuid() != 0:
-        return
+def give_up_rights() -> None:
+    """Root becomes nobody, if nobody can read the interpreter's library; whoever is left drops every capability."""
+    if os.geteuid() == 0 and _library_is_public():
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+    with contextlib.suppress(OSError, AttributeError):
+        header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+        ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)())
+
+
+def _library_is_public() -> bool:
+    """Whether every folder down to the standard library may be entered by others."""
     path = os.path.realpath(os.path.dirname(os.__file__))
     while path != os.path.dirname(path):
         if not os.stat(path).st_mode & 0o001:
-            return
+            return False
         path = os.path.dirname(path)
-    with contextlib.suppress(OSError):
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
+    return True
 
 
 def set_limits(limits: dict[str, Any]) -> None:
@@ -104,7 +112,7 @@ def guard(folder: str) -> Any:
         """Whether a path lies in the program's folder."""
         if not isinstance(path, str | bytes | os.PathLike):
             return isinstance(path, int)  # a descriptor that is already open
-        return os.path.realpath(os.fsdecode(path)).startswith(folder + os.sep)
+        return (os.path.realpath(os.fsdecode(path)) + os.sep).startswith(folder + os.sep)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         """Refuse what a solution never needs."""
