@@ -152,8 +152,7 @@ def _from_verdicts(text: str, marks: Letters) -> str:
 
 
 def _from_opening(text: str, marks: Letters, context: Context) -> str:
-    article = match.group() == "A" and re.match(r"\s+[a-z]{2,}", after) is not None
-    return article and not letters.CONNECTIVE.match(after)
+    """The letter that the text begins with, unless its lines begin with several (a walk through the choices)."""
     match = marks.opening.match(text)
     if match is None or letters.AMBIGUOUS.match(text, match.end()) or _denied(text, match.start(), match.end()):
         return _quoted(text, context, whole=True)
