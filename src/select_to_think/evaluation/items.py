@@ -130,9 +130,9 @@ def limit_items(items: Iterable[Item], limit_per_domain: int | None) -> list[Ite
     return kept
 
 
-def domains_of(items: Iterable[Item]) -> list[str]:
-    """The domains in order of appearance, then "all" for the whole."""
-    return [*dict.fromkeys(item.domain for item in items if item.domain != "all"), "all"]
+def with_all(domains: Iterable[str]) -> list[str]:
+    """Each domain once, in order of appearance, then "all" for the whole."""
+    return [*dict.fromkeys(domain for domain in domains if domain != "all"), "all"]
 
 
 _JOINS_WORDS = re.compile(r"(?<!\d)[.,;:?\"'`]+|[.,;:?\"'`]+(?!\d)")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from select_to_think.config import DecodeConfig
-from select_to_think.evaluation.items import Item, assert_unique, domains_of
+from select_to_think.evaluation.items import Item, assert_unique, with_all
 from select_to_think.evaluation.results import document, provenance
 from select_to_think.evaluation.rollouts import labelled_greedy
 from select_to_think.structures import Labels, Progress, S2TError
@@ -84,7 +84,7 @@ def measure(
     ordered = [steps[index] for index in range(len(items))]
     fired, threshold = top_share([entry.kl_nats for entry in ordered], trigger_budget)
     rows = []
-    for domain in domains_of(items):
+    for domain in with_all(item.domain for item in items):
         chosen = [i for i, item in enumerate(items) if domain in ("all", item.domain)]
         rows.append(_row(domain, [ordered[i] for i in chosen], [fired[i] for i in chosen]))
     config = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from select_to_think.evaluation.items import with_all
 from select_to_think.evaluation.results import ItemRecord, ResultRow
 from select_to_think.structures import Counts
 
@@ -16,10 +17,9 @@ HIT_K = 8
 
 def summarise(method: str, records: Sequence[ItemRecord], *, triggered: bool) -> list[ResultRow]:
     """One row per domain in order of appearance, then "all". `triggered`: the method asks a trigger at its steps."""
-    domains = [*dict.fromkeys(record.domain for record in records if record.domain != "all"), "all"]
     return [
         _row(method, domain, [r for r in records if domain in ("all", r.domain)], triggered=triggered)
-        for domain in domains
+        for domain in with_all(record.domain for record in records)
     ]
 
 

@@ -1,0 +1,200 @@
+"""Running methods: rows, records, resuming, and what is refused before anything is decoded."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from fake_session import DECODE, METHODS, FakeSession, fake_items, work
+from select_to_think.config import DecodeConfig, SelectConfig
+from select_to_think.evaluation.grading import grade
+from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.results import ResultRow, load_results, read_records
+from select_to_think.evaluation.runner import SharedClock, evaluate
+from select_to_think.structures import S2TError
+
+ITEMS = fake_items(20, split="test")
+ROW = [
+    "method", "domain", "n", "accuracy", "stderr", "tokens", "seconds", "tokens_per_second", "trigger_rate",
+    "flip_rate", "hit_at_8", "llm_tokens_generated", "llm_tokens_processed", "llm_forwards",
+]  # fmt: skip
+
+
+def test_rows_are_counted_from_the_answers() -> None:
+    session = FakeSession()
+    results = evaluate(session, ITEMS, METHODS, DECODE)
+    assert [spec.name for spec in fields(ResultRow)] == ROW
+    assert [(row.method, row.domain) for row in results.rows] == [
+        (method, domain) for method in METHODS for domain in ("sums", "facts", "all")
+    ]
+    for row in results.rows:
+        items = [item for item in ITEMS if row.domain in ("all", item.domain)]
+        answers = [session.answer(item.question, row.method) for item in items]
+        marks = [grade(a.text, item.answer, "text").right for a, item in zip(answers, items, strict=True)]
+        steps = [step for answer in answers for step in answer.steps]
+        fired = [step for step in steps if step.fired]
+        p = sum(marks) / len(marks)
+        assert (row.n, row.accuracy) == (len(items), pytest.approx(p))
+        assert row.stderr == pytest.approx(math.sqrt(p * (1 - p) / (len(items) - 1)))
+        assert row.tokens == len(steps) and row.tokens_per_second == pytest.approx(row.tokens / row.seconds)
+        assert row.llm_forwards == sum(answer.counts.llm_forwards for answer in answers)
+        if row.method == "s2t":
+            assert row.trigger_rate == pytest.approx(len(fired) / len(steps))
+            assert row.flip_rate == pytest.approx(sum(step.flip for step in fired) / len(fired))
+            hits = [step.llm_top_token in step.candidates[:8] for step in fired]
+            assert row.hit_at_8 == pytest.approx(sum(hits) / len(hits))
+        else:
+            assert row.trigger_rate is row.flip_rate is row.hit_at_8 is None
+
+
+def test_hit_at_8_is_unknown_without_the_llm(tmp_path: Path) -> None:
+    scorer = tmp_path / "scorer"
+    scorer.mkdir()
+    session = FakeSession(scorer=scorer)
+    row = evaluate(session, ITEMS, ["s2t-local"], DECODE, out=tmp_path / "out").rows[-1]
+    assert row.trigger_rate is not None and row.hit_at_8 is None
+
+
+def test_files_and_their_order(tmp_path: Path) -> None:
+    results = evaluate(FakeSession(), ITEMS, METHODS, DECODE, out=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "records-greedy.jsonl", "records-maj@3.jsonl", "records-s2t.jsonl", "results.json", "run.json",
+    ]  # fmt: skip
+    assert load_results(tmp_path / "results.json") == results
+    records = read_records(tmp_path / "records-s2t.jsonl")
+    assert [record.id for record in records] == [item.id for item in ITEMS]
+    for record, item in zip(records, ITEMS, strict=True):
+        answer = FakeSession().answer(item.question, "s2t")
+        assert (record.fired, record.flips) == (answer.fired_count, answer.flip_count)
+        for step in record.steps:
+            traced = answer.steps[step["index"]]
+            assert (step["token"], step["greedy"]) == (traced.token, traced.greedy_token)
+            assert [c["id"] for c in step["candidates"]] == list(traced.candidates)
+            assert step["candidates"][0]["score"] is None  # -inf, which JSON lacks
+            assert traced.candidates[step["choice"]] == traced.token
+            assert record.text[step["start"] : step["end"]].strip() == step["text"] == f"w{traced.token}"
+    voted = read_records(tmp_path / "records-maj@3.jsonl")[0]
+    assert len(voted.votes) == 3
+
+
+def test_seconds_add_up_to_the_time_of_decoding(tmp_path: Path) -> None:
+    now = 0.0
+    clock = SharedClock(lambda: now)
+    clock.start(0)
+    now = 2.0
+    clock.start(1)
+    now = 6.0
+    first = clock.finish(0)
+    now = 100.0  # grading and writing: not counted
+    clock.resume()
+    now = 101.0
+    assert (first, clock.finish(1)) == (2 + 4 / 2, 4 / 2 + 1)
+
+
+def test_a_stopped_run_goes_on_and_says_so(tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        calls.append((done, total))
+        if done == 27:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(FakeSession(), ITEMS, METHODS, DECODE, out=tmp_path, progress=stop)
+    assert calls == [(n, 60) for n in range(1, 28)]
+    assert not (tmp_path / "results.json").exists()
+    session = FakeSession()
+    evaluate(session, ITEMS, METHODS, DECODE, out=tmp_path)
+    assert len(session.streamed) == 60 - 27
+
+
+def test_more_methods_join_the_folder_later(tmp_path: Path) -> None:
+    evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
+    results = evaluate(FakeSession(), ITEMS, ["sample"], DECODE, out=tmp_path)
+    assert [row.method for row in results.rows if row.domain == "all"] == ["greedy", "sample"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"decode": replace(DECODE, max_new_tokens=9)}, "max_new_tokens was 128, is 9"),
+        ({"select": SelectConfig(trigger_budget=0.2)}, "trigger_budget was 0.1, is 0.2"),
+        ({"session": FakeSession(fingerprint="other")}, "slm was 'slm', is 'other'"),
+        ({"items": ITEMS[:-1]}, "items.count was 20, is 19"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(change: dict[str, object], says: str, tmp_path: Path) -> None:
+    def run(session: object = FakeSession(), items: object = ITEMS, **settings: object) -> None:
+        evaluate(session, items, ["greedy", "s2t"], out=tmp_path, **{"decode": DECODE, **settings})  # type: ignore
+
+    run()
+    before = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(S2TError) as error:
+        run(**change)  # type: ignore[arg-type]
+    assert says in str(error.value) and "another folder" in str(error.value)
+    assert (tmp_path / "results.json").read_bytes() == before
+
+
+def test_the_batch_size_and_the_trigger_do_not_stop_a_resume_that_they_cannot_change(tmp_path: Path) -> None:
+    evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
+    other = SelectConfig(trigger_budget=0.5)
+    evaluate(FakeSession(), ITEMS, ["greedy"], replace(DECODE, max_batch=2), other, out=tmp_path)
+
+
+def test_a_broken_record_is_named(tmp_path: Path) -> None:
+    evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
+    path = tmp_path / "records-greedy.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], "{}\n", *lines[4:]]))
+    with pytest.raises(S2TError, match="line 4"):
+        evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
+    path.write_text("".join([*lines[:3], *lines[4:]]))
+    with pytest.raises(S2TError, match="once each"):
+        evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
+
+
+def test_calibration_items_are_not_tested_on() -> None:
+    session = FakeSession()
+    session.calibration = replace(session.calibration, item_ids=["cal-7"], question_keys=[question_key(ITEMS[4])])
+    with pytest.raises(S2TError, match="cal-7 = i4"):
+        evaluate(session, ITEMS, ["s2t"], DECODE)
+    evaluate(session, ITEMS, ["greedy"], DECODE)
+    evaluate(session, ITEMS, ["s2t"], DECODE, SelectConfig(trigger="random"))
+    session.calibration = replace(session.calibration, question_keys=[])
+    with pytest.raises(S2TError, match="s2t calibrate"):
+        evaluate(session, ITEMS, ["s2t"], DECODE)
+
+
+@pytest.mark.parametrize(
+    ("items", "methods", "says"),
+    [
+        ([], ["greedy"], "no items"),
+        ([ITEMS[0], ITEMS[0]], ["greedy"], "stands twice"),
+        (ITEMS, [], "no method"),
+        (ITEMS, ["greedy", "s2t-locl"], "s2t-local"),
+        ([Item("c", "def f", "", answer_type="code")], ["greedy"], "--allow-code-execution"),
+    ],
+)
+def test_mistakes_are_found_before_decoding(items: list[Item], methods: list[str], says: str) -> None:
+    session = FakeSession()
+    with pytest.raises(S2TError, match=says):
+        evaluate(session, items, methods, DECODE)
+    assert not session.streamed
+
+
+def test_provenance_says_where_numbers_come_from() -> None:
+    about = evaluate(FakeSession(), ITEMS, ["greedy"], DecodeConfig(seed=5), notes=["the SLM's text holds mistakes"])
+    found = json.loads(json.dumps(about.provenance))
+    assert {"date", "versions", "git_hash", "dirty", "seeds", "device", "dtype", "platform", "config"} <= found.keys()
+    assert found["seeds"] == [5] and found["device"] == "cpu" and found["dtype"] == "float32"
+    assert found["config"]["decode"]["seed"] == 5 and found["versions"]["python"].count(".") == 2
+    assert found["notes"] == ["the SLM's text holds mistakes"]
+
+
+def test_the_same_command_twice_says_the_same(tmp_path: Path) -> None:
+    first, again = work("evaluate", tmp_path), work("evaluate", tmp_path)
+    assert first.rows == again.rows
