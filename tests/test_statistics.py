@@ -1,0 +1,143 @@
+"""The statistics against brute force and closed forms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from select_to_think.evaluation import statistics
+from select_to_think.structures import S2TError
+
+
+def test_standard_error_is_that_of_the_sample():
+    found = statistics.mean_and_stderr([1, 0, 0, 1])
+    assert found.mean == 0.5
+    assert found.n == 4
+    assert found.stderr == pytest.approx(math.sqrt(0.5 * 0.5 * 4 / 3 / 4))
+    assert statistics.mean_and_stderr([1]).stderr is None
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")], [[1, 0]]])
+def test_outcomes_that_are_none_are_refused(values):
+    with pytest.raises(S2TError):
+        statistics.mean_and_stderr(values)
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "k"), [(r, n, k) for n in range(1, 7) for r in range(n + 1) for k in range(1, n + 1)]
+)
+def test_pass_at_k_is_the_share_of_all_draws(right, samples, k):
+    outcomes = [1] * right + [0] * (samples - right)
+    draws = list(itertools.combinations(outcomes, k))
+    assert statistics.pass_at_k(right, samples, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_pass_at_k_needs_k_samples():
+    with pytest.raises(S2TError, match="pass@8"):
+        statistics.pass_at_k(1, 4, 8)
+
+
+def test_majority_is_not_any():
+    votes, right = ["5", "6", "6", None], [True, False, False, False]
+    assert statistics.maj_at_k(votes, right, 1) is True
+    assert statistics.maj_at_k(votes, right, 2) is True  # a tie: the earlier answer
+    assert statistics.maj_at_k(votes, right, 3) is False
+    assert statistics.pass_at_k(1, 4, 4) == 1.0
+    assert statistics.maj_at_k([None, None], [False, False], 2) is False
+
+
+@given(st.integers(0, 12), st.integers(0, 12))
+def test_mcnemar_sums_the_tail(wins, losses):
+    n = wins + losses
+    extreme = [math.comb(n, i) for i in range(n + 1) if abs(i - n / 2) >= abs(wins - n / 2)]
+    assert statistics.mcnemar_p(wins, losses) == pytest.approx(min(1.0, sum(extreme) / 2**n))
+
+
+def test_bootstrap_equals_the_full_enumeration():
+    values = np.array([1.0, 0.0, -1.0, 1.0])
+    means = [np.mean(draw) for draw in itertools.product(values, repeat=4)]
+    low, high = statistics.bootstrap_interval(values, resamples=40_000)
+    exact = np.quantile(means, [0.025, 0.975])
+    assert (low, high) == pytest.approx(tuple(exact), abs=1e-9)
+
+
+def test_interval_covers_the_truth():
+    random = np.random.default_rng(3)
+    covered = 0
+    for seed in range(200):
+        baseline = random.random(120) < 0.5
+        method = np.where(random.random(120) < 0.2, random.random(120) < 0.9, baseline)
+        found = statistics.paired_difference(method, baseline, resamples=400, seed=seed)
+        covered += found.low <= 0.2 * 0.4 <= found.high
+    assert 180 <= covered <= 199
+
+
+def test_pairing_is_narrower_than_two_intervals():
+    random = np.random.default_rng(0)
+    baseline = random.random(400) < 0.6
+    method = baseline.copy()
+    method[np.flatnonzero(~baseline)[:12]] = True
+    found = statistics.paired_difference(method, baseline)
+    assert (found.wins, found.losses, found.n) == (12, 0, 400)
+    assert found.difference == pytest.approx(0.03)
+    assert 0 < found.low < 0.03 < found.high < 0.06
+    assert found.mcnemar_p == pytest.approx(2 * 0.5**12)
+    assert found == statistics.paired_difference(method, baseline)
+
+
+def test_different_items_cannot_be_paired():
+    with pytest.raises(S2TError, match="same items"):
+        statistics.paired_difference([1, 0], [1])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_a_method_never_differs_from_itself(outcomes):
+    found = statistics.paired_difference(outcomes, outcomes, resamples=50)
+    assert (found.difference, found.low, found.high, found.mcnemar_p) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_seeds_are_averaged_and_keep_their_items():
+    runs = [[1, 0, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
+    found = statistics.over_seeds(runs)
+    assert (found.mean, found.n) == (pytest.approx(0.75), 3)
+    assert found.stderr == pytest.approx(np.std([0.75, 0.5, 1.0], ddof=1) / math.sqrt(3))
+    assert statistics.per_item(runs).tolist() == pytest.approx([1, 1 / 3, 2 / 3, 1])
+    assert statistics.over_seeds(runs[:1]).n == 4
+    found = statistics.paired_difference(statistics.per_item(runs), [1, 0, 0, 1])
+    assert found.mcnemar_p is None
+    with pytest.raises(S2TError, match="same items"):
+        statistics.over_seeds([[1], [1, 0]])
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "qwen3", "llama", "gemma3"])
+def test_weights_match_the_real_modules(arch):
+    torch = pytest.importorskip("torch")
+    from tiny import tiny_model
+
+    model = tiny_model(arch)
+    model = getattr(model, "model", model) if not hasattr(model, "config") else model
+    real = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    assert statistics.model_shape(model.config).weights == real
+
+
+def test_flops_and_money():
+    config = {
+        "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "intermediate_size": 16, "vocab_size": 10,
+    }  # fmt: skip
+    weights = 2 * (8 * 4 * (2 * 2 + 2 * 1) + 3 * 8 * 16) + 80
+    assert statistics.flops(config, 5) == 5 * 2 * weights
+    assert statistics.flops(config, 5, context=7.0) == 5 * (2 * weights + 4 * 2 * 8 * 7)
+    experts = config | {"num_experts_per_tok": 2, "moe_intermediate_size": 4}
+    assert statistics.model_shape(experts).weights == 2 * (192 + 3 * 8 * 4 * 2) + 80
+    with pytest.raises(S2TError, match="hidden_size"):
+        statistics.flops({}, 1)
+    prices = statistics.Prices(llm_processed=1.0, llm_generated=4.0, slm_processed=0.1)
+    cost = statistics.money(prices, slm_processed=1_000_000, llm_processed=2_000_000, llm_generated=500_000)
+    assert cost == pytest.approx(0.1 + 2.0 + 2.0)
