@@ -125,3 +125,19 @@ class TriggerTrainConfig(Checked):
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
     epochs: float = option(5.0, "Passes over the collected steps.", low=0.0)
     batch_steps: int = option(512, "Steps per optimiser step.", low=1)
+
+
+@dataclass(frozen=True)
+class BenchConfig(Checked):
+    """What `s2t bench decode` times. Weights of a shape are random: triggers are forced at the budget by a coin."""
+
+    slm_shape: str = option("qwen2.5-0.5b", "Shape of the SLM; none times only the pair.")
+    llm_shape: str = option("qwen2.5-1.5b", "Shape of the LLM.")
+    names: str = option("all", "Rows to time, comma-separated; greedy is always among them.")
+    batch: int = option(1, "Sequences decoded together.", low=1)
+    prompt_tokens: int = option(256, "Prompt length of the shapes.", low=1)
+    new_tokens: int = option(128, "Tokens written after it.", low=1)
+    plain_tokens: int = option(4, "Tokens that the plain reference writes; it is too slow for more.", low=1)
+    bench_budget: float = option(0.01, "Fraction of triggered steps.", low=0.0, high=1.0)
+    repeats: int = option(5, "Medians are over so many runs of every row, in turn.", low=1)
+    bench_dtype: Literal["bfloat16", "float32", "float16"] = option("bfloat16", "Weight type of the shapes.")

@@ -50,21 +50,41 @@ def expected_bin(hidden: Tensor, bin_rows: Tensor) -> Tensor:
     return distribution @ values
 
 
+HEAD = 1024  # most probable tokens among which a filtered draw is looked for before the whole vocabulary is sorted
+
+
 def draw(logprobs: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
     """Draw one token a row by inverting the distribution function at `uniform`, (B, V) x five (B,) -> (B,).
 
     Filters as in `transformers`: temperature, then top-k (0 keeps all), then top-p, then min-p; the best token always
     stays. The draw depends on its own row only, so neighbours and batch size cannot change it.
     """
-    scaled = (logprobs / temperature[:, None]).log_softmax(-1)
-    ordered, ids = torch.sort(scaled, dim=-1, descending=True, stable=True)  # (B, V)
-    rank = torch.arange(ordered.shape[-1], device=ordered.device)
-    keep = torch.where(top_k[:, None] > 0, rank < top_k[:, None], True)
-    probabilities = ordered.masked_fill(~keep, -torch.inf).softmax(-1)
-    keep &= probabilities.cumsum(-1) - probabilities < top_p[:, None]  # mass before the token
+    scaled = torch.log_softmax(logprobs / temperature[:, None], -1)
+    settings = torch.stack([uniform, top_p, top_k.to(uniform), min_p], -1)  # (B, 4)
+    size = min(HEAD, scaled.shape[-1])
+    values, ids = scaled.topk(size, -1)
+    by_mass = (top_k == 0) & (top_p < 1) & (values.exp().sum(-1) >= top_p)
+    covered = by_mass | (top_k > 0) & (top_k <= size)  # nothing behind the head is kept
+    tokens = torch.empty_like(ids[:, 0])
+    if covered.any():
+        tokens[covered] = invert(values[covered], ids[covered], *settings[covered].unbind(-1))
+    if not covered.all():
+        values, ids = torch.sort(scaled[~covered], dim=-1, descending=True, stable=True)
+        tokens[~covered] = invert(values, ids, *settings[~covered].unbind(-1))
+    return tokens
+
+
+def invert(values: Tensor, ids: Tensor, uniform: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
+    """Filter and draw among tokens in order of probability: log-probabilities and ids (B, N) x four (B,) -> (B,)."""
+    rank = torch.arange(values.shape[-1], device=values.device)
+    keep = (top_k[:, None] == 0) | (rank < top_k[:, None])
+    probabilities = values.double().exp().masked_fill(~keep, 0)
+    whole = torch.where(top_k > 0, probabilities.sum(-1), 1.0)  # mass of what the top-k filter left
+    probabilities = probabilities / whole[:, None]
+    keep &= (probabilities.cumsum(-1) - probabilities < top_p[:, None]) | (top_p[:, None] >= 1)
     keep &= probabilities >= min_p[:, None] * probabilities[:, :1]
     keep[:, 0] = True
-    cumulative = ordered.masked_fill(~keep, -torch.inf).double().softmax(-1).cumsum(-1)
+    cumulative = probabilities.masked_fill(~keep, 0).cumsum(-1)
     position = torch.searchsorted(cumulative, uniform[:, None].double() * cumulative[:, -1:], right=True)
     last = keep.sum(-1, keepdim=True) - 1
     return ids.gather(-1, torch.minimum(position, last)).squeeze(-1)

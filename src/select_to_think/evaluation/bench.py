@@ -1,0 +1,230 @@
+"""What decoding costs: every method in turn on the same prompts, medians, ratios to the engine's own greedy.
+
+Two workloads: published model shapes with random weights (timing does not depend on the weights; a seeded coin forces
+the triggers at the budget) and the bundled pair on real questions with its calibrated triggers.
+
+Non-goals: quality. Single times are not comparable between machines; ratios inside one run are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from random import Random
+from statistics import median
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from select_to_think.config import BenchConfig
+from select_to_think.contexts.protocol import Backend
+from select_to_think.contexts.transformers_backend import TransformersBackend
+from select_to_think.engine import Engine
+from select_to_think.models.scorer import AdapterSwitch, inject_adapter
+from select_to_think.models.shapes import random_model
+from select_to_think.policies.base import Limits, Policy
+from select_to_think.policies.block_verified import BlockVerified
+from select_to_think.policies.greedy import Greedy
+from select_to_think.policies.majority import MajorityVote
+from select_to_think.policies.sample import Sample
+from select_to_think.policies.select import Select
+from select_to_think.selectors.llm import LLMSelector
+from select_to_think.selectors.scorer import ScorerSelector
+from select_to_think.structures import Progress, unknown_name
+from select_to_think.triggers.base import StepView
+from select_to_think.triggers.kl import KLTrigger
+from select_to_think.triggers.random import RandomTrigger
+
+CANDIDATES, BINS, LORA_RANK = 8, 16, 32
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One timed run."""
+
+    seconds: float
+    tokens: int
+    llm_forwards: int = 0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the table: how to run it once, and what must hold while it runs (a merged adapter)."""
+
+    name: str
+    run: Callable[[], Cost]
+    around: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
+
+
+@dataclass(frozen=True)
+class CoinKLTrigger(KLTrigger):
+    """Pays for the KL trigger, decides by a coin: random weights would fire at every step."""
+
+    def statistic(self, view: StepView, random: Random) -> float:
+        """A draw, after the divergence has been computed."""
+        super().statistic(view, random)
+        return random.random()
+
+
+def run_engine(
+    backends: Callable[[], dict[str, Backend]], policy: Policy, prompts: Sequence[Sequence[int]], batch: int
+) -> Cost:
+    """Time the engine over all prompts, prefill included."""
+    made = backends()
+    start = time.perf_counter()
+    results = list(Engine(made, batch).run((i, policy.run(p, str(i))) for i, p in enumerate(prompts)))
+    seconds = time.perf_counter() - start
+    tokens = sum(len(generation.tokens) for _, generation in results)
+    return Cost(seconds, tokens, sum(generation.counts.llm_forwards for _, generation in results))
+
+
+def run_generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> Cost:
+    """Time `transformers` greedy generation of one batch of prompts of equal length."""
+    ids = torch.tensor(prompts, device=model.device)
+    start = time.perf_counter()
+    model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return Cost(time.perf_counter() - start, len(prompts) * new_tokens)
+
+
+@torch.inference_mode()
+def run_plain(
+    slm: PreTrainedModel, llm: PreTrainedModel, prompts: Sequence[Sequence[int]], tokens: int, budget: float
+) -> Cost:
+    """Time the plain reference of S2T: both models over the whole prefix at every token, one sequence, no cache."""
+    start = time.perf_counter()
+    for number, prompt in enumerate(prompts):
+        coin, prefix = Random(str(number)), list(prompt)
+        for _ in range(tokens):
+            ids = torch.tensor([prefix], device=slm.device)
+            slm_logits, llm_logits = (model(ids, use_cache=False).logits[0, -1] for model in (slm, llm))
+            candidates = slm_logits.topk(CANDIDATES).indices
+            chosen = int(llm_logits[candidates].argmax()) if coin.random() > 1 - budget else 0
+            prefix.append(int(candidates[chosen]))
+    return Cost(time.perf_counter() - start, len(prompts) * tokens, len(prompts) * tokens)
+
+
+def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
+    """Every method on random models of the published shapes."""
+    dtype = getattr(torch, config.bench_dtype)
+    slm, llm = (random_model(shape, device, dtype) for shape in (config.slm_shape, config.llm_shape))
+    switch = inject_adapter(slm, LORA_RANK, 2.0 * LORA_RANK)
+    with torch.no_grad():
+        for _, weight in switch.weights():
+            weight.normal_(0, 0.01)
+    bins = torch.randn(BINS, slm.config.hidden_size, device=slm.device)
+    draw = Random(0)
+    prompts = [[draw.randrange(1000, 100_000) for _ in range(config.prompt_tokens)] for _ in range(config.batch)]
+    limits, threshold = Limits(frozenset(), config.new_tokens), 1 - config.bench_budget
+
+    def timed(name: str, policy: Policy, **around: Any) -> Contender:
+        mode = name.removeprefix("s2t-local-")
+        return Contender(name, lambda: run_engine(lambda: make(mode), policy, prompts, config.batch), **around)
+
+    def make(mode: str) -> dict[str, Backend]:
+        if mode == "activated":
+            return {"slm": TransformersBackend(slm, switch=switch, adapted="leaves", bin_rows=bins)}
+        if mode == "coupled":
+            return {"slm": TransformersBackend(slm, bin_rows=bins)}
+        backends: dict[str, Backend] = {"slm": TransformersBackend(slm, switch=switch)}
+        if mode == "proposer":
+            backends["scorer"] = TransformersBackend(slm, switch=switch, adapted="always", bin_rows=bins)
+        return backends | {"llm": TransformersBackend(llm)}
+
+    def local(model: str) -> Select:
+        return Select(limits, RandomTrigger(threshold), ScorerSelector(model, True, 0.1, 1.0), CANDIDATES)
+
+    vote = MajorityVote(Sample(limits, 0.7, 0.8, 20, 0.0), 8, lambda tokens: str(tokens[-1]), early_stop=False)
+    return [
+        timed("greedy", Greedy(limits)),
+        Contender("transformers-generate", lambda: run_generate(slm, prompts, config.new_tokens)),
+        timed("s2t-local-coupled", local("slm"), around=lambda: merged(switch)),
+        timed("s2t-local-proposer", local("scorer")),
+        timed("s2t-local-activated", local("slm")),
+        timed("s2t-kl", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(), CANDIDATES)),
+        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.plain_tokens, config.bench_budget)),
+        timed("s2t-entropy", Select(limits, RandomTrigger(threshold), LLMSelector(), CANDIDATES)),
+        timed("takeover", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(takeover=True), CANDIDATES)),
+        timed("maj@8", vote),
+        timed("llm", Greedy(limits, model="llm")),
+    ]
+
+
+@contextmanager
+def merged(switch: AdapterSwitch) -> Iterator[None]:
+    """The adapter folded into the weights for the time of the block."""
+    switch.merge()
+    try:
+        yield
+    finally:
+        switch.unmerge()
+
+
+def time_contenders(
+    contenders: Sequence[Contender], repeats: int, tick: Callable[[], None]
+) -> dict[str, tuple[Cost, float]]:
+    """Run all contenders in turn, one warm-up round and `repeats` counted ones; (last cost, median seconds) by name."""
+    costs: dict[str, list[Cost]] = {contender.name: [] for contender in contenders}
+    for repeat in range(repeats + 1):
+        for contender in contenders:
+            with contender.around():
+                cost = contender.run()
+            if repeat:
+                costs[contender.name].append(cost)
+            tick()
+    return {name: (runs[-1], median(cost.seconds for cost in runs)) for name, runs in costs.items()}
+
+
+def chosen(contenders: Sequence[Contender], names: str) -> list[Contender]:
+    """The contenders that `names` asks for, greedy among them. Raises S2TError for an unknown name."""
+    known = [contender.name for contender in contenders]
+    wanted = known if names == "all" else ["greedy", *(name.strip() for name in names.split(","))]
+    for name in wanted:
+        if name not in known:
+            raise unknown_name("row", name, known)
+    return [contender for contender in contenders if contender.name in wanted]
+
+
+def table(
+    model: str, batch: int, prompt_tokens: int, timed: dict[str, tuple[Cost, float]]
+) -> list[dict[str, Any]]:
+    """Rows as printed. `ratio_to_greedy` compares seconds per written token."""
+    base = timed["greedy"][1] / timed["greedy"][0].tokens
+    return [
+        {
+            "name": name,
+            "model": model,
+            "batch": batch,
+            "prompt": prompt_tokens,
+            "new_tokens": cost.tokens,
+            "seconds": seconds,
+            "tokens_per_second": cost.tokens / seconds,
+            "ratio_to_greedy": seconds / cost.tokens / base,
+            "llm_forwards_per_token": cost.llm_forwards / cost.tokens,
+        }
+        for name, (cost, seconds) in timed.items()
+    ]
+
+
+def bench_shapes(config: BenchConfig, device: str, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """The table of the random models."""
+    contenders = chosen(shape_contenders(config, device), config.names)
+    done, total = 0, len(contenders) * (config.repeats + 1)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    timed = time_contenders(contenders, config.repeats, tick)
+    return table(f"{config.slm_shape} + {config.llm_shape}, random", config.batch, config.prompt_tokens, timed)

@@ -1,0 +1,85 @@
+"""Tensor mathematics against plain Python and the full distributions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from select_to_think import probability
+
+
+def distributions(seed: int, size: int = 50, sharpness: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple((torch.randn(size, generator=generator) * sharpness).log_softmax(-1) for _ in range(2))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 49))
+def test_bucketed_kl_is_a_lower_bound_and_grows_with_the_support(seed: int, support: int) -> None:
+    llm, slm = distributions(seed)
+    full = float((llm.exp() * (llm - slm)).sum())
+    order = slm.argsort(descending=True)
+    small, large = (float(probability.bucketed_kl_nats(llm[order[:k]], slm[order[:k]])) for k in (support, 50))
+    assert -1e-6 <= small <= full + 1e-5
+    assert large == pytest.approx(full, abs=1e-4)
+
+
+def test_bucketed_kl_by_hand() -> None:
+    llm, slm = torch.tensor([0.5, 0.2]).log(), torch.tensor([0.6, 0.3]).log()
+    expected = 0.5 * math.log(0.5 / 0.6) + 0.2 * math.log(0.2 / 0.3) + 0.3 * math.log(0.3 / 0.1)
+    assert float(probability.bucketed_kl_nats(llm, slm)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_certain_model_has_no_entropy_and_kl_survives_zeros() -> None:
+    certain = torch.tensor([0.0, -torch.inf, -torch.inf])
+    assert float(probability.entropy_nats(certain)) == 0
+    assert math.isfinite(float(probability.bucketed_kl_nats(certain, torch.tensor([0.5, 0.25, 0.25]).log())))
+
+
+def test_expected_bin_of_zero_rows_is_the_middle_and_of_a_sharp_row_its_value() -> None:
+    hidden = torch.randn(3, 8)
+    assert probability.expected_bin(hidden, torch.zeros(5, 8)).tolist() == pytest.approx([0.5] * 3)
+    rows = torch.zeros(5, 8)
+    rows[3] = 1000 * hidden[0]
+    assert float(probability.expected_bin(hidden[0], rows)) == pytest.approx(0.75)
+
+
+def plain_draw(logprobs, uniform, temperature, top_p, top_k, min_p) -> int:
+    p = (logprobs.double() / temperature).softmax(-1)
+    ids = sorted(range(len(p)), key=lambda i: (-float(p[i]), i))
+    if top_k:
+        ids = ids[:top_k]
+    total = sum(float(p[i]) for i in ids)
+    kept, mass = [], 0.0
+    for i in ids:
+        if kept and (mass >= top_p < 1 or float(p[i]) < min_p * float(p[ids[0]])):
+            break
+        kept.append(i)
+        mass += float(p[i]) / total
+    target = uniform * sum(float(p[i]) for i in kept)
+    for i in kept:
+        target -= float(p[i])
+        if target < 0:
+            return i
+    return kept[-1]
+
+
+@pytest.mark.parametrize("vocabulary", [40, 3000])
+@pytest.mark.parametrize("top_k", [0, 7, 2000])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 1.0])
+def test_draw_is_the_plain_definition_with_and_without_the_head(vocabulary: int, top_k: int, top_p: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    rows = 24
+    logprobs = (torch.randn(rows, vocabulary, generator=generator) * 2).log_softmax(-1)
+    uniform = torch.rand(rows, generator=generator)
+    temperature = torch.linspace(0.3, 1.5, rows)
+    constant = [torch.full((rows,), v) for v in (top_p, top_k, 0.01)]
+    drawn = probability.draw(logprobs, uniform, temperature, *constant)
+    expected = [
+        plain_draw(logprobs[i], float(uniform[i]), float(temperature[i]), top_p, top_k, 0.01) for i in range(rows)
+    ]
+    assert drawn.tolist() == expected
