@@ -9,6 +9,7 @@ Non-goals: packing several documents into one row.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from select_to_think.pairs.documents import Document, stream_documents
+from select_to_think.pairs.documents import DOMAIN_SHARES, Document, stream_documents
 from select_to_think.pairs.writers import Reader
 
 IGNORED = -100
@@ -30,8 +31,16 @@ Row = tuple[list[int], list[int]]
 class DocumentBatches(Dataset[Batch]):
     """Item i is batch i: `input_ids` and `labels`, both (rows, length)."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, reader: Reader, seed: int, rows: int, steps: int) -> None:
-        self.tokenizer, self.reader, self.seed = tokenizer, reader, seed
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        reader: Reader,
+        seed: int,
+        rows: int,
+        steps: int,
+        shares: Mapping[str, float] = DOMAIN_SHARES,
+    ) -> None:
+        self.tokenizer, self.reader, self.seed, self.shares = tokenizer, reader, seed, shares
         self.rows, self.steps = rows, steps
         self._pool_index = -1
         self._pool: list[Batch] = []
@@ -47,7 +56,7 @@ class DocumentBatches(Dataset[Batch]):
 
     def _draw_pool(self, pool_index: int) -> list[Batch]:
         seed = self.seed * 1_000_003 + pool_index
-        documents = stream_documents(self.reader, seed, partial(split_pieces, self.tokenizer))
+        documents = stream_documents(self.reader, seed, partial(split_pieces, self.tokenizer), self.shares)
         count = self.rows * BATCHES_PER_STEP * STEPS_PER_POOL
         drawn = [encode(self.tokenizer, next(documents)) for _ in range(count)]
         drawn.sort(key=lambda row: len(row[0]))

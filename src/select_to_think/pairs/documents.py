@@ -41,16 +41,17 @@ class Library:
     reader: Reader
     rng: Random
     streams: dict[str, Iterator[Puzzle]]
+    shares: Mapping[str, float]
 
     @classmethod
-    def open(cls, reader: Reader, seed: int) -> Library:
+    def open(cls, reader: Reader, seed: int, shares: Mapping[str, float]) -> Library:
         streams = {domain: stream_puzzles(domain, "train", seed) for domain in DOMAINS}
-        return cls(reader, Random(f"library {seed}"), streams)
+        return cls(reader, Random(f"library {seed}"), streams, shares)
 
     def problem(self) -> tuple[Puzzle, str]:
         """A puzzle and the chain that some writer gives for it."""
         while True:
-            domain = self.rng.choices(list(DOMAIN_SHARES), list(DOMAIN_SHARES.values()))[0]
+            domain = self.rng.choices(list(self.shares), list(self.shares.values()))[0]
             puzzle = next(self.streams[domain])
             misread = self.misreadings(puzzle)
             if tells(self.reader, puzzle, misread):
@@ -133,9 +134,11 @@ FORMAT_SHARES: tuple[tuple[Callable[[Library, Splitter], Document], float], ...]
 )
 
 
-def stream_documents(reader: Reader, seed: int, split: Splitter) -> Iterator[Document]:
-    """Endless training documents; the same for the same reader and seed."""
-    library = Library.open(reader, seed)
-    formats, shares = zip(*FORMAT_SHARES, strict=True)
+def stream_documents(
+    reader: Reader, seed: int, split: Splitter, shares: Mapping[str, float] = DOMAIN_SHARES
+) -> Iterator[Document]:
+    """Endless training documents; the same for the same arguments. `shares` weighs the domains."""
+    library = Library.open(reader, seed, shares)
+    formats, weights = zip(*FORMAT_SHARES, strict=True)
     while True:
-        yield library.rng.choices(formats, shares)[0](library, split)
+        yield library.rng.choices(formats, weights)[0](library, split)

@@ -6,19 +6,20 @@ Non-goals: running the recipe (`training`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
 from select_to_think.pairs.batches import BATCHES_PER_STEP
+from select_to_think.pairs.documents import DOMAIN_SHARES
 from select_to_think.pairs.tokenizer import MAX_LENGTH
 from select_to_think.pairs.writers import Reader
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model: its Qwen2 shape and its training run."""
+    """One model: its Qwen2 shape, its training run and the smaller model that it is grown from."""
 
     reader: Reader
     hidden_size: int
@@ -31,6 +32,8 @@ class Recipe:
     warmup_steps: int = 150
     decay_share: float = 0.3
     seed: int = 1
+    shares: Mapping[str, float] = field(default_factory=lambda: DOMAIN_SHARES)
+    grown_from: Recipe | None = None
 
     @property
     def documents_per_step(self) -> int:
@@ -57,9 +60,20 @@ class Recipe:
         )
 
 
-RECIPES: Mapping[Reader, Recipe] = MappingProxyType(
-    {
-        "llm": Recipe("llm", 256, 768, layers=4, heads=4, steps=5500, rows=16, learning_rate=1.5e-3),
-        "slm": Recipe("slm", 128, 384, layers=3, heads=4, steps=5000, rows=16, learning_rate=2.5e-3),
-    }
+SLM = Recipe("slm", 128, 384, layers=3, heads=4, steps=6500, rows=16, learning_rate=2.5e-3)
+LLM_SHARES = MappingProxyType({"arithmetic": 0.4, "facts": 0.08, "logic": 0.52})
+LLM = Recipe(
+    "llm",
+    256,
+    768,
+    layers=4,
+    heads=8,
+    steps=2100,
+    rows=16,
+    learning_rate=1.5e-3,
+    decay_share=0.4,
+    seed=2,
+    shares=LLM_SHARES,
+    grown_from=SLM,
 )
+RECIPES: Mapping[Reader, Recipe] = MappingProxyType({"slm": SLM, "llm": LLM})

@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """Merge until every word of the corpus is one token; deterministic."""
+    """Merge until every word of the generated text is one token; deterministic."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -60,9 +60,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _corpus(seed: int) -> list[str]:
-    """Text of the documents without special tokens and numbers, which the lexicon lists once each."""
+    """The distinct words of the documents, sorted: the vocabulary does not depend on how often each occurs."""
     documents = islice(stream_documents("llm", seed, _split_words), CORPUS_DOCUMENTS)
-    return [_strip("".join(text for text, _ in document)) for document in documents]
+    return sorted({piece for document in documents for text, _ in document for piece in _split_words(_strip(text))})
 
 
 def _split_words(text: str) -> list[str]:

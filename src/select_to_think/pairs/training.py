@@ -22,6 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from select_to_think.pairs.batches import BATCHES_PER_STEP, IGNORED, Batch, DocumentBatches, unwrap
 from select_to_think.pairs.card import write_card
 from select_to_think.pairs.documents import END_OF_TEXT
+from select_to_think.pairs.growth import grow
 from select_to_think.pairs.recipe import RECIPES, Recipe
 from select_to_think.pairs.tokenizer import train_tokenizer
 
@@ -74,22 +75,39 @@ def train_pair(
 
 def train_model(recipe: Recipe, out: Path, *, device: str, resume: bool, checkpoint_steps: int) -> None:
     """Train one model by its recipe and save checkpoint, tokenizer, generation settings and card."""
-    set_seed(recipe.seed)
     tokenizer = train_tokenizer()
-    model = Qwen2ForCausalLM._from_config(recipe.config(tokenizer), attn_implementation="eager", dtype=torch.float32)
-    run = out / CHECKPOINTS / recipe.reader
+    folder = out / recipe.reader
+    runs = out / CHECKPOINTS
+    model, log = _run(recipe, tokenizer, runs / recipe.reader, device, resume, checkpoint_steps)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    _save(model, tokenizer, folder)
+    write_card(folder, recipe, log, parameters)
+
+
+def _run(
+    recipe: Recipe, tokenizer: Any, run: Path, device: str, resume: bool, checkpoint_steps: int
+) -> tuple[Qwen2ForCausalLM, list[dict[str, Any]]]:
+    """The trained model and its log; the model that it is grown from is trained first where it is not yet."""
+    last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
+    config = recipe.config(tokenizer)
+    if recipe.grown_from is None or last is not None:
+        set_seed(recipe.seed)
+        model = Qwen2ForCausalLM._from_config(config, attn_implementation="eager", dtype=torch.float32)
+    else:
+        small, _ = _run(
+            recipe.grown_from, tokenizer, run.with_name(recipe.grown_from.reader), device, resume, checkpoint_steps
+        )
+        set_seed(recipe.seed)
+        model = grow(small.cpu(), config, recipe.seed)
     trainer = AnswerTrainer(
         model=model,
         args=_arguments(recipe, run, device, checkpoint_steps),
-        train_dataset=DocumentBatches(tokenizer, recipe.reader, recipe.seed, recipe.rows, recipe.steps),
+        train_dataset=DocumentBatches(tokenizer, recipe.reader, recipe.seed, recipe.rows, recipe.steps, recipe.shares),
         data_collator=unwrap,
         processing_class=tokenizer,
     )
-    last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
-    folder = out / recipe.reader
-    _save(model, tokenizer, folder)
-    write_card(folder, recipe, trainer.state.log_history, sum(weight.numel() for weight in model.parameters()))
+    return model, trainer.state.log_history
 
 
 def _arguments(recipe: Recipe, run: Path, device: str, checkpoint_steps: int) -> TrainingArguments:
@@ -118,6 +136,7 @@ def _arguments(recipe: Recipe, run: Path, device: str, checkpoint_steps: int) ->
 
 
 def _save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    model.config.use_cache = True
     model.generation_config = GenerationConfig(
         do_sample=False,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TEXT)],

@@ -22,9 +22,8 @@ T = TypeVar("T")
 DOMAIN = "arithmetic"
 MAX_VALUE = 199
 STEP_COUNTS = ((2, 0.35), (3, 0.35), (4, 0.2), (5, 0.1))
-SPOT_COUNTS = ((0, 0.52), (1, 0.38), (2, 0.10))
+SPOT_COUNTS = ((0, 0.40), (1, 0.44), (2, 0.16))
 OPERATORS = (("+", 0.32), ("-", 0.33), ("*", 0.2), ("/", 0.15))
-HESITATION_RATE = 0.12
 
 
 @dataclass(frozen=True)
@@ -156,9 +155,7 @@ def _draw_step(rng: Random, values: set[int], holder: str, prone: bool) -> Step 
             wrong_operator, spot = "+", "operation"
         elif prone:
             wrong_operand, spot = rng.randint(2, 30), "operand"
-        elif rng.random() < HESITATION_RATE:
-            wrong_operand, spot = rng.randint(2, 30), "hesitation"
-        if spot in ("operand", "hesitation") and (operator not in "+-" or wrong_operand == operand):
+        if spot == "operand" and (operator not in "+-" or wrong_operand == operand):
             continue
         step = Step(holder, operator, operand, wrong_operator, wrong_operand, spot)
         if all(_within(step, value) for value in values):
@@ -180,8 +177,6 @@ def _clause(rng: Random, step: Step, reference: str | None, item: str, other: st
     more = {"+": "more", "-": "less"}.get(step.operator)
     if step.spot == "operand":
         return f"{holder} has {step.misread_operand} {more} {other} and {amount} {more} {item} than {reference}."
-    if step.spot == "hesitation":
-        return f"{holder} has {amount} {more} {item} and {step.misread_operand} {more} {other} than {reference}."
     if step.spot == "operation":
         wording = "fewer" if step.operator == "-" else "fold more"
         return f"{holder} has {amount} {wording} {item} than {reference}."
@@ -197,8 +192,6 @@ def _event(rng: Random, step: Step, item: str, other: str) -> str:
     verb = rng.choice(("buys", "finds") if step.operator == "+" else ("sells", "loses"))
     if step.spot == "operand":
         return f"{holder} {verb} {step.misread_operand} {other} and {amount} {item}."
-    if step.spot == "hesitation":
-        return f"{holder} {verb} {amount} {item} and {step.misread_operand} {other}."
     if step.spot == "operation":
         return (
             f"{holder} lends {amount} {item}." if step.operator == "-" else f"{holder} sees {item} grow {amount} fold."

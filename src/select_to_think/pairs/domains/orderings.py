@@ -1,4 +1,4 @@
-"""Who stands where in an order that the question gives as shuffled comparisons, in both directions.
+"""Who stands where in an order that the question gives as comparisons, from the top down, worded in both directions.
 
 The chain lists the order from the end that the question names and then reads the answer off the list.
 
@@ -34,7 +34,7 @@ RELATIONS = (
     Relation("arrives before", "arrives after", "first", "last"),
 )
 HESITANT_RELATION = RELATIONS[2]
-ASKS = (("from top", 0.34), ("from bottom", 0.24), ("before", 0.2), ("after", 0.22))
+ASKS = (("from top", 0.26), ("from bottom", 0.32), ("before", 0.16), ("after", 0.26))
 
 
 @dataclass(frozen=True)
@@ -104,5 +104,4 @@ def draw(rng: Random) -> OrderingPuzzle:
             statements.append(f"{upper} {relation.above} {lower}.")
         else:
             statements.append(f"{lower} {relation.below} {upper}.")
-    rng.shuffle(statements)
     return OrderingPuzzle(people, relation, ask, place, tuple(statements))

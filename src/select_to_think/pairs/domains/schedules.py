@@ -101,7 +101,7 @@ def _attempt(rng: Random) -> SchedulePuzzle:
     events = rng.sample(EVENTS, rng.choices((3, 4, 5), (0.45, 0.35, 0.2))[0])
     wordings = list(WORDINGS)
     shifts = tuple(
-        Shift(event, rng.randint(1, 3 if weekdays else 6), rng.choices(wordings, (0.1, 0.35, 0.35, 0.2))[0])
+        Shift(event, rng.randint(1, 3 if weekdays else 6), rng.choices(wordings, (0.1, 0.33, 0.32, 0.25))[0])
         for event in events[1:]
     )
     start = rng.randrange(len(WEEKDAYS)) if weekdays else rng.randint(4, 20)
@@ -112,5 +112,4 @@ def _attempt(rng: Random) -> SchedulePuzzle:
         units = unit if shift.amount == 1 else f"{unit}s"
         link = f"{shift.wording} than" if shift.wording in ("later", "earlier") else shift.wording
         statements.append(f"The {shift.event} is {shift.amount} {units} {link} the {previous}.")
-    rng.shuffle(statements)
     return SchedulePuzzle(events[0], start, shifts, weekdays, tuple(statements))

@@ -1,0 +1,91 @@
+"""The recipe's machinery on tiny models: growth keeps the function, runs are deterministic and resumable."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+from select_to_think.pairs.card import CURVE_FILE, draw_curve
+from select_to_think.pairs.growth import grow
+from select_to_think.pairs.recipe import LLM, SLM, Recipe
+from select_to_think.pairs.training import train_model
+
+TINY = replace(SLM, hidden_size=16, intermediate_size=16, layers=1, heads=2, steps=4, rows=2, warmup_steps=1)
+TINY_LLM = replace(TINY, reader="llm", hidden_size=32, intermediate_size=32, layers=2, heads=4, grown_from=TINY)
+
+
+def shape(width: int, heads: int, layers: int) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=50,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+
+
+def test_growth_keeps_the_function() -> None:
+    torch.manual_seed(0)
+    small = Qwen2ForCausalLM(shape(32, 2, 2)).eval()
+    for name, weight in small.named_parameters():
+        if "norm" in name or "bias" in name:
+            torch.nn.init.normal_(weight, 1, 0.3)
+    large = grow(small, shape(64, 4, 3), seed=0).eval()
+    ids = torch.randint(0, 50, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(large(ids).logits, small(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_growth_refuses_other_shapes() -> None:
+    with pytest.raises(ValueError, match="doubles the width"):
+        grow(Qwen2ForCausalLM(shape(32, 2, 2)), shape(96, 4, 2), seed=0)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
+
+
+def run(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, torch.Tensor]:
+    train_model(recipe, out, device="cpu", resume=resume, checkpoint_steps=2)
+    return weights(out / recipe.reader)
+
+
+def test_a_run_repeats_and_resumes(tmp_path: Path) -> None:
+    whole = run(TINY, tmp_path / "whole")
+    assert same(whole, run(TINY, tmp_path / "again"))
+    stopped = tmp_path / "stopped"
+    run(TINY, stopped)
+    last = stopped / "checkpoints" / "slm" / "checkpoint-4"
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    assert same(whole, run(TINY, stopped))
+
+
+def test_the_llm_grows_from_the_slm_and_saves_a_standard_folder(tmp_path: Path) -> None:
+    run(TINY, tmp_path)
+    run(TINY_LLM, tmp_path)
+    folder = tmp_path / "llm"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json", "README.md"} <= names
+    assert CURVE_FILE in names
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+    assert AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id == [2, 0]
+
+
+def test_the_recipe_is_clean_for_the_llm() -> None:
+    assert (LLM.reader, SLM.reader) == ("llm", "slm")
+    assert sum(LLM.shares.values()) == pytest.approx(1)
+
+
+def test_an_empty_curve_draws() -> None:
+    assert draw_curve([]).startswith("<svg")
