@@ -131,7 +131,7 @@ class TriggerTrainConfig(Checked):
 class BenchConfig(Checked):
     """What `s2t bench decode` times. Weights of a shape are random: triggers are forced at the budget by a coin."""
 
-    slm_shape: str = option("qwen2.5-0.5b", "Shape of the SLM; none times only the pair.")
+    slm_shape: str = option("qwen2.5-0.5b", "Shape of the SLM; `none` times only the pair.")
     llm_shape: str = option("qwen2.5-1.5b", "Shape of the LLM.")
     names: str = option("all", "Rows to time, comma-separated; greedy is always among them.")
     batch: int = option(1, "Sequences decoded together.", low=1)
@@ -139,5 +139,6 @@ class BenchConfig(Checked):
     new_tokens: int = option(128, "Tokens written after it.", low=1)
     plain_tokens: int = option(4, "Tokens that the plain reference writes; it is too slow for more.", low=1)
     bench_budget: float = option(0.01, "Fraction of triggered steps.", low=0.0, high=1.0)
+    questions: int = option(12, "Questions that the pair answers; 0 times only the shapes.", low=0)
     repeats: int = option(5, "Medians are over so many runs of every row, in turn.", low=1)
     bench_dtype: Literal["bfloat16", "float32", "float16"] = option("bfloat16", "Weight type of the shapes.")

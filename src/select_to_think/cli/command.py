@@ -70,3 +70,5 @@ def quiet_libraries() -> None:
     """Keep the messages of other libraries to errors, unless the environment asks for more."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -18,6 +18,7 @@ import typer
 from rich.markup import escape
 
 from select_to_think.config import (
+    BenchConfig,
     Checked,
     CollectConfig,
     DecodeConfig,
@@ -35,6 +36,7 @@ PANELS = {
     CollectConfig: "Collection",
     ScorerConfig: "Training",
     TriggerTrainConfig: "Training",
+    BenchConfig: "Timing",
 }
 
 METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT"}

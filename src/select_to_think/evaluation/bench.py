@@ -11,18 +11,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
-from select_to_think.config import BenchConfig
+from select_to_think.config import BenchConfig, DecodeConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
+from select_to_think.models.loading import choose_device
 from select_to_think.models.scorer import AdapterSwitch, inject_adapter
 from select_to_think.models.shapes import random_model
 from select_to_think.policies.base import Limits, Policy
@@ -31,6 +32,7 @@ from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
+from select_to_think.probability import bucketed_kl_nats, log_probabilities
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.structures import Progress, unknown_name
@@ -38,7 +40,14 @@ from select_to_think.triggers.base import StepView
 from select_to_think.triggers.kl import KLTrigger
 from select_to_think.triggers.random import RandomTrigger
 
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
 CANDIDATES, BINS, LORA_RANK = 8, 16, 32
+NAMES = tuple(
+    "greedy transformers-generate s2t-local-coupled s2t-local-proposer s2t-local-activated s2t-kl s2t-kl-plain "
+    "s2t-entropy takeover maj@8 llm".split()
+)
 
 
 @dataclass(frozen=True)
@@ -96,21 +105,30 @@ def run_generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_t
     return Cost(time.perf_counter() - start, len(prompts) * new_tokens)
 
 
+Fires = Callable[[torch.Tensor, torch.Tensor, Random], bool]  # log-probabilities of SLM and LLM (V,), the row's coin
+
+
 @torch.inference_mode()
 def run_plain(
-    slm: PreTrainedModel, llm: PreTrainedModel, prompts: Sequence[Sequence[int]], tokens: int, budget: float
+    slm: PreTrainedModel,
+    llm: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    fires: Fires,
+    stop_ids: frozenset[int] = frozenset(),
 ) -> Cost:
     """Time the plain reference of S2T: both models over the whole prefix at every token, one sequence, no cache."""
-    start = time.perf_counter()
+    start, written = time.perf_counter(), 0
     for number, prompt in enumerate(prompts):
         coin, prefix = Random(str(number)), list(prompt)
-        for _ in range(tokens):
+        while len(prefix) - len(prompt) < new_tokens and not (len(prefix) > len(prompt) and prefix[-1] in stop_ids):
             ids = torch.tensor([prefix], device=slm.device)
-            slm_logits, llm_logits = (model(ids, use_cache=False).logits[0, -1] for model in (slm, llm))
-            candidates = slm_logits.topk(CANDIDATES).indices
-            chosen = int(llm_logits[candidates].argmax()) if coin.random() > 1 - budget else 0
+            small, large = (log_probabilities(model(ids, use_cache=False).logits[0, -1]) for model in (slm, llm))
+            candidates = small.topk(CANDIDATES).indices
+            chosen = int(large[candidates].argmax()) if fires(small, large, coin) else 0
             prefix.append(int(candidates[chosen]))
-    return Cost(time.perf_counter() - start, len(prompts) * tokens, len(prompts) * tokens)
+            written += 1
+    return Cost(time.perf_counter() - start, written, written)
 
 
 def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
@@ -143,6 +161,9 @@ def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
     def local(model: str) -> Select:
         return Select(limits, RandomTrigger(threshold), ScorerSelector(model, True, 0.1, 1.0), CANDIDATES)
 
+    def toss(small: torch.Tensor, large: torch.Tensor, coin: Random) -> bool:
+        return coin.random() > threshold
+
     vote = MajorityVote(Sample(limits, 0.7, 0.8, 20, 0.0), 8, lambda tokens: str(tokens[-1]), early_stop=False)
     return [
         timed("greedy", Greedy(limits)),
@@ -151,7 +172,7 @@ def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
         timed("s2t-local-proposer", local("scorer")),
         timed("s2t-local-activated", local("slm")),
         timed("s2t-kl", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(), CANDIDATES)),
-        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.plain_tokens, config.bench_budget)),
+        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.plain_tokens, toss)),
         timed("s2t-entropy", Select(limits, RandomTrigger(threshold), LLMSelector(), CANDIDATES)),
         timed("takeover", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(takeover=True), CANDIDATES)),
         timed("maj@8", vote),
@@ -184,19 +205,18 @@ def time_contenders(
     return {name: (runs[-1], median(cost.seconds for cost in runs)) for name, runs in costs.items()}
 
 
-def chosen(contenders: Sequence[Contender], names: str) -> list[Contender]:
-    """The contenders that `names` asks for, greedy among them. Raises S2TError for an unknown name."""
-    known = [contender.name for contender in contenders]
-    wanted = known if names == "all" else ["greedy", *(name.strip() for name in names.split(","))]
+def wanted_names(names: str) -> tuple[str, ...]:
+    """The rows that a comma-separated list asks for, greedy among them. Raises S2TError for an unknown one."""
+    if names == "all":
+        return NAMES
+    wanted = ["greedy", *(name.strip() for name in names.split(","))]
     for name in wanted:
-        if name not in known:
-            raise unknown_name("row", name, known)
-    return [contender for contender in contenders if contender.name in wanted]
+        if name not in NAMES:
+            raise unknown_name("row", name, NAMES)
+    return tuple(wanted)
 
 
-def table(
-    model: str, batch: int, prompt_tokens: int, timed: dict[str, tuple[Cost, float]]
-) -> list[dict[str, Any]]:
+def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, tuple[Cost, float]]) -> list[dict[str, Any]]:
     """Rows as printed. `ratio_to_greedy` compares seconds per written token."""
     base = timed["greedy"][1] / timed["greedy"][0].tokens
     return [
@@ -215,10 +235,62 @@ def table(
     ]
 
 
-def bench_shapes(config: BenchConfig, device: str, progress: Progress | None = None) -> list[dict[str, Any]]:
-    """The table of the random models."""
-    contenders = chosen(shape_contenders(config, device), config.names)
-    done, total = 0, len(contenders) * (config.repeats + 1)
+def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[str]) -> list[Contender]:
+    """Every method on a real pair with its calibrated triggers; answers end where the models end them."""
+    decode = DecodeConfig(max_new_tokens=config.new_tokens, max_batch=config.batch)
+    select = SelectConfig(trigger_budget=config.bench_budget)
+
+    def timed(name: str, method: str, **settings: Any) -> Contender:
+        def run() -> Cost:
+            start = time.perf_counter()
+            results = session.generate(questions, method, decode, replace(select, **settings))
+            seconds = time.perf_counter() - start
+            return Cost(seconds, sum(len(g.tokens) for g in results), sum(g.counts.llm_forwards for g in results))
+
+        return Contender(name, run)
+
+    kl = session.trigger("kl", config.bench_budget)
+    prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
+
+    def diverge(small: torch.Tensor, large: torch.Tensor, coin: Random) -> bool:
+        top = small.topk(kl.support).indices
+        return float(bucketed_kl_nats(large[top], small[top])) > kl.threshold
+
+    slm, llm = session.slm.model, session.llm.model
+    return [
+        timed("greedy", "greedy"),
+        *(timed(f"s2t-local-{mode}", "s2t-local", scorer_mode=mode) for mode in ("coupled", "proposer", "activated")),
+        timed("s2t-kl", "s2t"),
+        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.new_tokens, diverge, session.stop_ids)),
+        timed("s2t-entropy", "s2t", trigger="entropy"),
+        timed("takeover", "takeover"),
+        timed("maj@8", "maj@8"),
+        timed("llm", "llm"),
+    ]
+
+
+def bench_decode(
+    config: BenchConfig, session: Session, questions: Sequence[str], progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """The whole table: random models of the published shapes, then the pair on `questions`.
+
+    Raises:
+        S2TError: an unknown shape or row.
+    """
+    names = wanted_names(config.names)
+    workloads: list[tuple[str, int, list[Contender]]] = []
+    if config.slm_shape != "none":
+        model = f"{config.slm_shape} + {config.llm_shape}, random {config.bench_dtype}"
+        contenders = shape_contenders(config, choose_device(session.config.device))
+        kept = [contender for contender in contenders if contender.name in names]
+        workloads.append((model, config.prompt_tokens, kept))
+    if questions:
+        longest = max(len(session.prompt(question, config.new_tokens, with_llm=True)) for question in questions)
+        contenders = pair_contenders(session, config, questions)
+        workloads.append(
+            (session.config.slm or session.config.pair, longest, [c for c in contenders if c.name in names])
+        )
+    done, total = 0, sum(len(c) for _, _, c in workloads) * (config.repeats + 1)
 
     def tick() -> None:
         nonlocal done
@@ -226,5 +298,7 @@ def bench_shapes(config: BenchConfig, device: str, progress: Progress | None = N
         if progress:
             progress(done, total)
 
-    timed = time_contenders(contenders, config.repeats, tick)
-    return table(f"{config.slm_shape} + {config.llm_shape}, random", config.batch, config.prompt_tokens, timed)
+    rows = []
+    for model, prompt_tokens, contenders in workloads:
+        rows += table(model, config.batch, prompt_tokens, time_contenders(contenders, config.repeats, tick))
+    return rows

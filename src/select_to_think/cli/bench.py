@@ -1,0 +1,88 @@
+"""`s2t bench`: what the fast paths save, in ratios inside one run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from select_to_think.cli.command import add_command
+from select_to_think.cli.data import choose_items
+from select_to_think.cli.options import Only
+from select_to_think.cli.output import Reply
+from select_to_think.cli.progress import progress
+from select_to_think.cli.train import SmallModel, trajectories
+from select_to_think.config import BenchConfig, PairConfig, ScorerConfig
+from select_to_think.structures import S2TError
+
+COLLECTION = "collection"  # in the folder of a pair
+Repeats = Annotated[int, typer.Option("--repeats", metavar="INT", min=1, help="Medians are over so many.")]
+
+
+def train(
+    pair: SmallModel,
+    config: Annotated[ScorerConfig, Only(("mode", "score", "bins", "lora_rank", "batch_trajectories", "bf16"))],
+    collection: Annotated[
+        list[Path] | None,
+        typer.Option("--collection", metavar="FOLDER", help="What `s2t collect` wrote (default: the pair's own)."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="INT", min=1, help="Trajectories to pass over.")] = 32,
+    repeats: Repeats = 5,
+) -> Reply:
+    """Packed training against one row per candidate: token-forwards and seconds over the same groups."""
+    from select_to_think.session import Session
+    from select_to_think.training.bench import bench_train
+
+    session = Session.load(pair)
+    if not collection and session.folder is None:
+        raise S2TError("name a collection of this SLM with --collection; `s2t collect` writes one")
+    folders = collection or [session.folder / COLLECTION]  # type: ignore[operator]
+    with progress("timing") as report:
+        payload = bench_train(session.slm, trajectories(folders), config, limit=limit, repeats=repeats, progress=report)
+    return Reply(payload, lambda console: show(console, payload["rows"]))
+
+
+def decode(
+    pair: PairConfig,
+    config: BenchConfig,
+) -> Reply:
+    """Time every decoding method in turn: on published shapes with random weights, and on the pair itself."""
+    from select_to_think.evaluation.bench import bench_decode
+    from select_to_think.session import Session
+
+    questions: list[str] = []
+    if config.questions:
+        items = choose_items(pair, None, "validation", config.questions)
+        questions = [item.question for item in items][:: max(1, len(items) // config.questions)][: config.questions]
+    with progress("timing") as report:
+        rows = bench_decode(config, Session.load(pair), questions, report)
+    return Reply({"schema": 1, "rows": rows, "config": asdict(config)}, lambda console: show(console, rows))
+
+
+def show(console: Console, rows: list[dict[str, Any]]) -> None:
+    """The rows of a benchmark; the columns are those of the first row."""
+    table = Table()
+    for name, value in rows[0].items():
+        table.add_column(name.replace("_", " "), justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*map(shown, row.values()))
+    console.print(table)
+
+
+def shown(value: Any) -> str:
+    """One value for a person."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `s2t bench decode` and `s2t bench train`."""
+    group = typer.Typer(no_args_is_help=True, help="Time the fast paths against the plain ones.")
+    add_command(group, "decode", decode)
+    add_command(group, "train", train)
+    app.add_typer(group, name="bench")
