@@ -1,0 +1,145 @@
+"""Benchmarks: one file each, one shape, one table.
+
+`load` gives the items of a benchmark, or of any JSON Lines file; `training_items` gives what may be trained or
+calibrated on, and nothing else; `ask` writes the prompt.
+
+Non-goals: running and grading.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from select_to_think.evaluation.benchmarks import (
+    aime24,
+    aime25,
+    aqua,
+    arc_challenge,
+    com2_hard,
+    commonsenseqa,
+    gsm8k,
+    humaneval,
+    math_500,
+    minerva_math,
+    mmlu_pro,
+    olympiadbench,
+    strategyqa,
+    supergpqa,
+    svamp,
+)
+from select_to_think.evaluation.benchmarks.base import CHOOSE, COMPLETE, STEP_BY_STEP, YES_OR_NO, Benchmark, Split
+from select_to_think.evaluation.items import Item, assert_disjoint, load_items
+from select_to_think.structures import S2TError, unknown_name
+
+__all__ = [
+    "BENCHMARKS",
+    "Benchmark",
+    "PromptStyle",
+    "Split",
+    "ask",
+    "benchmark",
+    "load",
+    "load_disjoint",
+    "training_items",
+]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    module.BENCHMARK.name: module.BENCHMARK
+    for module in (
+        gsm8k, math_500, olympiadbench, aime24, aime25, minerva_math, svamp, humaneval, mmlu_pro, arc_challenge,
+        supergpqa, commonsenseqa, strategyqa, aqua, com2_hard,
+    )
+}  # fmt: skip
+
+_PROMPTS = {"math": STEP_BY_STEP, "choice": CHOOSE, "bool": YES_OR_NO, "code": COMPLETE}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStyle:
+    """How questions are put: the benchmark's zero-shot default, a template of the user's, solved examples first.
+
+    `shots` examples are drawn once with `seed` from the benchmark's train split; the same ones for every item.
+    """
+
+    template: str | None = None
+    shots: int = 0
+    seed: int = 0
+
+
+def benchmark(name: str) -> Benchmark:
+    """A benchmark by its name. Raises S2TError with the nearest name."""
+    if name not in BENCHMARKS:
+        raise unknown_name("benchmark", name, BENCHMARKS)
+    return BENCHMARKS[name]
+
+
+def is_file(name: str) -> bool:
+    """Whether a name means a JSON Lines file of the user's and not a benchmark."""
+    return name.endswith((".jsonl", ".jsonl.gz"))
+
+
+def load(
+    name: str, split: str | None = None, *, data_dir: str | Path | None = None, limit: int | None = None
+) -> list[Item]:
+    """Items of a benchmark by name, or of a user's file (`*.jsonl[.gz]`; its domain is the file's name).
+
+    Raises:
+        S2TError: unknown name or split, missing or broken data.
+    """
+    if is_file(name):
+        stem = Path(name).name.removesuffix(".gz").removesuffix(".jsonl")
+        items = load_items(name)
+        return [replace(item, domain=stem) if item.domain == "all" else item for item in items[:limit]]
+    return benchmark(name).load(split, data_dir=data_dir, limit=limit)
+
+
+def training_items(
+    name: str, split: str = "train", *, data_dir: str | Path | None = None, limit: int | None = None
+) -> list[Item]:
+    """Items that calibration and training may touch. Raises S2TError for a split whose role is test."""
+    found = benchmark(name)
+    _, part = found.split(split)
+    if part.role != "train":
+        raise S2TError(f"{name} ({split}) is for evaluation only: calibrate and train on a split whose role is train")
+    return found.load(split, data_dir=data_dir, limit=limit)
+
+
+def load_disjoint(train: Iterable[Item], test: Iterable[Item], *, drop: bool = False) -> tuple[list[Item], list[Item]]:
+    """Both lists, if no question stands in both; with `drop`, train without the shared ones.
+
+    Raises:
+        S2TError: naming the shared items.
+    """
+    train, test = list(train), list(test)
+    if drop:
+        from select_to_think.evaluation.items import question_key
+
+        seen = {question_key(item) for item in test}
+        train = [item for item in train if question_key(item) not in seen]
+    assert_disjoint(train, test, names=("training", "test"))
+    return train, test
+
+
+def ask(items: Sequence[Item], style: PromptStyle, *, data_dir: str | Path | None = None) -> list[str]:
+    """The prompt of each item. Items that belong to no benchmark get the template, or the default of their type.
+
+    Raises:
+        S2TError: examples are wanted and an item's benchmark has no train split or it is not there.
+    """
+    shots: dict[str, list[Item]] = {}
+    prompts = []
+    for item in items:
+        known = BENCHMARKS.get(item.domain)
+        if style.shots and item.domain not in shots:
+            if known is None:
+                raise S2TError(f"solved examples need a benchmark with a train split, and {item.domain} has none")
+            pool = training_items(known.name, data_dir=data_dir)
+            shots[item.domain] = random.Random(style.seed).sample(pool, min(style.shots, len(pool)))
+        if known is None:
+            default = _PROMPTS.get(item.answer_type, "{question}")
+            known = Benchmark(item.domain, item.answer_type, default, {})
+        prompts.append(known.ask(item, template=style.template, shots=shots.get(item.domain, ())))
+    return prompts
