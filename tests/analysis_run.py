@@ -235,7 +235,10 @@ def make_run(
         if hostile:
             for record in records[::per_domain]:
                 record["question"] += HOSTILE
-                record["text"] += HOSTILE
+                record["text"] = HOSTILE + record["text"]
+                for step in record["steps"]:
+                    step["start"] += len(HOSTILE)
+                    step["end"] += len(HOSTILE)
                 for step in record["steps"][:1]:
                     step["candidates"][0]["text"] = HOSTILE
         rows += [row(method, d, [r for r in records if r["domain"] == d]) for d in domains]

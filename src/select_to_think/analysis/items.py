@@ -41,7 +41,7 @@ class Selection:
 def select(runs: Sequence[Run], *, max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> Selection:
     """Choose items and encode their records of every run and method."""
     entries = [
-        {"run": run.name, "method": method, "changes": change_counts(run, method)}
+        {"run": run.name, "method": method, "changes": run.changes(method)}
         for run in runs
         for method in run.methods
         if method in run.records
@@ -179,11 +179,3 @@ def example(
         return None
     *_, number, index = min(ranked)
     return {"item": number, "entry": index}
-
-
-def change_counts(run: Run, method: str) -> dict[str, int] | None:
-    """How many items of the whole evaluation the method fixed and broke; None for the baseline or without one."""
-    if method == BASELINE or BASELINE not in run.records:
-        return None
-    changes = [run.change(method, record.id) for record in run.records_of(method)]
-    return {kind: changes.count(kind) for kind in ("fixed", "broken")}

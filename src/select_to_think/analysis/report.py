@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from select_to_think.analysis import sections
+from select_to_think.analysis import reading, sections
 from select_to_think.analysis.items import select
 from select_to_think.analysis.markup import Html, element, embedded_json, join, text
 from select_to_think.analysis.runs import Run, load_runs
@@ -45,8 +45,8 @@ def render(runs: Sequence[Run]) -> str:
         "domains": ("By domain", sections.domains(runs)),
         "cost": ("Accuracy against cost", sections.cost(runs)),
         "hit": ("Hit@k", sections.hit(runs)),
-        "example": ("One answer", sections.example(selection)),
-        "items": ("Items", sections.browser(runs, selection)),
+        "example": ("One answer", reading.example(selection)),
+        "items": ("Items", reading.browser(runs, selection)),
         "provenance": ("Provenance", sections.provenance(runs)),
     }
     present = {key: part for key, part in parts.items() if part[1]}

@@ -54,6 +54,17 @@ class Run:
             return None
         return "fixed" if after.right else "broken"
 
+    def changes(self, method: str) -> dict[str, int] | None:
+        """How many items the method "fixed" and "broken" against the baseline, of how many "paired" ones.
+
+        None for the baseline itself, and where either has no records.
+        """
+        paired = self.records.get(BASELINE, {}).keys() & self.records.get(method, {}).keys()
+        if method == BASELINE or not paired:
+            return None
+        kinds = [self.change(method, item_id) for item_id in paired]
+        return {"fixed": kinds.count("fixed"), "broken": kinds.count("broken"), "paired": len(paired)}
+
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:
     """Read every folder; equal folder names get a number, so that names tell the runs apart.

@@ -5,19 +5,17 @@ Non-goals: the page around them (`report.py`), how charts are drawn (`charts.py`
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from select_to_think.analysis import charts
-from select_to_think.analysis.items import Selection
+from select_to_think.analysis.html_tables import download, helps, html_table
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import ALL, BASELINE, Run
 from select_to_think.analysis.tables import (
-    Column,
     Row,
-    Table,
+    changes_table,
     domain_table,
     hit_table,
     results_table,
@@ -109,8 +107,15 @@ def _notes(run: Run) -> list[str]:
 
 
 def differences(runs: Sequence[Run]) -> Html | None:
-    """Paired differences to greedy; nothing where no run has the baseline and its records."""
-    return None
+    """What every method changed against the baseline on the same items; nothing where no run has the baseline."""
+    parts = [join(_run_heading(run, runs), html_table(changes_table(run))) for run in runs if BASELINE in run.records]
+    if not parts:
+        return None
+    words = (
+        "On the same items: how many each method fixed (wrong under greedy, right now) and broke (right under greedy, "
+        "wrong now), and the difference of the accuracies in points."
+    )
+    return join(element("h2", "Against greedy"), element("p", words, class_="note"), *parts)
 
 
 def domains(runs: Sequence[Run]) -> Html | None:
@@ -179,84 +184,6 @@ def hit(runs: Sequence[Run]) -> Html | None:
     return join(element("h2", "Hit@k: is the LLM's choice already there?"), element("p", words), *parts)
 
 
-def example(selection: Selection) -> Html | None:
-    """The place of the worked example, which the page's script fills."""
-    if selection.payload["example"] is None:
-        return None
-    return join(
-        element("h2", "One answer, step by step"),
-        element(
-            "p",
-            "Marked tokens are triggered steps: ",
-            element("span", "flips", class_="tok flip"),
-            " took another token than the small model's greedy one, ",
-            element("span", "kept", class_="tok kept"),
-            " steps stayed with it. Point at one, tap it or reach it with the keyboard to see the candidates.",
-        ),
-        element("div", element("noscript", element("p", "The example needs JavaScript.")), id="example-body"),
-    )
-
-
-def browser(runs: Sequence[Run], selection: Selection) -> Html | None:
-    """The item browser's frame: filters, list and detail, which the page's script fills."""
-    if not selection.chosen:
-        return None
-    payload = selection.payload
-    preferred = payload["example"]["entry"] if payload["example"] else 0
-    methods = []
-    for run in runs:
-        options = [
-            element("option", entry["method"], value=index, selected=index == preferred)
-            for index, entry in enumerate(payload["entries"])
-            if entry["run"] == run.name
-        ]
-        methods.append(element("optgroup", *options, label=run.name) if len(runs) > 1 else join(*options))
-    everywhere = element("option", "all domains", value="")
-    domains_ = [everywhere, *(element("option", name, value=name) for name in payload["domains"])]
-    outcomes = (
-        ("any", "any outcome"),
-        ("right", "right"),
-        ("wrong", "wrong"),
-        ("fixed", "fixed: wrong → right against greedy"),
-        ("broken", "broken: right → wrong against greedy"),
-        ("flip", "with a flip"),
-        ("cut", "cut off"),
-    )
-    words = f"All {selection.total:,} items are here."
-    if selection.chosen < selection.total:
-        words = (
-            f"{selection.chosen:,} of {selection.total:,} items are on this page, taken in turn from every domain and "
-            "from what each method fixed or broke. They are for reading; the tables above count every item. "
-            "The rest is in the records files of the run."
-        )
-    return join(
-        element("h2", "Items"),
-        element("p", words, class_="note"),
-        element(
-            "form",
-            _field("Method", element("select", *methods, name="entry")),
-            _field("Domain", element("select", *domains_, name="domain")),
-            _field("Outcome", element("select", *(element("option", t, value=v) for v, t in outcomes), name="outcome")),
-            _field("Search", element("input", type="search", name="search", placeholder="id or question")),
-            element("button", "Reset", type="reset"),
-            id="filters",
-            aria_label="Filter items",
-        ),
-        element("p", id="item-status", class_="note", role="status"),
-        element(
-            "div",
-            element("ul", id="item-list", aria_label="Matching items"),
-            element("div", id="item-detail"),
-            class_="browser",
-        ),
-        element("noscript", element("p", "The item browser needs JavaScript.")),
-    )
-
-
-def _field(label: str, control: Html) -> Html:
-    return element("label", label, control)
-
-
 def provenance(runs: Sequence[Run]) -> Html:
     """How each run came about, as it was recorded."""
     parts = [join(element("h3", run.name), _facts(run.provenance)) for run in runs]
@@ -282,48 +209,3 @@ def _facts(value: Any) -> Html:
 
 def _run_heading(run: Run, runs: Sequence[Run]) -> Html | None:
     return element("h3", run.name) if len(runs) > 1 else None
-
-
-def html_table(table: Table, *, bars: bool = False) -> Html:
-    """The table, scrollable by itself; each value's cell carries the exact number in `data-value`."""
-    lead_key = "method" if any(column.key == "method" for column in table.columns) else table.columns[0].key
-    columns = sorted(table.columns, key=lambda column: column.key != lead_key)
-    head = element(
-        "tr", *(element("th", c.title, scope="col", class_=_align(c), title=c.help or None) for c in columns)
-    )
-    body = [element("tr", *(_cell(column, row, lead_key, bars) for column in columns)) for row in table.rows]
-    content = element("table", element("thead", head), element("tbody", *body))
-    return element("div", content, class_="scroll", tabindex=0, role="region", aria_label=table.title)
-
-
-def _cell(column: Column, row: Row, lead_key: str, bars: bool) -> Html:
-    shown: Any = column.show(row).replace(" ", "\u00a0")
-    if column.key == lead_key:
-        kind = "dot with-llm" if charts.uses_llm(row) else "dot"
-        dot = element("span", class_=kind, aria_hidden="true") if "llm_forwards" in row else None
-        return element("th", dot, shown, scope="row")
-    if bars and column.key == "accuracy":
-        shown = join(charts.accuracy_bar(row), shown)
-    value = row.get(column.key)
-    exact = None if value is None or column.kind == "text" else repr(value)
-    return element("td", shown, class_=_align(column), data_key=column.key, data_value=exact)
-
-
-def _align(column: Column) -> str | None:
-    return None if column.kind == "text" else "num"
-
-
-def helps(table: Table) -> Html:
-    """What each column means."""
-    entries = [
-        element("div", element("dt", column.title), " ", element("dd", column.help))
-        for column in table.columns
-        if column.help
-    ]
-    return element("details", element("summary", "What the columns mean"), element("dl", *entries, class_="help"))
-
-
-def download(content: str, filename: str, label: str) -> Html:
-    """A link that saves `content` as a file, without a network."""
-    encoded = base64.b64encode(content.encode()).decode()
-    return element("a", label, download=filename, href=f"data:text/csv;charset=utf-8;base64,{encoded}")

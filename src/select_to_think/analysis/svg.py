@@ -50,9 +50,9 @@ def round_step(width: float) -> float:
 
 
 def covering(values: Sequence[float], start: float, end: float) -> Scale:
-    """A scale for costs: logarithmic if all are positive and spread tenfold, else linear from zero."""
+    """A scale for costs: logarithmic if all are positive and spread tenfold to a millionfold, else linear from zero."""
     low, high = min(values), max(values)
-    if low > 0 and high / low >= 10:
+    if low > 0 and 10 * low <= high <= 1e6 * low:
         return Scale(low / 1.5, high * 1.5, start, end, logarithmic=True)
     return Scale(0.0, high * 1.08 or 1.0, start, end)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from select_to_think.analysis.runs import ALL, Run
+from select_to_think.analysis.runs import ALL, BASELINE, Run
 from select_to_think.evaluation.results import ResultRow
 
 if TYPE_CHECKING:
@@ -152,6 +152,24 @@ def domain_table(run: Run) -> Table:
     names = [*run.domains, *([ALL] if any(row.domain == ALL for row in run.rows) else [])]
     columns = [Column(f"accuracy:{name}", name, "percent", error_key=f"stderr:{name}") for name in names]
     return Table(f"Accuracy by domain, {run.name}", (METHOD, *columns), tuple(rows.values()))
+
+
+def changes_table(run: Run) -> Table:
+    """What each method changed against the baseline, over the items that both answered."""
+    rows = []
+    for method in run.methods:
+        counts = run.changes(method)
+        if counts is not None:
+            difference = (counts["fixed"] - counts["broken"]) / counts["paired"]
+            rows.append({"run": run.name, "method": method, "difference": difference, **counts})
+    columns = (
+        METHOD,
+        Column("difference", f"Points against {BASELINE}", "points", "Difference of the accuracies, in points."),
+        Column("fixed", "Fixed", "count", f"Wrong under {BASELINE}, right under this method."),
+        Column("broken", "Broken", "count", f"Right under {BASELINE}, wrong under this method."),
+        Column("paired", "n", "count", "Items that both answered."),
+    )
+    return Table(f"Against {BASELINE}, {run.name}", columns, tuple(rows))
 
 
 def hit_table(runs: Sequence[Run]) -> Table:

@@ -1,0 +1,216 @@
+"""Tables and figures say exactly what the result files say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from analysis_run import DOMAINS, METHODS, make_run
+from select_to_think.analysis.charts import CostAxis, pareto_front
+from select_to_think.analysis.figures import write_figures
+from select_to_think.analysis.runs import load_run, load_runs
+from select_to_think.analysis.svg import Labels, Scale, covering
+from select_to_think.analysis.tables import (
+    METHOD,
+    N,
+    Table,
+    changes_table,
+    domain_table,
+    hit_table,
+    results_table,
+    to_csv,
+    to_json,
+    to_markdown,
+    to_rich,
+)
+from select_to_think.structures import S2TError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "one", per_domain=8)
+
+
+def results_of(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
+
+
+def records_of(folder: Path, method: str) -> dict[str, dict[str, Any]]:
+    lines = (folder / f"records-{method}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {record["id"]: record for record in map(json.loads, lines)}
+
+
+def test_csv_and_json_hold_the_exact_values_of_every_row(folder: Path) -> None:
+    table = results_table(load_runs([folder]), domain=None)
+    expected = {(row["method"], row["domain"]): row for row in results_of(folder)}
+    as_json = {(row["method"], row["domain"]): row for row in json.loads(to_json(table))["rows"]}
+    as_csv = {(row["method"], row["domain"]): row for row in csv.DictReader(io.StringIO(to_csv(table)))}
+    assert as_json.keys() == as_csv.keys() == expected.keys()
+    for key, row in expected.items():
+        for name in ("n", "accuracy", "stderr", "tokens_per_second", "trigger_rate", "flip_rate", "hit_at_8"):
+            assert as_json[key][name] == row[name]
+            assert as_csv[key][name] == ("" if row[name] is None else repr(row[name]))
+        assert as_json[key]["llm_processed_per_answer"] == row["llm_tokens_processed"] / row["n"]
+        assert as_json[key]["seconds_per_answer"] == row["seconds"] / row["n"]
+
+
+def test_costs_divide_by_items_and_cut_off_answers_are_counted(folder: Path) -> None:
+    rows = {row["method"]: row for row in results_table(load_runs([folder])).rows}
+    assert list(rows) == list(METHODS)
+    for method, row in rows.items():
+        records = records_of(folder, method).values()
+        assert row["cut_off"] == sum(record["finish_reason"] == "length" for record in records)
+    assert rows["llm"]["llm_share"] == 1.0
+    assert rows["greedy"]["llm_share"] == 0.0
+
+
+def test_changes_are_counted_item_by_item(folder: Path) -> None:
+    greedy = records_of(folder, "greedy")
+    for row in changes_table(load_run(folder, name="one")).rows:
+        other = records_of(folder, row["method"])
+        pairs = [(greedy[item]["right"], other[item]["right"]) for item in greedy]
+        assert (row["fixed"], row["broken"]) == (pairs.count((False, True)), pairs.count((True, False)))
+        accuracy = {r["method"]: r["accuracy"] for r in results_of(folder) if r["domain"] == "all"}
+        assert row["difference"] == pytest.approx(accuracy[row["method"]] - accuracy["greedy"])
+
+
+def test_domain_and_hit_tables_repeat_the_files(folder: Path) -> None:
+    run = load_run(folder, name="one")
+    lines = {row["method"]: row for row in domain_table(run).rows}
+    for row in results_of(folder):
+        assert lines[row["method"]][f"accuracy:{row['domain']}"] == row["accuracy"]
+    measured = json.loads((folder / "measure.json").read_text(encoding="utf-8"))["results"]
+    for shown, row in zip(hit_table([run]).rows, measured, strict=True):
+        assert {k: shown[f"hit_at:{k}"] for k in row["hit_at"]} == row["hit_at"]
+
+
+def test_markdown_rounds_and_keeps_text_in_its_cell() -> None:
+    table = Table("t", (METHOD, N), ({"method": "a|b\n<b>", "n": 1234}, {"method": "c", "n": None}))
+    assert to_markdown(table) == "| Method | n |\n| :-- | --: |\n| a\\|b &lt;b> | 1,234 |\n| c | – |\n"
+
+
+def test_markdown_shows_accuracy_with_its_error(folder: Path) -> None:
+    row = next(row for row in results_of(folder) if row["method"] == "s2t" and row["domain"] == "all")
+    assert f"{100 * row['accuracy']:.1f} ± {100 * row['stderr']:.1f} %" in to_markdown(
+        results_table(load_runs([folder]))
+    )
+
+
+def test_a_terminal_table_shows_every_method(folder: Path) -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(to_rich(results_table(load_runs([folder]))))
+    shown = console.export_text()
+    assert all(method in shown for method in METHODS)
+
+
+def test_several_runs_are_told_apart(folder: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "one", per_domain=2, methods=("greedy",), measured=False)
+    runs = load_runs([folder, other])
+    assert [run.name for run in runs] == ["one", "one (2)"]
+    table = results_table(runs)
+    assert "run" in [column.key for column in table.columns]
+    assert [row["run"] for row in table.rows] == ["one"] * len(METHODS) + ["one (2)"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("results.json", "{", "results.json"),
+        ("results.json", '{"schema": 2, "results": [], "provenance": {}}', "schema 2"),
+        ("records-greedy.jsonl", '{"id": 1\n', "records-greedy.jsonl, line 1"),
+        ("measure.json", '{"schema": 1}', "measure.json"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, file: str, content: str, words: str) -> None:
+    folder = make_run(tmp_path / "run", per_domain=2, methods=("greedy",))
+    (folder / file).write_text(content, encoding="utf-8")
+    with pytest.raises(S2TError, match=words):
+        load_runs([folder])
+
+
+def test_no_run_and_no_results_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(S2TError, match="no run given"):
+        load_runs([])
+    with pytest.raises(S2TError, match=r"results\.json"):
+        load_runs([tmp_path])
+
+
+points = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12)
+
+
+@given(points, st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_the_pareto_front_is_what_nothing_beats(pairs: list[tuple[int, int]], lower: bool) -> None:
+    rows = [{"cost": cost, "accuracy": accuracy, "id": index} for index, (cost, accuracy) in enumerate(pairs)]
+    front = [row["id"] for row in pareto_front(rows, CostAxis("cost", "Cost", lower_is_better=lower))]
+    sign = 1 if lower else -1
+
+    def beaten(cost: int, accuracy: int) -> bool:
+        return any(sign * c <= sign * cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in pairs)
+
+    assert sorted(front) == [index for index, pair in enumerate(pairs) if not beaten(*pair)]
+    costs = [sign * pairs[index][0] for index in front]
+    assert costs == sorted(costs)
+
+
+def test_rows_without_a_cost_are_not_on_the_front() -> None:
+    assert pareto_front([{"cost": None, "accuracy": 1.0}], CostAxis("cost", "Cost")) == []
+
+
+@given(st.lists(st.floats(0.0, 1e6), min_size=1, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_scales_keep_every_value_inside_and_have_ticks(values: list[float]) -> None:
+    scale = covering(values, 40, 700)
+    assert all(39 <= scale(value) <= 701 for value in values)
+    ticks = scale.ticks()
+    assert 1 <= len(ticks) <= 40
+    assert all(39.9 <= scale(tick) <= 700.1 for tick in ticks)
+
+
+def test_ticks_are_round() -> None:
+    assert Scale(0.0, 1.0, 0, 100).ticks() == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert Scale(0.9, 60.0, 0, 100, logarithmic=True).ticks() == pytest.approx([1, 2, 5, 10, 20, 50])
+
+
+def test_labels_of_near_points_do_not_overlap() -> None:
+    labels = Labels(400)
+    for y in (100, 104, 108):
+        labels.place(200, y, "method")
+    boxes = labels.boxes
+    for index, (a, b, c, d) in enumerate(boxes):
+        for e, f, g, h in boxes[:index]:
+            assert c < e or g < a or d < f or h < b
+
+
+def test_figures_are_written_in_both_formats(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra `plots`")
+    folder = make_run(tmp_path / "run", per_domain=2, methods=("greedy", "s2t-local"))
+    written = write_figures([folder], tmp_path / "figures")
+    stems = ("accuracy", "accuracy-against-seconds-per-answer", "accuracy-against-tokens-per-second", "hit-at-k")
+    assert [path.name for path in written] == [f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")]
+    for path in written:
+        start = path.read_bytes()[:8]
+        assert start == b"\x89PNG\r\n\x1a\n" if path.suffix == ".png" else start.startswith(b"<?xml")
+    drawn = (tmp_path / "figures" / "accuracy.svg").read_text(encoding="utf-8")
+    assert "s2t-local" in drawn and "llm" not in drawn
+    with pytest.raises(S2TError, match="gif"):
+        write_figures([folder], tmp_path, formats=["gif"])
+
+
+def test_missing_matplotlib_names_the_remedy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(S2TError, match="pip install"):
+        write_figures([folder], tmp_path)
+
+
+def test_domains_of_a_run_leave_out_the_whole(folder: Path) -> None:
+    assert load_run(folder, name="one").domains == DOMAINS
