@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from select_to_think.models.loading import LoadedModel
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama", "mistral", "gemma3", "phi3")
 MODEL_TYPES = {"gemma3": "gemma3_text"}
@@ -59,3 +62,15 @@ def tiny_model(
             if parameter.ndim > 1:
                 parameter.mul_(scale)
     return model
+
+
+def tiny_tokenizer(words: int = 64) -> PreTrainedTokenizerFast:
+    """Words w0 ... w63; w0 pads, w1 begins, w2 ends."""
+    backend = Tokenizer(models.WordLevel({f"w{n}": n for n in range(words)}, unk_token="w3"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="w2", pad_token="w0", bos_token="w1")
+
+
+def tiny_loaded(seed: int = 0, layers: int = 2, words: int = 64, arch: str = "qwen2") -> LoadedModel:
+    """A tiny model with its tokenizer."""
+    return LoadedModel(tiny_model(arch, seed=seed, layers=layers), tiny_tokenizer(words), f"tiny-{seed}")

@@ -1,0 +1,199 @@
+"""The facade: what it loads, what it refuses, and that its methods are the policies of the laws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from select_to_think.config import DecodeConfig, PairConfig, ScorerConfig, SelectConfig
+from select_to_think.models.loading import LoadedModel, fingerprint, load_model
+from select_to_think.models.prompting import prompt_ids
+from select_to_think.models.scorer import inject_adapter, save_scorer
+from select_to_think.models.vocabulary import reserved_ids
+from select_to_think.session import Session
+from select_to_think.structures import S2TError
+from select_to_think.triggers.calibration import Calibration
+from tiny import tiny_loaded, tiny_model, tiny_tokenizer
+
+DECODE = DecodeConfig(max_new_tokens=16)
+QUESTIONS = ["w5 w6 w7", "w9", "w8 w30 w31 w32 w12"]
+
+
+def calibration(session: Session, llm: bool = True) -> Calibration:
+    values = {name: [0.01 * i for i in range(100)] for name in ("kl", "entropy", "margin")}
+    other = session.llm.fingerprint if llm else None
+    return replace(Calibration.fit(values, [], [], session.slm.fingerprint, other), quantiles={
+        "kl": [0.05] * 1001, "entropy": [4.05] * 1001, "margin": [0.98] * 1001,
+    })  # fmt: skip
+
+
+@pytest.fixture
+def session() -> Session:
+    made = Session(slm=tiny_loaded(0), llm=tiny_loaded(1, 3))
+    made.calibration = calibration(made)
+    return made
+
+
+def write_scorer(folder: Path, slm: LoadedModel, mode: str, score: str) -> Path:
+    switch = inject_adapter(slm.model, 4, 8.0)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for _, weight in switch.weights():
+            weight.normal_(0, 0.3)
+    folder.mkdir()
+    about = {"mode": mode, "score": score, "bins": 5, "score_temperature": 0.1, "slm_fingerprint": slm.fingerprint}
+    save_scorer(folder, switch, torch.randn(5, 32), 0.5, about)
+    return folder
+
+
+@pytest.mark.parametrize("score", ["bins", "anchored"])
+@pytest.mark.parametrize("mode", ["coupled", "proposer", "activated"])
+def test_s2t_local_runs_from_a_folder_without_ever_loading_an_llm(
+    tmp_path: Path, mode: str, score: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_scorer(tmp_path / "scorer", tiny_loaded(0), mode, score)
+    config = PairConfig(slm="tiny", llm="must-not-be-loaded", scorer=str(folder))
+    loads: list[str] = []
+
+    def fake_load(name: str, **_: object) -> LoadedModel:
+        loads.append(name)
+        return tiny_loaded(0)
+
+    monkeypatch.setattr("select_to_think.session.load_model", fake_load)
+    session = Session(config)
+    select = SelectConfig(trigger="random", trigger_budget=0.5, scorer_mode=mode, score=score)  # type: ignore[arg-type]
+    weights = {name: weight.clone() for name, weight in session.slm.model.state_dict().items()}
+    answers = session.generate(QUESTIONS, "s2t-local", DECODE, select)
+    assert loads == ["tiny"]
+    assert all(a.counts.llm_forwards == a.counts.llm_tokens_processed == 0 for a in answers)
+    fired = [step for a in answers for step in a.steps if step.fired]
+    assert fired and all(step.chooser == "scorer" and step.llm_top_token is None for step in fired)
+    assert any(step.flip for step in fired)
+    after = session.slm.model.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in weights.items()), "the base weights changed"
+    greedy = session.generate(QUESTIONS, "greedy", DECODE)
+    plain = Session(slm=tiny_loaded(0)).generate(QUESTIONS, "greedy", DECODE)
+    assert [g.tokens for g in greedy] == [g.tokens for g in plain], "greedy must not see the adapter"
+
+
+def test_block_verified_and_step_by_step_agree_through_the_session(session: Session) -> None:
+    fast = session.generate(QUESTIONS, "s2t", DECODE)
+    slow = session.generate(QUESTIONS, "s2t", DECODE, SelectConfig(block_verified=False))
+    assert [a.tokens for a in fast] == [a.tokens for a in slow]
+    assert sum(a.flip_count for a in fast) > 0
+    assert sum(a.counts.llm_forwards for a in fast) < sum(a.counts.llm_forwards for a in slow)
+
+
+def test_results_keep_the_order_of_the_questions_and_do_not_depend_on_it(session: Session) -> None:
+    for method in ("greedy", "sample", "maj@3", "takeover", "llm"):
+        forward = session.generate(QUESTIONS, method, replace(DECODE, max_batch=2))
+        backward = session.generate(QUESTIONS[::-1], method, replace(DECODE, max_batch=1))
+        assert [a.tokens for a in forward] == [a.tokens for a in backward[::-1]]
+        assert all(a.text == session.text(a.tokens) for a in forward)
+    seeds = [session.generate(QUESTIONS, "sample", replace(DECODE, seed=seed))[0].tokens for seed in (0, 0, 1)]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+@pytest.mark.parametrize(
+    ("method", "select", "message"),
+    [
+        ("s2t-locl", SelectConfig(), "did you mean 's2t-local'"),
+        ("maj@0", SelectConfig(), "unknown method"),
+        ("s2t", SelectConfig(trigger="entropi"), "did you mean 'entropy'"),
+        ("s2t-local", SelectConfig(trigger="kl"), "s2t-local runs without an LLM"),
+        ("s2t", SelectConfig(candidates=65), "lower --candidates"),
+        ("s2t-local", SelectConfig(trigger="random"), "s2t train scorer"),
+        ("s2t", SelectConfig(trigger="learned"), "s2t train trigger"),
+    ],
+)
+def test_mistakes_are_named_with_their_remedy(
+    session: Session, method: str, select: SelectConfig, message: str
+) -> None:
+    with pytest.raises(S2TError, match=message):
+        session.generate(QUESTIONS, method, DECODE, select)
+
+
+def test_prompts_that_do_not_fit_are_refused(session: Session) -> None:
+    with pytest.raises(S2TError, match=r"exceed the context of 512 tokens.*max-new-tokens"):
+        session.generate([" ".join(["w5"] * 500)], "greedy", DECODE)
+    with pytest.raises(S2TError, match="empty"):
+        session.generate([""], "greedy", DECODE)
+
+
+def test_mismatched_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(S2TError, match="different vocabularies"):
+        Session(slm=tiny_loaded(0), llm=tiny_loaded(1, words=60)).generate(QUESTIONS, "llm", DECODE)
+    folder = write_scorer(tmp_path / "scorer", tiny_loaded(0), "activated", "bins")
+    other = Session(PairConfig(scorer=str(folder)), slm=tiny_loaded(7))
+    with pytest.raises(S2TError, match="trained for another SLM"):
+        other.generate(QUESTIONS, "s2t-local", DECODE, SelectConfig(trigger="random"))
+    session = Session(slm=tiny_loaded(0), llm=tiny_loaded(1))
+    session.calibration = calibration(session)
+    swapped = Session(slm=tiny_loaded(0), llm=tiny_loaded(2))
+    swapped.calibration = session.calibration
+    with pytest.raises(S2TError, match="another LLM"):
+        swapped.generate(QUESTIONS, "s2t", DECODE)
+    stranger = Session(slm=tiny_loaded(5), llm=tiny_loaded(1))
+    stranger.calibration = session.calibration
+    with pytest.raises(S2TError, match="another SLM"):
+        stranger.generate(QUESTIONS, "s2t", DECODE)
+
+
+def test_padded_rows_are_reserved_and_need_not_be_the_same() -> None:
+    slm, llm = tiny_loaded(0, words=60), LoadedModel(tiny_model("qwen2", vocab=72, seed=1), tiny_tokenizer(60), "wide")
+    assert reserved_ids(slm) == frozenset(range(60, 64)) and reserved_ids(llm) == frozenset(range(60, 72))
+    session = Session(slm=slm, llm=llm)
+    session.calibration = calibration(session)
+    for method in ("greedy", "sample", "s2t", "takeover", "llm"):
+        assert all(max(a.tokens) < 60 for a in session.generate(QUESTIONS, method, DECODE))
+
+
+def test_unknown_pair_and_missing_models() -> None:
+    with pytest.raises(S2TError, match="did you mean 'demo'"):
+        Session.load(PairConfig(pair="dema"))
+    with pytest.raises(S2TError, match="--llm"):
+        Session(PairConfig(), slm=tiny_loaded(0)).generate(QUESTIONS, "llm", DECODE)
+
+
+def test_loading(tmp_path: Path) -> None:
+    loaded = tiny_loaded(0)
+    loaded.model.save_pretrained(tmp_path / "good")
+    loaded.tokenizer.save_pretrained(tmp_path / "good")
+    again = load_model(str(tmp_path / "good"), device="cpu", dtype="bfloat16")
+    assert again.fingerprint == loaded.fingerprint and again.model.dtype == torch.bfloat16
+    with torch.no_grad():
+        next(iter(again.model.parameters())).mul_(-1)
+    assert fingerprint(again.model) != loaded.fingerprint
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "nothing" / "here"):
+        with pytest.raises(S2TError):
+            load_model(str(path), device="cpu")
+    pickled = tmp_path / "pickled"
+    loaded.tokenizer.save_pretrained(pickled)
+    loaded.model.config.save_pretrained(pickled)
+    torch.save(loaded.model.state_dict(), pickled / "pytorch_model.bin")
+    with pytest.raises(S2TError, match="safetensors"):
+        load_model(str(pickled), device="cpu")
+    with pytest.raises(S2TError, match="device"):
+        load_model(str(tmp_path / "good"), device="cuda:99")
+
+
+def test_prompts_have_one_bos() -> None:
+    loaded = tiny_loaded(0)
+    loaded.tokenizer.chat_template = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}"
+    assert prompt_ids(loaded, "w5 w6").count(1) == 1
+    assert prompt_ids(loaded, "w5 w6", system="w9") == [1, 9, 5, 6]
+    loaded.tokenizer.chat_template = None
+    assert prompt_ids(loaded, "w5 w6", system="w9") == [9, 5, 6]
+
+
+def test_configurations_check_their_ranges() -> None:
+    with pytest.raises(S2TError, match=r"trigger_budget must be between 0\.0 and 1\.0"):
+        SelectConfig(trigger_budget=1.5)
+    with pytest.raises(S2TError, match="max_new_tokens must be at least 1"):
+        DecodeConfig(max_new_tokens=0)
+    with pytest.raises(S2TError, match="score_temperature"):
+        ScorerConfig(score_temperature=float("nan"))
