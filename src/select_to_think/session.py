@@ -69,13 +69,18 @@ class Session:
         """A session on the pair that `config` names."""
         return cls(config)
 
-    def _load(self, role: str, name: str | None) -> LoadedModel:
+    def _load(self, role: str, given: str | None) -> LoadedModel:
         """Load the model of a role by its name, or from the bundled pair."""
-        if name is None and self.folder is None:
-            raise S2TError(f"this needs an {role.upper()}: give one with --{role} NAME_OR_PATH")
-        path = name or str(self.folder / role)  # type: ignore[operator]
+        path, name = given, given
+        if given is None:
+            if self.folder is None:
+                raise S2TError(f"this needs an {role.upper()}: give one with --{role} NAME_OR_PATH")
+            path, name = str(self.folder / role), f"{self.config.pair}/{role}"
+        assert path is not None
         config = self.config
-        return load_model(path, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        return load_model(
+            path, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code, name=name
+        )
 
     @cached_property
     def slm(self) -> LoadedModel:

@@ -67,9 +67,14 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 def load_model(
-    name_or_path: str, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    name_or_path: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    name: str | None = None,
 ) -> LoadedModel:
-    """Load a model in eval mode.
+    """Load a model in eval mode. `name` is what messages and results call it (default: `name_or_path`).
 
     Raises:
         S2TError: nothing usable under that name, with the remedy.
@@ -94,7 +99,7 @@ def load_model(
             f"cannot load {name_or_path!r}: {reason} (need a causal model with safetensors weights)"
         ) from error
     model.to(device)  # type: ignore[arg-type]
-    return LoadedModel(model.eval(), tokenizer, name_or_path)
+    return LoadedModel(model.eval(), tokenizer, name or name_or_path)
 
 
 def fingerprint(model: PreTrainedModel) -> str:
