@@ -13,6 +13,7 @@ import pytest
 from fake_session import COLLECT, DECODE, FakeSession, fake_items, fake_labels, work
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import read_manifest, read_trajectories, trajectory_from_json
+from select_to_think.evaluation.items import question_key
 from select_to_think.structures import S2TError
 
 
@@ -60,6 +61,9 @@ def test_the_summary_counts_what_is_there(folder: Path) -> None:
 def test_the_manifest_knows_every_item(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert [item_id for shard in manifest["shards"] for item_id in shard["items"]] == [i.id for i in fake_items()]
+    assert [k for shard in manifest["shards"] for k in shard["question_keys"]] == [
+        question_key(i) for i in fake_items()
+    ]
     assert manifest["fingerprints"]["slm"] == "slm" and manifest["config"]["group_size"] == 16
 
 

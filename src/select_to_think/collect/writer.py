@@ -1,9 +1,10 @@
 """Writes a collection so that a kill at any moment loses no finished trajectory and a rerun doubles none.
 
-A folder holds `manifest.json` (settings, sealed shards with their digests), `shard-00000.jsonl` ... (sealed:
-`shard_items` trajectories each, in item order) and, while work goes on, `journal.jsonl` (finished trajectories of
-shards that are not yet full, in order of finishing). Sealing writes the shard, then the manifest, then the shorter
-journal, each atomically; whichever of them a kill prevents is done again from the journal.
+A folder holds `manifest.json` (settings, sealed shards with their digests and what they are about),
+`shard-00000.jsonl` ... (sealed: `shard_items` trajectories each, in item order) and, while work goes on,
+`journal.jsonl` (finished trajectories of shards that are not yet full, in order of finishing). Sealing writes the
+shard, then the manifest, then the shorter journal, each atomically; whichever of them a kill prevents is done again
+from the journal.
 
 Non-goals: knowing how trajectories are made.
 """
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from select_to_think.collect.records import MANIFEST, SCHEMA, Trajectory
-from select_to_think.evaluation.items import Item, items_digest
+from select_to_think.evaluation.items import Item, items_digest, question_key
 from select_to_think.files import (
     Journal,
     Json,
@@ -44,6 +45,7 @@ class CollectionWriter:
         self.shards = [
             [item.id for item in items[start : start + shard_items]] for start in range(0, len(items), shard_items)
         ]
+        self._question_of = {item.id: question_key(item) for item in items}
         self._shard_of = {item_id: number for number, ids in enumerate(self.shards) for item_id in ids}
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(only_writer(folder))
@@ -88,7 +90,8 @@ class CollectionWriter:
             return
         file = f"shard-{number:05d}.jsonl"
         digest = write_jsonl_atomic(self.folder / file, (self._pending[item_id] for item_id in ids))
-        entry = {"file": file, "sha256": digest, "items": ids}
+        questions = [self._question_of[item_id] for item_id in ids]
+        entry = {"file": file, "sha256": digest, "items": ids, "question_keys": questions}
         self._manifest["shards"] = sorted([*self._manifest["shards"], entry], key=lambda shard: str(shard["file"]))
         write_json_atomic(self.folder / MANIFEST, self._manifest)
         for item_id in ids:

@@ -28,8 +28,8 @@ def trigger_name(method: str, select: SelectConfig) -> str:
 
 
 def is_calibrated(method: str, select: SelectConfig) -> bool:
-    """Whether a method looks at thresholds that were fitted to calibration items."""
-    return has_trigger(method) and trigger_name(method, select) != "random"
+    """Whether a method looks at thresholds of the pair's calibration; the learned trigger brings its own."""
+    return has_trigger(method) and trigger_name(method, select) not in ("random", "learned")
 
 
 def decode_settings(decode: DecodeConfig) -> dict[str, Any]:
