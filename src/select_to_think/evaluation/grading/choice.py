@@ -1,9 +1,9 @@
 """Multiple choice: the letter that a text settles on, looked for in ordered levels.
 
-Levels: `\\boxed{C}`; "the answer is (C)", with the choice's own words accepted; "C is correct", "I choose C"; a text
-that begins with "C." or "(C) ..."; a last line that is one; bold; "(C)" and "option C" wherever they stand last; the
-words of exactly one choice in the last paragraph; the last capital letter that stands alone. A letter that is denied
-("not A", "A is wrong", "rather than A") never counts, and "A or B" is no answer.
+Levels: `\\boxed{C}`; "the answer is (C)", with the choice's own words accepted; a text that begins with "C" and its
+words; "C is correct", "I choose C"; a text that begins with "C." or "(C) ..."; a last line that is one; bold; "(C)" and
+"option C" wherever they stand last; the words of exactly one choice in the last paragraph; the last capital letter that
+stands alone. A letter that is denied ("not A", "A is wrong", "rather than A") never counts, and "A or B" is no answer.
 
 Non-goals: judging the reasoning.
 """
@@ -41,6 +41,7 @@ def extract(text: str, context: Context) -> Extraction:
     text = _unmarked(text)
     levels: tuple[tuple[str, Callable[[], str]], ...] = (
         ("answer-is", lambda: _from_statements(text, marks, context)),
+        ("opening-quoted", lambda: _from_opening_quoted(text, marks, context)),
         ("is-correct", lambda: _from_verdicts(text, marks)),
         ("opening", lambda: _from_opening(text, marks, context)),
         ("last-line", lambda: _from_last_line(text, marks, context)),
@@ -149,6 +150,17 @@ def _from_verdicts(text: str, marks: Letters) -> str:
             ):
                 found.append((match.start(), letter_of(match)))
     return max(found)[1] if found else ""
+
+
+def _from_opening_quoted(text: str, marks: Letters, context: Context) -> str:
+    """The letter that the text begins with, where the words of that very choice follow it."""
+    match = marks.opening.match(text)
+    index = ord(letter_of(match)) - 65 if match else len(context.choices)
+    if match is None or index >= len(context.choices):
+        return ""
+    words = _words(_unmarked(context.choices[index]))
+    rest = _words(text[match.end() : match.end() + 2 * len(words) + 20].lstrip(" ).:,-\u2013\u2014\n"))
+    return letter_of(match) if words and rest.startswith(words) else ""
 
 
 def _from_opening(text: str, marks: Letters, context: Context) -> str:

@@ -47,7 +47,8 @@ NOT_BUT = re.compile(
 SEVERAL = re.compile(r"\s*(?:both|either|all|any)\b", re.IGNORECASE)
 LEAD = re.compile(
     rf"[\s:{_QUOTE}{{=>,{_DASH}]*(?:(?:option|choice|letter|answer|alternative|statement|clearly|definitely|"
-    r"most likely|likely|probably|therefore|thus|simply|indeed|actually|in fact|number|indicated by|given by|represented by|the|"
+    r"most likely|likely|probably|therefore|thus|simply|indeed|actually|in fact|number|"
+    r"indicated by|given by|represented by|the|"
     rf"labell?ed|best|correct)\b[\s:{_QUOTE}{{]*){{0,4}}",
     re.IGNORECASE,
 )

@@ -24,7 +24,8 @@ from select_to_think.evaluation.grading.base import (
     statements,
 )
 
-TOLERANCE = Fraction(1, 10**6)  # relative; a model that rounds 1/3 to 0.333333 is right
+TOLERANCE = Fraction(1, 10**6)  # relative, where a side is no short decimal: 0.333333 is right for 1/3
+SHORT_DECIMALS = 5
 
 _MINUS = "\u2212\u2013\u2014\ufe63\uff0d"
 _TO_ASCII = str.maketrans({**dict.fromkeys(_MINUS, "-"), **dict.fromkeys("\u00a0\u2009\u202f", " "), "\u2215": "/"})
@@ -47,6 +48,7 @@ _NUMBER = re.compile(
     rf"(?<![A-Za-z_\\.\d])(?P<sign>-\s?)?(?:{_CURRENCY})?\s?(?P<inner>-\s?)?"
     rf"(?P<body>{_PLAIN})"
     r"(?:\s?(?:[x*\u00d7]\s?10\s?\^\s?\{?(?P<power>[+-]?\d{1,3})\}?|[eE](?P<exponent>[+-]?\d{1,3})(?![\w.]))"
+    r"|\s?(?:\^|\*\*)\s?\{?(?P<raised>\d{1,2})\}?(?!\d)"
     r"|\s?/\s?(?P<under>\d{1,30}(?:\.\d{1,30})?)(?![\d/])"
     r"|[ -](?P<upper>\d{1,9})\s?/\s?(?P<lower>\d{1,9})(?![\d/]))?"
     r"(?P<percent>\s?%|\s?percent\b)?"
@@ -122,6 +124,8 @@ def _value(match: re.Match[str], text: str) -> Value:
     value = Fraction(match["body"].replace(",", "").replace(" ", ""))
     if match["power"] or match["exponent"]:
         value *= Fraction(10) ** int(match["power"] or match["exponent"])
+    elif match["raised"]:
+        value = value ** int(match["raised"]) if len(match["body"]) <= 20 else value
     elif match["under"] and Fraction(match["under"]):
         value /= Fraction(match["under"])
     elif match["upper"] and int(match["lower"]):
@@ -229,12 +233,18 @@ def value_of(text: str) -> Value | None:
 
 
 def same(ours: Value, gold: Value) -> bool:
-    """Whether one of the readings of either side agrees, within `TOLERANCE` of the gold where that is no integer."""
+    """Whether one of the readings of either side agrees: exactly for short decimals, else within `TOLERANCE`."""
     for target in gold.readings:
-        slack = abs(target) * TOLERANCE if target.denominator != 1 else Fraction(0)
-        if any(abs(reading - target) <= slack for reading in ours.readings):
-            return True
+        for reading in ours.readings:
+            slack = 0 if _is_short(target) and _is_short(reading) else abs(target) * TOLERANCE
+            if abs(reading - target) <= slack:
+                return True
     return False
+
+
+def _is_short(value: Fraction) -> bool:
+    """A decimal of at most `SHORT_DECIMALS` places: nothing that somebody had to round."""
+    return 10**SHORT_DECIMALS % value.denominator == 0
 
 
 def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
