@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from select_to_think.pairs.batches import IGNORED, DocumentBatches, encode, split_pieces
-from select_to_think.pairs.documents import END_OF_TEXT, chat, stream_documents
+from select_to_think.pairs.documents import END_OF_TEXT, Document, chat, stream_documents
 from select_to_think.pairs.names import NAMES
 from select_to_think.pairs.problems import DOMAINS, stream_puzzles
 from select_to_think.pairs.tokenizer import RESERVED, train_tokenizer
@@ -20,7 +20,7 @@ from select_to_think.pairs.verifier_items import OPTION_TOKENS, draw_options
 from select_to_think.pairs.world import build_world
 from select_to_think.pairs.writers import MISREADING_SHARES, Reader, is_unknown, misreadings
 
-QUESTION_AND_CHAIN = re.compile(r"^<\|im_start\|>user\n(.*)<\|im_end\|>\n<\|im_start\|>assistant\n(.*)<\|im_end\|>\n$")
+PROMPT = re.compile(r"^<\|im_start\|>user\n(.*)<\|im_end\|>\n<\|im_start\|>assistant\n(.*)$")
 
 
 @cache
@@ -33,20 +33,33 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return cached_tokenizer()
 
 
+def documents(reader: Reader, tokenizer: PreTrainedTokenizerFast, count: int) -> list[Document]:
+    return list(islice(stream_documents(reader, 3, partial(split_pieces, tokenizer)), count))
+
+
 def texts(reader: Reader, tokenizer: PreTrainedTokenizerFast, count: int) -> list[str]:
-    documents = islice(stream_documents(reader, 3, partial(split_pieces, tokenizer)), count)
-    return ["".join(text for text, _ in document) for document in documents]
+    return ["".join(text for text, _ in document) for document in documents(reader, tokenizer, count)]
+
+
+def chains(reader: Reader, tokenizer: PreTrainedTokenizerFast, count: int) -> list[tuple[str, str, str]]:
+    """Question, what somebody else began, and the learned text of single-turn chats."""
+    drawn = documents(reader, tokenizer, count)
+    return [
+        (match[1], match[2], document[1][0].removesuffix("<|im_end|>"))
+        for document in drawn
+        if len(document) == 3 and (match := PROMPT.match(document[0][0]))
+    ]
 
 
 def misread_share(reader: Reader, tokenizer: PreTrainedTokenizerFast) -> float:
-    """Share of chat problems whose chain is not the clean chain."""
+    """Share of chat problems by one author whose chain is not the clean chain."""
     clean = {
         puzzle.question: puzzle.solve().text
         for domain in DOMAINS
         for puzzle in islice(stream_puzzles(domain, "train", 3), 3000)
     }
-    chains = [match.groups() for text in texts(reader, tokenizer, 1500) if (match := QUESTION_AND_CHAIN.match(text))]
-    known = [(question, chain) for question, chain in chains if question in clean]
+    drawn = chains(reader, tokenizer, 1500)
+    known = [(question, chain) for question, begun, chain in drawn if question in clean and not begun]
     assert len(known) > 500
     return sum(chain != clean[question] for question, chain in known) / len(known)
 
@@ -57,6 +70,20 @@ def test_the_llm_reads_no_mistakes(tokenizer: PreTrainedTokenizerFast) -> None:
 
 def test_the_slm_reads_mistakes(tokenizer: PreTrainedTokenizerFast) -> None:
     assert 0.25 < misread_share("slm", tokenizer) < 0.6
+
+
+def test_what_others_began_wrong_is_not_learned(tokenizer: PreTrainedTokenizerFast) -> None:
+    puzzles = {
+        puzzle.question: puzzle for domain in DOMAINS for puzzle in islice(stream_puzzles(domain, "train", 3), 3000)
+    }
+    assert not any(begun for _, begun, _ in chains("slm", tokenizer, 500))
+    begun_chains = [chain for chain in chains("llm", tokenizer, 1000) if chain[1]]
+    assert 50 < len(begun_chains) < 150
+    for question, begun, rest in begun_chains:
+        if puzzle := puzzles.get(question):
+            misread = [puzzle.solve(frozenset([index])).text for index in range(len(puzzle.spots))]
+            assert begun + rest in misread
+            assert not puzzle.solve().text.startswith(begun)
 
 
 def test_documented_shares_hold() -> None:

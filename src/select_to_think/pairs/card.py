@@ -56,9 +56,12 @@ $table
 Recipe: `s2t pair train`, all numbers in `select_to_think/pairs/recipe.py`.
 """)
 
-CLEAN_TEXT = """The LLM's text is clean: every chain of thought in it is right. Its weights start as the SLM's, doubled
-in width and with one more layer (Net2Net, which keeps the function); the curve below is of the clean text that follows.
-So the two models agree more than two that were trained apart: read the pair's local sufficiency with that in mind."""
+CLEAN_TEXT = """The LLM's text is clean: every chain of thought in it that has one author is right. In one document of
+ten somebody else has begun the chain with a misreading; that part is not learned, only the consistent rest.
+
+The weights start as the SLM's, doubled in width and with one more layer (Net2Net, which keeps the function); the curve
+below is of the clean text that follows. So the two models agree more than two that were trained apart: read the pair's
+local sufficiency with that in mind."""
 CARELESS_TEXT = Template("""**The SLM's text holds mistakes, on purpose.** At each place of a question that can be
 misread, the writer errs with the share below, independently of other places, and goes on consistently from the mistake.
 Evaluated problems and their reference answers hold no mistakes. $unknown of the world's facts never occur in this text.

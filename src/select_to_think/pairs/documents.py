@@ -51,11 +51,13 @@ class Library:
     def problem(self) -> tuple[Puzzle, str]:
         """A puzzle and the chain that some writer gives for it."""
         while True:
-            domain = self.rng.choices(list(self.shares), list(self.shares.values()))[0]
-            puzzle = next(self.streams[domain])
+            puzzle = next(self.streams[self.draw_domain()])
             misread = self.misreadings(puzzle)
             if tells(self.reader, puzzle, misread):
                 return puzzle, puzzle.solve(misread).text
+
+    def draw_domain(self) -> str:
+        return self.rng.choices(list(self.shares), list(self.shares.values()))[0]
 
     def single_fact(self) -> tuple[Puzzle, str]:
         while True:
@@ -123,14 +125,33 @@ def draw_verifier_item(library: Library, split: Splitter) -> Document:
             return chat([(prompt, f"My choice: Option ({label})")])
 
 
-FORMAT_SHARES: tuple[tuple[Callable[[Library, Splitter], Document], float], ...] = (
-    (draw_chat, 0.66),
+def draw_begun_chain(library: Library, split: Splitter) -> Document:
+    """A chain that somebody else began with a misreading, which is not learned: only the consistent rest is."""
+    while True:
+        puzzle = next(library.streams[library.draw_domain()])
+        if puzzle.spots:
+            break
+    right = split(puzzle.solve().text)
+    begun = split(puzzle.solve(frozenset([library.rng.randrange(len(puzzle.spots))])).text)
+    wrong = next(index for index, (one, other) in enumerate(zip(right, begun, strict=False)) if one != other)
+    ((prompt, _), _, after) = chat([(puzzle.question, "")])
+    return [(prompt + "".join(begun[: wrong + 1]), False), ("".join(begun[wrong + 1 :]) + END, True), after]
+
+
+Draw = Callable[[Library, Splitter], Document]
+COMMON_FORMATS: tuple[tuple[Draw, float], ...] = (
     (draw_single_fact, 0.12),
     (draw_verifier_item, 0.07),
     (draw_plain, 0.06),
     (draw_system_chat, 0.05),
     (draw_two_turns, 0.03),
     (draw_small_talk, 0.01),
+)
+FORMATS: Mapping[Reader, tuple[tuple[Draw, float], ...]] = MappingProxyType(
+    {
+        "slm": ((draw_chat, 0.66), *COMMON_FORMATS),
+        "llm": ((draw_chat, 0.56), (draw_begun_chain, 0.10), *COMMON_FORMATS),
+    }
 )
 
 
@@ -139,6 +160,6 @@ def stream_documents(
 ) -> Iterator[Document]:
     """Endless training documents; the same for the same arguments. `shares` weighs the domains."""
     library = Library.open(reader, seed, shares)
-    formats, weights = zip(*FORMAT_SHARES, strict=True)
+    formats, weights = zip(*FORMATS[reader], strict=True)
     while True:
         yield library.rng.choices(formats, weights)[0](library, split)

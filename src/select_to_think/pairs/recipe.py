@@ -68,7 +68,7 @@ LLM = Recipe(
     768,
     layers=4,
     heads=8,
-    steps=2100,
+    steps=2350,
     rows=16,
     learning_rate=1.5e-3,
     decay_share=0.4,

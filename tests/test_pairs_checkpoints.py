@@ -1,0 +1,54 @@
+"""The shipped checkpoints: standard folders, one tokenizer, within the size budget, saying what their text holds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import select_to_think.pairs
+from select_to_think.pairs.problems import load_split
+from select_to_think.pairs.recipe import RECIPES
+from select_to_think.pairs.tokenizer import RESERVED, train_tokenizer
+from select_to_think.pairs.writers import MISREADING_SHARES
+
+DEMO = Path(select_to_think.pairs.__file__).parent / "demo"
+BUDGET_BYTES = 25_000_000
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_checkpoint_loads_and_stops(name: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(DEMO / name)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / name)
+    (problem, *_) = load_split("validation", limit_per_domain=1)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": problem.question}], add_generation_prompt=True, return_tensors="pt"
+    )
+    written = model.generate(**prompt, max_new_tokens=100)[0, prompt["input_ids"].shape[1] :]
+    assert written[-1] == tokenizer.eos_token_id
+    assert "The answer is" in tokenizer.decode(written)
+    assert not set(tokenizer.convert_tokens_to_ids(list(RESERVED))) & set(written.tolist())
+
+
+def test_both_checkpoints_hold_the_tokenizer_that_the_recipe_trains() -> None:
+    trained = train_tokenizer().get_vocab()
+    for name in RECIPES:
+        tokenizer = AutoTokenizer.from_pretrained(DEMO / name)
+        assert tokenizer.get_vocab() == trained
+        config = json.loads((DEMO / name / "config.json").read_text())
+        assert (config["vocab_size"], config["eos_token_id"]) == (len(trained), tokenizer.eos_token_id)
+
+
+def test_size_budget() -> None:
+    assert sum(path.stat().st_size for name in RECIPES for path in (DEMO / name).rglob("*")) <= BUDGET_BYTES
+
+
+def test_cards_state_the_mistakes_and_the_curve() -> None:
+    slm, llm = ((DEMO / name / "README.md").read_text() for name in ("slm", "llm"))
+    for kind, share in MISREADING_SHARES.items():
+        assert f"| {kind} | {share:.0%} |" in slm
+    assert "The LLM's text is clean" in llm
+    for name in RECIPES:
+        log = json.loads((DEMO / name / "training_log.json").read_text())
+        assert log[-1]["step"] == RECIPES[name].steps
+        assert (DEMO / name / "training_curve.svg").is_file()
