@@ -60,10 +60,11 @@ class AdapterSwitch:
         self.layers = layers
         self.active = True
         self.merged = False
-        self._slots = []
+        self._slots: list[tuple[dict[str, nn.Module | None], str, nn.Module, nn.Module]] = []
+        self._originals: list[Tensor] = []
         for path, layer in layers.items():
             parent, _, name = path.rpartition(".")
-            self._slots.append((model.get_submodule(parent)._modules, name, layer.base_layer, layer))
+            self._slots.append((model.get_submodule(parent)._modules, name, cast(nn.Module, layer.base_layer), layer))
         self.set_active(False)
 
     def set_active(self, active: bool) -> None:
@@ -88,7 +89,6 @@ class AdapterSwitch:
         if self.merged:
             return
         self.set_active(False)
-        self._originals = []
         with torch.no_grad():
             for _, _, base, adapted in self._slots:
                 weight = cast(Tensor, base.weight)

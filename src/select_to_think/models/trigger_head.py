@@ -49,7 +49,7 @@ class TriggerHead:
 
 def save_trigger_head(folder: Path, head: TriggerHead, slm_fingerprint: str) -> None:
     """Write the two files into an existing folder."""
-    tensors = {}
+    tensors: dict[str, Floats] = {}
     for i, (weight, bias) in enumerate(head.layers):
         tensors |= {f"weight.{i}": np.ascontiguousarray(weight), f"bias.{i}": np.ascontiguousarray(bias)}
     save_file(tensors, folder / "trigger_head.safetensors")

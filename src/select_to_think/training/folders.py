@@ -21,15 +21,22 @@ from select_to_think.files import Json, make_folder, read_json, require_same_set
 from select_to_think.structures import Progress, S2TError
 
 
+def is_leader() -> bool:
+    """Whether this process owns the folders: under `torchrun` only the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def working_folder(out: Path, *, resume: bool) -> Path:
     """Make sure that `out` is free and writable, before hours are spent; names the folder of the checkpoints.
 
     Raises:
         S2TError: `out` exists, an unfinished training lies beside it and `resume` is false, or nothing can be written.
     """
+    work = out.with_name(out.name + ".training")
+    if not is_leader():
+        return work
     if out.exists():
         raise S2TError(f"{out} already exists: remove it or name another --out")
-    work = out.with_name(out.name + ".training")
     if work.exists() and not resume:
         raise S2TError(f"{work} holds an unfinished training: go on with --resume, or remove it to start again")
     existing = next(parent for parent in work.parents if parent.exists())
@@ -44,6 +51,8 @@ def begin(work: Path, settings: Json) -> None:
     Raises:
         S2TError: other settings, or an unwritable path.
     """
+    if not is_leader():
+        return
     make_folder(work)
     note = work / "settings.json"
     if note.exists():
@@ -54,7 +63,8 @@ def begin(work: Path, settings: Json) -> None:
 
 def discard(work: Path) -> None:
     """Remove the working folder of a training that is done, or that has no checkpoint to go on from."""
-    shutil.rmtree(work, ignore_errors=True)
+    if is_leader():
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def last_checkpoint(work: Path) -> str | None:
@@ -67,7 +77,7 @@ def last_checkpoint(work: Path) -> str | None:
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or an unwritable path into the one-line error.
 
-    safetensors and torch report a failed write as their own error types; both keep the system's text.
+    safetensors and torch report a failed write as errors of their own.
     """
     from safetensors import SafetensorError
 
@@ -75,8 +85,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise unwritable(path, error) from error
-    except SafetensorError as error:
-        raise S2TError(f"cannot write {path}: {error}; free space there or choose another place") from error
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's name for its file writer
+            raise
+        reason = str(error).splitlines()[0]
+        raise S2TError(f"cannot write {path}: {reason}; free space there or choose another place") from error
 
 
 def publish(out: Path, write: Callable[[Path], None]) -> None:

@@ -5,7 +5,6 @@ Non-goals: accuracy of whole answers (`evaluation/`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +50,7 @@ def summarise(
         start = epochs[-1]["epoch"] if epochs else 0.0
         within = [loss for epoch, loss in losses if start < epoch <= entry["epoch"]]
         scores = {key: entry[f"eval_{key}"] for key in ("loss", "cross_entropy", "agree_at_1", "spearman")}
-        epochs.append({"epoch": entry["epoch"], "train_loss": float(np.mean(within)) if within else math.nan, **scores})
+        epochs.append({"epoch": entry["epoch"], "train_loss": float(np.mean(within)), **scores})
     best = max(epochs, key=lambda epoch: epoch["agree_at_1"])
     greedy = sum(int((e.slm_logprobs.argmax(1) == e.llm_logprobs.argmax(1)).sum()) for e in held_out)
     forwards = token_forwards(train, packed=module.settings.packed, whole=module.whole)
@@ -61,7 +60,7 @@ def summarise(
         "validation_groups": group_count(held_out),
         "trainable_parameters": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "steps": trainer.state.global_step,
-        "seconds": trainer.state.log_history[-1].get("train_runtime", math.nan),
+        "seconds": trainer.state.log_history[-1]["train_runtime"],
         "token_forwards_per_epoch": forwards,
         "greedy_agree_at_1": greedy / group_count(held_out),
         "agree_at_1": best["agree_at_1"],

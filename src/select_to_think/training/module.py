@@ -6,7 +6,7 @@ Non-goals: optimisation (`training/scorer.py`), inference (`selectors/scorer.py`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class ScorerModule(nn.Module):
     choice. Reserved rows of the head would start no better (unused rows are nearly equal), and many heads have none.
     The SLM stays in evaluation mode. While training runs the adapter is active; `release` gives the SLM back as it was.
     """
+
+    forbidden: Tensor  # (reserved ids,)
 
     def __init__(self, model: PreTrainedModel, config: ScorerConfig, forbidden: Sequence[int]) -> None:
         """Inject a fresh adapter into `model`. `forbidden`: reserved ids, no part of the ordinary vocabulary."""
@@ -110,7 +112,7 @@ class ScorerModule(nn.Module):
         finally:
             self.switch.set_active(True)
         real = torch.arange(prefix_ids.shape[1], device=prefix_ids.device) < prefix_lengths[:, None]
-        return language_kl(prefix_logits[real], base_logits[real], cast(Tensor, self.forbidden)).sum()
+        return language_kl(prefix_logits[real], base_logits[real], self.forbidden).sum()
 
     def train(self, mode: bool = True) -> ScorerModule:
         """Dropout of the SLM stays off: a packed pass and a plain one must see the same function."""
@@ -118,7 +120,7 @@ class ScorerModule(nn.Module):
         self.slm.eval()
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The trained tensors only."""
         weights = {name: weight.detach() for name, weight in self.switch.weights()}
         return {**weights, "bins": self.bin_rows.detach(), "anchor": self.anchor.detach()}

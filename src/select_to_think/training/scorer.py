@@ -37,6 +37,7 @@ from select_to_think.training.folders import (
     begin,
     discard,
     disk_errors,
+    is_leader,
     last_checkpoint,
     publish,
     working_folder,
@@ -91,7 +92,7 @@ def train_scorer(
             trainer.train(resume_from_checkpoint=last_checkpoint(work) if resume else None)
             summary = summarise(trainer, module, train, held_out)
             trainer.accelerator.wait_for_everyone()
-        if trainer.is_world_process_zero():
+        if is_leader():
             description = describe(slm, config, seed, summary)
             publish(out, lambda folder: write(folder, module, description, work / "runs"))
             discard(work)
@@ -99,7 +100,7 @@ def train_scorer(
         module.release()
         if last_checkpoint(work) is None:
             discard(work)
-        slm.model.to(device)
+        slm.model.to(device)  # type: ignore[arg-type]
     return summary
 
 
@@ -149,13 +150,14 @@ def arguments(config: ScorerConfig, work: Path, seed: int, device: torch.device)
         metric_for_best_model="agree_at_1",
         greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
-        logging_steps=10,
+        logging_steps=1,
         logging_nan_inf_filter=False,
         report_to=config.report_to,
         bf16=config.bf16,
         seed=seed,
         use_cpu=device.type == "cpu",
         dataloader_pin_memory=device.type == "cuda",
+        ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         disable_tqdm=True,
     )
@@ -178,8 +180,8 @@ class ScorerTrainer(Trainer):
         super().__init__(
             model=module,
             args=args,
-            train_dataset=train,  # type: ignore[arg-type]
-            eval_dataset=held_out,  # type: ignore[arg-type]
+            train_dataset=train,
+            eval_dataset=held_out,
             data_collator=partial(collate, whole=module.whole),
             compute_metrics=mean_metrics,
             callbacks=[EarlyStoppingCallback(module.settings.patience)],

@@ -146,13 +146,17 @@ def hidden_states(slm: LoadedModel, batch: Sequence[Trajectory]) -> Tensor:
 class HeadModule(nn.Module):
     """The head in training: standardised input, one hidden layer with ReLU (or none)."""
 
+    mean: Tensor  # (H,)
+    spread: Tensor  # (H,)
+
     def __init__(self, hidden: Tensor, width: int) -> None:
         """Take mean and spread of the input from `hidden` (N, H)."""
         super().__init__()
         self.register_buffer("mean", hidden.mean(0))
         self.register_buffer("spread", hidden.std(0).clamp_min(1e-6))
         sizes = [hidden.shape[1], *([width] if width else []), 1]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.linears = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        self.registered = nn.ModuleList(self.linears)
 
     def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy of (B, H) states against (B,) marks."""
@@ -201,7 +205,7 @@ def fit_head(
     trainer = Trainer(
         model=module,
         args=args,
-        train_dataset=range(len(labels)),  # type: ignore[arg-type]
+        train_dataset=range(len(labels)),
         data_collator=lambda rows: {"hidden": hidden[rows], "labels": labels[rows]},
         callbacks=[Reporter(progress)] if progress else [],
     )
