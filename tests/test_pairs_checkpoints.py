@@ -1,12 +1,15 @@
 """The shipped checkpoints: standard folders, one tokenizer, within the size budget, saying what their text holds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 import select_to_think.pairs
+from select_to_think.pairs.llama_form import as_llama
 from select_to_think.pairs.problems import load_split
 from select_to_think.pairs.recipe import RECIPES
 from select_to_think.pairs.tokenizer import RESERVED, train_tokenizer
@@ -31,12 +34,26 @@ def test_a_checkpoint_loads_and_stops(name: str) -> None:
 
 
 def test_both_checkpoints_hold_the_tokenizer_that_the_recipe_trains() -> None:
-    trained = train_tokenizer().get_vocab()
+    recipe = train_tokenizer()
+    trained = recipe.get_vocab()
+    text = "Today Ann has 0 pens, 7 more than 199. " + " ".join(map(str, range(200)))
     for name in RECIPES:
         tokenizer = AutoTokenizer.from_pretrained(DEMO / name)
         assert tokenizer.get_vocab() == trained
+        assert tokenizer(text).input_ids == recipe(text).input_ids
+        assert all(len(tokenizer(form).input_ids) == 1 for n in range(200) for form in (f"{n}", f" {n}"))
         config = json.loads((DEMO / name / "config.json").read_text())
         assert (config["vocab_size"], config["eos_token_id"]) == (len(trained), tokenizer.eos_token_id)
+
+
+def test_the_llama_form_computes_what_the_trained_model_computes() -> None:
+    config = replace(RECIPES["slm"], hidden_size=32, intermediate_size=48, layers=2).config(train_tokenizer())
+    model = Qwen2ForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.3)
+    ids = torch.arange(3, 40)[None]
+    torch.testing.assert_close(as_llama(model)(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_size_budget() -> None:

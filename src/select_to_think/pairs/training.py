@@ -23,6 +23,7 @@ from select_to_think.pairs.batches import BATCHES_PER_STEP, IGNORED, Batch, Docu
 from select_to_think.pairs.card import write_card
 from select_to_think.pairs.documents import END_OF_TEXT
 from select_to_think.pairs.growth import grow
+from select_to_think.pairs.llama_form import as_llama
 from select_to_think.pairs.recipe import RECIPES, Recipe
 from select_to_think.pairs.tokenizer import train_tokenizer
 
@@ -136,11 +137,11 @@ def _arguments(recipe: Recipe, run: Path, device: str, checkpoint_steps: int) ->
 
 
 def _save(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    model.config.use_cache = True
-    model.generation_config = GenerationConfig(
+    llama = as_llama(model)
+    llama.generation_config = GenerationConfig(
         do_sample=False,
         eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END_OF_TEXT)],
         pad_token_id=tokenizer.pad_token_id,
     )
-    model.bfloat16().save_pretrained(folder)
+    llama.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
