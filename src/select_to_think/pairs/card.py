@@ -29,10 +29,10 @@ tags: [select-to-think, toy-model]
 
 # Select to Think demo pair: the $role
 
-$parameters parameters, Llama architecture with attention biases ($layers layers, $hidden wide), trained from scratch
-on text that `select_to_think.pairs` generates: multi-step arithmetic word problems, multi-hop questions about a synthetic world,
-orderings and schedules. It knows nothing else. It exists to show Select to Think on real, small models; it is no
-general language model.
+$parameters parameters, Llama architecture with attention biases ($layers layers, $hidden wide), trained from
+scratch on text that `select_to_think.pairs` generates: multi-step arithmetic word problems, multi-hop questions about a
+synthetic world, orderings and schedules. It knows nothing else. It exists to show Select to Think on real, small
+models; it is no general language model.
 
 ## Text
 
