@@ -21,6 +21,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 PIPED_WIDTH = 140  # columns of a table that no terminal limits
+STDOUT = 1  # what native code and child processes write to
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,16 @@ def only_the_result(enabled: bool) -> Iterator[TextIO]:
         return
     stdout.flush()
     try:
-        descriptor = stdout.fileno()
-    except (AttributeError, io.UnsupportedOperation):  # a captured stream without a descriptor
+        result_to, rest_to = os.dup(stdout.fileno()), sys.stderr.fileno()
+    except (AttributeError, io.UnsupportedOperation):  # captured streams without descriptors
         with redirect_stdout(sys.stderr):
             yield stdout
         return
-    saved = os.dup(descriptor)
+    saved = os.dup(STDOUT)
     try:
-        os.dup2(sys.stderr.fileno(), descriptor)
-        with redirect_stdout(sys.stderr), os.fdopen(os.dup(saved), "w", encoding="utf-8") as result:
+        os.dup2(rest_to, STDOUT)
+        with redirect_stdout(sys.stderr), os.fdopen(result_to, "w", encoding="utf-8") as result:
             yield result
     finally:
-        os.dup2(saved, descriptor)
+        os.dup2(saved, STDOUT)
         os.close(saved)

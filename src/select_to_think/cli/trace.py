@@ -77,7 +77,7 @@ def weighed(generation: Generation, decode: Decode) -> Table:
     """A table of the triggered steps: who chose what among which candidates (score, or log-probability, in nats)."""
     table = Table(title="triggered steps", title_justify="left", box=None, pad_edge=False)
     for heading in ("step", "statistic", "greedy", "choice", "by", "candidates: score"):
-        table.add_column(heading, justify="right" if heading in ("step", "statistic") else "left")
+        table.add_column(heading, justify="right" if heading in ("step", "statistic") else "left", no_wrap=True)
     fired = [(index, step) for index, step in enumerate(generation.steps) if step.fired]
     for index, step in fired[:TABLE_ROWS]:
         statistic = "" if step.statistic is None else f"{step.statistic:.3f}"

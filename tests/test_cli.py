@@ -1,0 +1,341 @@
+"""The command line without models: help, errors, exit codes, what goes where, and what is imported when."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import typer
+from rich.console import Console
+
+from select_to_think.cli import app, progress
+from select_to_think.cli.command import add_command
+from select_to_think.cli.errors import explain
+from select_to_think.cli.options import Only
+from select_to_think.cli.output import Reply
+from select_to_think.cli.trace import marked, pieces
+from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.structures import Generation, S2TError, StepRecord
+
+COMMANDS = (
+    "demo",
+    "generate",
+    "measure",
+    "calibrate",
+    "collect",
+    "eval",
+    "report",
+    "train scorer",
+    "train trigger",
+    "bench decode",
+    "bench train",
+    "pair train",
+    "pair info",
+)
+OnlySeed = Annotated[DecodeConfig, Only(("seed",), defaults=(("seed", 7),))]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `s2t` in this process; (exit code, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = app.main(arguments)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def program(command: Callable[..., Reply], **settings: Any) -> Callable[..., int]:
+    """A program with the one command `work`, run like `s2t`."""
+    built = typer.Typer()
+    built.callback()(lambda: None)
+    add_command(built, "work", command, **settings)
+
+    def call(*arguments: str) -> int:
+        before, app.build = app.build, lambda: built
+        try:
+            return app.main(("work", *arguments))
+        finally:
+            app.build = before
+
+    return call
+
+
+def reply(**payload: Any) -> Reply:
+    return Reply(payload, lambda console: console.print(str(payload)))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command(run: Callable[..., tuple[int, str, str]], command: str) -> None:
+    code, out, err = run(*command.split(), "--help")
+    assert code == 0 and not err
+    assert f"s2t {command}" in out and "--json" in out
+    assert "\x1b" not in out, "colours although nobody sees them"
+
+
+def test_the_commands_are_those_of_the_program() -> None:
+    root = typer.main.get_command(app.build())
+    found = [
+        f"{name} {inner}".strip() for name, c in root.commands.items() for inner in getattr(c, "commands", {"": None})
+    ]
+    assert sorted(found) == sorted(COMMANDS)
+
+
+def test_no_arguments_show_the_help(run: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = run()
+    assert code == 2 and "Commands" in out + err and "error:" not in err
+
+
+def test_version(run: Callable[..., tuple[int, str, str]]) -> None:
+    assert run("--version") == (0, "s2t 0.1.0\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needle"),
+    [
+        ("evla", "'eval'"),
+        ("eval --metods greedy", "--methods"),
+        ("eval --max-new-tokens many", "--max-new-tokens"),
+        ("eval --max-new-tokens 0", "max_new_tokens must be at least 1"),
+        ("eval --trigger-budget 1.5", "trigger_budget must be between"),
+        ("eval --trigger-budget nan", "trigger_budget must be between"),
+        ("eval --scorer-mode activate", "did you mean 'activated'"),
+        ("eval --dtype float23", "did you mean 'float32'"),
+        ("eval --split tset", "did you mean 'test'"),
+        ("eval --slm somewhere", "--data"),
+        ("eval --data no/such/file.jsonl", "no/such/file.jsonl"),
+        ("generate", "no question"),
+        ("train scorer", "--collection"),
+        ("pair info --pair dmeo", "did you mean 'demo'"),
+        ("pair train --which lm", "did you mean"),
+        ("report no/such/run", "no/such/run"),
+    ],
+)
+def test_mistakes_are_one_line_with_a_remedy(
+    run: Callable[..., tuple[int, str, str]], arguments: str, needle: str
+) -> None:
+    code, out, err = run(*arguments.split())
+    lines = err.strip().splitlines()
+    assert code == 2 and not out
+    assert lines[-1].startswith("error: ") and needle in lines[-1], err
+    assert "Traceback" not in err and sum(line.startswith("error:") for line in lines) == 1
+
+
+def test_a_broken_line_of_a_data_file_is_named(run: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"id": "a", "question": "q", "answer": "1"}\n{"id": "b", oops\n')
+    code, _, err = run("eval", "--data", str(path))
+    assert code == 2 and "line 2" in err
+
+
+def test_json_is_the_only_thing_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    def noisy() -> Reply:
+        """Print by Python, by the file descriptor and by a child."""
+        print("from Python")
+        os.write(1, b"from native code\n")
+        subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+        return reply(value=1.5, missing=float("nan"), nested=[float("inf")], text="ü")
+
+    call = program(noisy)
+    assert call("--json") == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"value": 1.5, "missing": None, "nested": [None], "text": "ü"}
+    assert out.count("\n") == 1
+    assert all(f"from {source}" in err for source in ("Python", "native code", "a child"))
+    os.write(1, b"stdout is back\n")
+    assert capfd.readouterr().out == "stdout is back\n"
+
+
+def test_json_leaves_stdout_empty_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    def wrong() -> Reply:
+        """Fail."""
+        raise S2TError("first line\nsecond line: do this")
+
+    assert program(wrong)("--json") == 2
+    assert capfd.readouterr() == ("", "error: first line second line: do this\n")
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    def broken() -> Reply:
+        """Fail."""
+        raise ZeroDivisionError("ours")
+
+    with pytest.raises(ZeroDivisionError):
+        program(broken)()
+
+
+def test_ctrl_c_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> Reply:
+        """Be interrupted."""
+        raise KeyboardInterrupt
+
+    assert program(stopped, resume="run it again")() == 130
+    assert capfd.readouterr() == ("", "stopped; run it again\n")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Stands for torch's, which is known by its name and module."""
+
+
+OutOfMemoryError.__module__ = "torch"
+
+
+@pytest.mark.parametrize(
+    ("error", "needle"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), "out/x"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/root/x"), "/root/x"),
+        (OSError(errno.EROFS, "Read-only file system", "x"), "read-only"),
+        (OutOfMemoryError("CUDA out of memory"), "--max-batch"),
+    ],
+)
+def test_errors_of_the_machine_have_a_remedy(error: Exception, needle: str) -> None:
+    line = explain(error)
+    assert line is not None and needle in line and "\n" not in line
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError("no number"), RuntimeError("shape"), KeyError("k")])
+def test_other_errors_have_none(error: Exception) -> None:
+    assert explain(error) is None
+
+
+def test_flags_come_from_the_configurations() -> None:
+    seen: list[Any] = []
+
+    def work(pair: PairConfig, decode: DecodeConfig, select: SelectConfig, extra: int = 3) -> Reply:
+        """Take everything."""
+        seen.append((pair, decode, select, extra))
+        return reply()
+
+    call = program(work)
+    assert call() == 0
+    assert seen.pop() == (PairConfig(), DecodeConfig(), SelectConfig(), 3)
+    assert call("--no-early-stop", "--trigger", "margin", "--top-p", "0.5", "--extra", "4", "--slm", "x") == 0
+    expected = DecodeConfig(early_stop=False, top_p=0.5)
+    assert seen.pop() == (PairConfig(slm="x"), expected, SelectConfig(trigger="margin"), 4)
+
+
+def test_only_some_flags_of_a_configuration(capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[DecodeConfig] = []
+
+    def work(decode: OnlySeed) -> Reply:
+        """Take the seed."""
+        seen.append(decode)
+        return reply()
+
+    call = program(work)
+    assert call() == 0 and seen == [DecodeConfig(seed=7)]
+    capfd.readouterr()
+    assert call("--top-p", "0.5") == 2
+    assert "--top-p" in capfd.readouterr().err
+
+
+def test_every_field_has_help_and_a_fitting_flag(run: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = run("eval", "--help")
+    for config in (PairConfig, DecodeConfig, SelectConfig):
+        for spec in fields(config):
+            assert spec.metadata["help"].strip().endswith(".")
+            assert f"--{spec.name.replace('_', '-')}" in out
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2]), **environment}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=settings, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import select_to_think",
+        "from select_to_think.cli.app import main; main(['--help'])",
+        "from select_to_think.cli.app import main; main(['eval', '--help'])",
+        "from select_to_think.cli.app import main; main(['eval', '--methods'])",
+        "from select_to_think.cli.app import main; main(['report', 'nowhere'])",
+    ],
+)
+def test_light_commands_import_nothing_heavy(code: str) -> None:
+    heavy = ("torch", "transformers", "peft", "matplotlib", "scipy")
+    check = f"{code}\nimport sys; print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    done = python("-c", check)
+    assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
+
+
+def test_the_module_runs_and_is_not_coloured_in_a_pipe() -> None:
+    done = python("-m", "select_to_think", "eval", "--scorer-mode", "nonsense")
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith("error: unknown scorer mode 'nonsense'") and "\x1b" not in done.stderr
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = f"{sys.executable} -m select_to_think --help | head -c 1"
+    settings = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=settings, timeout=120)
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_without_a_terminal_is_a_few_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0, *(float(second) for second in range(0, 300, 3))])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    with progress.progress("working") as report:
+        for done in range(50, 101):
+            report(done, 100)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert not out and 5 < len(lines) < 15 and "\x1b" not in err
+    assert lines[0] == "working: 55/100 in 0:15, 2:15 left"  # what was done before this run says nothing of its speed
+    assert lines[-1].startswith("working: 100/100 in") and "left" not in lines[-1]
+
+
+def letters(tokens: Sequence[int]) -> str:
+    return bytes(tokens).decode("utf-8", errors="replace")
+
+
+def test_pieces_add_up_and_do_not_cut_characters() -> None:
+    text = "aü€🙂b"
+    parts = pieces(letters, list(text.encode()))
+    assert "".join(parts) == text and len(parts) == len(text.encode())
+    assert parts[:3] == ["a", "", "ü"]
+
+
+def example() -> Generation:
+    def step(token: str, greedy: str | None = None, *, fired: bool = False) -> StepRecord:
+        return StepRecord(ord(token), -1.0, greedy_token=ord(greedy or token), fired=fired)
+
+    steps = (step("a"), step("b", fired=True), step("c", "x", fired=True))
+    return Generation(tuple(s.token for s in steps), "stop", steps, text="abc")
+
+
+def test_marks_without_colours() -> None:
+    assert marked(example(), letters, colours=False).plain == "a[b][x -> c]"
+
+
+def test_marks_with_colours() -> None:
+    shown = marked(example(), letters, colours=True)
+    assert shown.plain == "abc"
+    assert [(span.start, span.style) for span in shown.spans] == [(1, "underline"), (2, "bold underline magenta")]
+    stream = io.StringIO()
+    Console(file=stream, force_terminal=True, no_color=True, color_system="truecolor").print(shown)
+    assert "35m" not in stream.getvalue(), "NO_COLOR leaves no colour"
+
+
+def test_scores_of_masked_candidates_can_be_shown() -> None:
+    from select_to_think.cli.trace import candidates
+
+    step = StepRecord(97, 0.0, candidates=(97, 98), candidate_logprobs=(-1.0, -2.0), scores=(float(-np.inf), 0.5))
+    assert candidates(step, letters).plain == "b: 0.50  a: -inf"

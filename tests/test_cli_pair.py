@@ -1,0 +1,183 @@
+"""Every command on a tiny pair of one's own, from calibration to the report, as a user would type them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from select_to_think.cli import app
+
+Run = Callable[..., dict[str, Any]]
+SHORT = ("--max-new-tokens", "12")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small and a large model, questions, and what is calibrated and collected with them."""
+    from tiny import tiny_model, tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("pair")
+    tokenizer = tiny_tokenizer()  # of Llama: `AutoTokenizer` replaces the tokenizer of a Qwen2 folder
+    for role, seed, layers in (("slm", 0, 2), ("llm", 1, 3)):
+        tiny_model("llama", vocab=len(tokenizer), seed=seed, layers=layers).save_pretrained(folder / role)
+        tokenizer.save_pretrained(folder / role)
+    write_items(folder / "test.jsonl", "t", range(4))
+    write_items(folder / "cal.jsonl", "c", range(4, 10))
+    write_items(folder / "train.jsonl", "r", range(10, 34))
+    call(*pair(folder), "calibrate", "--data", folder / "cal.jsonl", "--out", folder / "calibration.json")
+    calibrated = ("--calibration", folder / "calibration.json")
+    call(*pair(folder), "collect", "--data", folder / "train.jsonl", *calibrated, *groups(), "--out", folder / "groups")
+    return folder
+
+
+def groups() -> tuple[str, ...]:
+    return ("--group-size", "4", "--collect-budget", "0.3", "--entropy-budget", "0.3")
+
+
+def pair(folder: Path) -> tuple[str, ...]:
+    """The name of a command follows these flags in the calls below, for brevity."""
+    return ("--slm", str(folder / "slm"), "--llm", str(folder / "llm"), *SHORT)
+
+
+def write_items(path: Path, prefix: str, numbers: range) -> None:
+    lines = [
+        {"id": f"{prefix}{n}", "question": f"w{3 + n} w{4 + n} w5", "answer": f"w{n}", "domain": "ab"[n % 2]}
+        for n in numbers
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def call(*arguments: object) -> int:
+    """Run `s2t`; the command's name stands behind the pair's flags."""
+    words = [str(word) for word in arguments]
+    at = next(i for i, word in enumerate(words) if word in ("calibrate", "collect", "generate", "measure", "eval"))
+    code = app.main([words[at], *words[:at], *words[at + 1 :]])
+    assert code == 0
+    return code
+
+
+@pytest.fixture
+def run(place: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command with `--json` on the tiny pair and return the object that it printed."""
+
+    def answer(*arguments: object) -> dict[str, Any]:
+        capfd.readouterr()
+        call(*pair(place), *arguments, "--json")
+        loaded: dict[str, Any] = json.loads(capfd.readouterr().out)
+        return loaded
+
+    return answer
+
+
+def test_generate_gives_the_whole_trace(run: Run, place: Path) -> None:
+    calibration = place / "calibration.json"
+    flags = ("--method", "s2t", "--trigger-budget", "0.5", "--calibration", calibration)
+    said = run("generate", "w5 w6", "w7", *flags)
+    assert said["schema"] == 1 and said["method"] == "s2t"
+    first, second = said["results"]
+    assert [first["question"], second["question"]] == ["w5 w6", "w7"]
+    assert len(first["steps"]) == len(first["tokens"]) and first["fired"] == sum(s["fired"] for s in first["steps"])
+    assert "".join(step["text"] for step in first["steps"]) == first["text"]
+    fired = [step for answer in said["results"] for step in answer["steps"] if step["fired"]]
+    assert fired and all(step["candidates"] and step["chooser"] == "llm" for step in fired)
+    assert all(step["token"] == step["candidates"][step["choice"]]["id"] for step in fired)
+
+
+def test_generate_shows_marks_and_a_table(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ("--method", "s2t", "--trigger-budget", "0.5", "--calibration", place / "calibration.json")
+    call(*pair(place), "generate", "w5 w6", *flags)
+    out = capfd.readouterr().out
+    assert "[" in out and "triggered step" in out and "candidates" in out and "\x1b" not in out
+
+
+def test_measure(run: Run, place: Path) -> None:
+    out = place / "measured"
+    said = run("measure", "--data", place / "test.jsonl", "--trigger-budget", "0.5", "--out", out)
+    assert [row["domain"] for row in said["results"]] == ["a", "b", "all"]
+    assert set(said["results"][-1]["hit_at"]) == {"1", "2", "4", "8", "16", "32"}
+    assert json.loads((out / "measure.json").read_text()) == said
+
+
+def test_eval_then_again_then_report(run: Run, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = place / "run"
+    flags = ("--data", place / "test.jsonl", "--calibration", place / "calibration.json", "--out", out)
+    said = run("eval", *flags, "--methods", "greedy,maj@2,s2t")
+    assert {(row["method"], row["domain"]) for row in said["results"]} == {
+        (method, domain) for method in ("greedy", "maj@2", "s2t") for domain in ("a", "b", "all")
+    }
+    records = (out / "records-s2t.jsonl").read_text()
+    again = run("eval", *flags, "--methods", "greedy,maj@2,s2t")
+    assert again["results"] == said["results"] and (out / "records-s2t.jsonl").read_text() == records
+    capfd.readouterr()
+    assert app.main(["report", str(out)]) == 0
+    shown = capfd.readouterr().out
+    assert shown == f"report: {(out / 'report.html').resolve()}\n"
+    assert "<html" in (out / "report.html").read_text().lower()
+
+
+def test_calibration_questions_are_refused_as_test_questions(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ("--data", place / "cal.jsonl", "--calibration", place / "calibration.json", "--out", place / "no")
+    code = app.main(["eval", *map(str, (*pair(place), *flags)), "--methods", "s2t"])
+    err = capfd.readouterr().err
+    assert code == 2 and "c4" in err.splitlines()[-1]
+
+
+def test_collecting_from_test_data_is_refused(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ("--data", place / "test.jsonl", "--calibration", place / "calibration.json", "--out", place / "no")
+    assert app.main(["collect", *map(str, (*pair(place), *flags))]) == 2
+    assert "test" in capfd.readouterr().err and not (place / "no").exists()
+
+
+def test_train_a_scorer_and_use_it_without_an_llm(place: Path, capfd: pytest.CaptureFixture[str], run: Run) -> None:
+    scorer = place / "scorer"
+    words = ["train", "scorer", "--slm", place / "slm", "--collection", place / "groups", "--out", scorer]
+    assert app.main([*map(str, words), "--epochs", "1", "--lora-rank", "2", "--bins", "4", "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert said["scorer"] == str(scorer) and said["groups"] > 0 and 0 <= said["agree_at_1"] <= 1
+    flags = ("--scorer", scorer, "--calibration", place / "calibration.json", "--trigger-budget", "0.5")
+    told = run("generate", "w5 w6", *flags, "--llm", place / "no-such-model", "--candidates", "4")
+    assert {step["chooser"] for step in told["results"][0]["steps"]} == {"slm", "scorer"}
+    assert app.main([*map(str, words)]) == 2, "the folder is there already"
+    assert "already exists" in capfd.readouterr().err
+
+
+def test_train_a_trigger(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "trigger", "--slm", place / "slm", "--collection", place / "groups", "--out", place / "trigger"]
+    assert app.main([*map(str, words), "--epochs", "1", "--trigger-budget", "0.3", "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert 0 <= said["recall"] <= 1 and (place / "trigger" / "trigger_head.safetensors").is_file()
+
+
+def test_bench_train(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "train", "--slm", place / "slm", "--collection", place / "groups", "--limit", "4"]
+    assert app.main([*map(str, words), "--repeats", "1", "--lora-rank", "2", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)["rows"]
+    assert [row["name"] for row in rows] == ["packed", "plain"]
+    assert rows[0]["token_forwards"] < rows[1]["token_forwards"] and rows[0]["groups"] == rows[1]["groups"]
+
+
+@pytest.mark.parametrize(
+    ("command", "needle"),
+    [
+        (("generate", "w5", "--method", "s2t-lokal"), "did you mean 's2t-local'"),
+        (("generate", "w5", "--method", "s2t", "--trigger", "entrpy"), "did you mean 'entropy'"),
+        (("generate", "w5", "--method", "s2t-local", "--trigger", "kl"), "without an LLM"),
+        (("generate", "w5", "--method", "s2t", "--candidates", "9999"), "--candidates"),
+        (("generate", "w5", "--method", "greedy", "--max-new-tokens", "100000"), "--max-new-tokens"),
+        (("generate", "w5", "--method", "greedy", "--device", "cudaa"), "cudaa"),
+        (("eval", "--methods", "greedy", "--data", "{place}/test.jsonl", "--out", "/dev/null/x"), "/dev/null/x"),
+    ],
+)
+def test_what_a_pair_cannot_do(
+    place: Path, capfd: pytest.CaptureFixture[str], command: tuple[str, ...], needle: str
+) -> None:
+    words = [word.format(place=place) for word in command]
+    flags = [*pair(place), "--calibration", str(place / "calibration.json")]
+    code = app.main([words[0], *flags, *words[1:]])
+    out, err = capfd.readouterr()
+    assert code == 2 and not out and needle in err.splitlines()[-1]
+    assert "Traceback" not in err
