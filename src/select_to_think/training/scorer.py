@@ -98,7 +98,7 @@ def train_scorer(
             discard(work)
     finally:
         module.release()
-        if last_checkpoint(work) is None:
+        if is_leader() and last_checkpoint(work) is None:  # the others must not look while the leader clears up
             discard(work)
         slm.model.to(device)  # type: ignore[arg-type]
     return summary
