@@ -40,6 +40,7 @@ def test_both_checkpoints_hold_the_tokenizer_that_the_recipe_trains() -> None:
     for name in RECIPES:
         tokenizer = AutoTokenizer.from_pretrained(DEMO / name)
         assert tokenizer.get_vocab() == trained
+        assert tokenizer.tokenize(" has 123 fewer pens.")[1:3] == ["Ġ123", "Ġfewer"]
         assert tokenizer(text).input_ids == recipe(text).input_ids
         assert all(len(tokenizer(form).input_ids) == 1 for n in range(200) for form in (f"{n}", f" {n}"))
         config = json.loads((DEMO / name / "config.json").read_text())
