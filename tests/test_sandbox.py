@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,14 @@ RIGHT = [
     "```python\ndef area(r):\n    return 3.14159265358979 * r ** 2\n```",
     "Here it is:\n\n```python\nimport math\n\ndef area(r):\n    return math.pi * r ** 2\n```\n\nIt squares `r`.",
     "```python\n    return math.pi * r ** 2\n```",
-    "First try:\n```python\ndef area(r):\n    return r\n```\nCorrected:\n```py\ndef area(r):\n    return math.pi * r * r\n```",
+    "Try:\n```python\ndef area(r):\n    return r\n```\nBetter:\n```py\ndef area(r):\n    return math.pi * r * r\n```",
     "def area(r):\n    return math.pi * r * r\n\nThis is the area of a disc.",
     "Sure! Here is the code:\nimport math\ndef area(r):\n    x = r * r\n    return math.pi * x",
     "```\ndef helper(r):\n    return r * r\n\ndef area(r):\n    return math.pi * helper(r)\n```",
     "<think>def area(r): return 0</think>```python\ndef area(r):\n    return math.pi * r * r",
 ]  # fmt: skip
 WRONG = [
-    "    return math.pi * r\n", "", "I cannot write that.", "```python\ndef area(r:\n```", "    return math.pi * r * r *",
+    "    return math.pi * r\n", "", "I cannot write that.", "```python\ndef area(r:\n```", "    return math.pi *",
     "```python\ndef volume(r):\n    return math.pi * r * r\n```", "    exit(0)\n", "    import os\n    os._exit(0)\n",
     "    raise SystemExit(0)", "import sys\nsys.exit(0)",
 ]  # fmt: skip
@@ -113,7 +114,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
 def test_golds_of_humaneval_pass_and_others_fail():
     with gzip.open(PACK / "humaneval.jsonl.gz", "rt") as lines:
         rows = [json.loads(line) for line in lines]
-    for row, other in list(zip(rows, rows[1:], strict=False))[::8]:
+    for row, other in list(pairwise(rows))[::8]:
         meta = row["meta"] | {"prompt": row["question"]}
         assert grade(row["answer"], "", "code", meta=meta, allow_code_execution=True).right, row["id"]
         fenced = f"```python\n{row['question']}{row['answer']}```"

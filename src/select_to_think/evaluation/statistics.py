@@ -152,7 +152,8 @@ def over_seeds(outcomes: Sequence[ArrayLike]) -> Estimate:
 
 def per_item(outcomes: Sequence[ArrayLike]) -> NDArray[np.float64]:
     """(n,) mean outcome of each item over the runs: what `paired_difference` takes when there are several seeds."""
-    return np.mean([_values(values, "the outcomes") for values in outcomes], axis=0, dtype=np.float64)
+    stacked = np.stack([_values(values, "the outcomes") for values in outcomes])  # (runs, n)
+    return np.asarray(stacked.mean(axis=0), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

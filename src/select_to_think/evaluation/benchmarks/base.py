@@ -184,7 +184,6 @@ def record(
     return fields | {name: value for name, value in optional.items() if value}
 
 
-def integer(text: Any) -> str:
+def integer(value: object) -> str:
     """A number as the shortest text: "1,234" and 1234.0 are "1234"."""
-    text = str(text).replace(",", "").strip()
-    return text[:-2] if text.endswith(".0") else text
+    return str(value).replace(",", "").strip().removesuffix(".0")

@@ -15,6 +15,7 @@ from typing import Any
 
 MAX_TEXT = 200_000  # characters; of a longer text only the end is read, where answers stand
 MAX_ANSWER = 4_000  # characters of one answer
+MAX_STATEMENTS = 50  # boxes and "the answer is" that are looked at, from the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,11 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def boxed(text: str) -> list[str]:
-    """Contents of every `\\boxed{...}` in order; `\\boxed 5` counts, and an unclosed box ends with its line.
+    """Contents of the last `\\boxed{...}` in order; `\\boxed 5` counts, and an unclosed box ends with its line.
 
     Linear: one pass over the braces.
     """
-    starts = [match.end() for match in _BOX.finditer(text)]
+    starts = [match.end() for match in _BOX.finditer(text)][-MAX_STATEMENTS:]
     if not starts:
         return []
     closing = _closing_braces(text)
@@ -116,7 +117,7 @@ def statements(text: str, *, limit: int = 400) -> Iterator[str]:
 
     "The answer is not 17" says nothing and is left out; of "is not 17 but 18" the part after "but" is given.
     """
-    for match in reversed(list(_ANSWER.finditer(text))):
+    for match in reversed(list(_ANSWER.finditer(text))[-MAX_STATEMENTS:]):
         tail = text[match.end() : match.end() + limit].split("</answer>", 1)[0]
         if turn := _NOT_BUT.match(tail):
             yield tail[turn.end() :]

@@ -44,7 +44,7 @@ _HASHES = re.compile(r"####([^\n]{1,200})")
 def extract(text: str, context: Context) -> Extraction:
     """The levels of the module's docstring."""
     text = clean(text)
-    for rule, found in (("boxed", boxed(text)[-20:]), ("hashes", _HASHES.findall(text)[-20:])):
+    for rule, found in (("boxed", boxed(text)), ("hashes", _HASHES.findall(text)[-20:])):
         for part in reversed(found):
             if word := _stated(_unmarked(part)):
                 return Extraction(word, rule)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from select_to_think.evaluation.grading import letters, number
 from select_to_think.evaluation.grading.base import (
+    MAX_STATEMENTS,
     NOTHING,
     Context,
     Extraction,
@@ -34,7 +35,7 @@ def extract(text: str, context: Context) -> Extraction:
     count = min(len(context.choices), 26) or DEFAULT_CHOICES
     marks = Letters(count)
     text = clean(text)
-    for box in reversed(boxed(text)[-20:]):
+    for box in reversed(boxed(text)):
         if letter := _whole(_unmarked(box), marks, context):
             return Extraction(letter, "boxed")
     bold = re.findall(r"\*\*([^*\n]{1,300})\*\*", text[-20_000:])
@@ -85,7 +86,7 @@ def _whole(text: str, marks: Letters, context: Context) -> str:
 
 def _from_statements(text: str, marks: Letters, context: Context) -> str:
     """The last "the answer is ..." that names a letter or a choice; "?" for one that names two."""
-    for match in reversed(list(letters.STATEMENT.finditer(text))):
+    for match in reversed(list(letters.STATEMENT.finditer(text))[-MAX_STATEMENTS:]):
         tail = text[match.end() : match.end() + 600]
         if turn := letters.NOT_BUT.match(tail):
             tail = tail[turn.end() :]

@@ -30,6 +30,8 @@ _LEAD = re.compile(
 _BOX_END = re.compile(r"\}[\s$.]*")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _BASE = re.compile(r"([\dA-Fa-f]+)_\{?(\d+|[a-z]+)\}?")
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+_TOWER = re.compile(r"(?:\^\s*\{?\s*\w{1,20}\s*\}?\s*){4}")
 _PLAIN_LOG = re.compile(r"\\log(?!\s*_)(?![a-zA-Z])")
 _WORDS = re.compile(r"(?=.*[A-Za-z]{3})[A-Za-z]+(?:[ '\-][A-Za-z]+)*")
 
@@ -209,6 +211,12 @@ def _same_scalar(gold: str, ours: str) -> tuple[bool, str]:
     gold, ours = gold.replace(r"\%", ""), ours.replace(r"\%", "")
     if r"\ln" in gold:  # \log without a base means the natural one there
         ours = _PLAIN_LOG.sub(r"\\ln", ours)
+    if (
+        len(ours) > 4 * len(gold) + 200
+        or len(_PROSE.findall(ours)) > len(_PROSE.findall(gold)) + 5
+        or _TOWER.search(ours)
+    ):
+        return False, "no-formula"
     verdict = maths_process.equal(gold, ours)
     return bool(verdict), "math-verify" if verdict is not None else "math-verify-timeout"
 

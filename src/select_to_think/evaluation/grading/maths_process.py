@@ -22,7 +22,7 @@ from typing import Any
 
 from select_to_think.structures import S2TError
 
-LIMIT_CPU_SECONDS = 8.0  # per question; above the worker's own limit, which ends nearly everything first
+LIMIT_CPU_SECONDS = 5.0  # per question; above the worker's own limit, which ends nearly everything first
 LIMIT_SECONDS = 120.0  # per question, and for the start, on a busy machine
 POLL_SECONDS = 0.5
 CACHED = 20_000  # questions; the same answers come again with every method and sample

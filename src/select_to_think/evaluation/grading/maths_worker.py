@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 MEMORY_BYTES = 4 << 30
-CPU_SECONDS = 4.0  # for one question; the parent's limit is above it
+CPU_SECONDS = 3.0  # for one question; the parent's limit is above it
 STEP_SECONDS = 60  # math-verify's own time-outs: wall time of each parse and each comparison
 
 

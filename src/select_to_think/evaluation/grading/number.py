@@ -244,7 +244,8 @@ def same(ours: Value, gold: Value) -> bool:
 
 def _is_short(value: Fraction) -> bool:
     """A decimal of at most `SHORT_DECIMALS` places: nothing that somebody had to round."""
-    return 10**SHORT_DECIMALS % value.denominator == 0
+    places: int = 10**SHORT_DECIMALS
+    return places % value.denominator == 0
 
 
 def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
