@@ -73,7 +73,7 @@ class SelectConfig(Checked):
     trigger: str | None = option(
         None, "kl, entropy, margin, random or learned (default: kl with an LLM, entropy for s2t-local)."
     )
-    trigger_budget: float = option(0.1, "Wanted fraction of triggered steps.", low=0.0, high=1.0)
+    trigger_budget: float = option(0.03, "Wanted fraction of triggered steps.", low=0.0, high=1.0)
     candidates: int = option(8, "Candidates K: the SLM's top-K next tokens.", low=1)
     scorer_mode: ScorerMode = option("activated", "coupled, proposer or activated.")
     score: ScoreKind = option("anchored", "bins (the paper) or anchored (plus a multiple of log p_SLM).")
