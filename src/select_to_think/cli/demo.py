@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from select_to_think.cli import evaluate as evaluate_command
 from select_to_think.cli import measure as measure_command
@@ -18,15 +20,16 @@ from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.report import FILE_NAME as REPORT
 from select_to_think.cli.trace import show_generation
-from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.config import DecodeConfig, PairConfig, ScoreKind, ScorerMode, SelectConfig
 from select_to_think.structures import Generation
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
-    from select_to_think.evaluation.results import Results
+    from select_to_think.evaluation.results import ResultRow, Results
     from select_to_think.session import Session
 
-METHODS = ("greedy", "maj@8", "s2t-local", "s2t", "takeover", "llm")
+LOCAL = "s2t-local"
+METHODS = ("greedy", "maj@8", LOCAL, "s2t", "takeover", "llm")
 SPLIT = "test"
 
 Bundled = Annotated[PairConfig, Only(("pair", "device", "dtype"))]
@@ -39,7 +42,7 @@ def demo(
     select: Budget,
     limit: Annotated[
         int, typer.Option("--limit", metavar="INT", min=1, help="Test problems per domain.", rich_help_panel=PANEL)
-    ] = 100,
+    ] = 500,
     out: Out = None,
 ) -> Reply:
     """See the whole idea on the bundled pair: select, take over, S2T-Local and the baselines on its test problems.
@@ -55,17 +58,19 @@ def demo(
     session = Session.load(pair)
     note(f"{len(items)} test problems, {len(METHODS)} methods; everything goes to {folder}")
     results = run_methods(session, items, decode, select, folder)
+    scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, decode, select, folder)}
     measured = run_measure(session, items, decode, select, folder)
     item = telling_item(folder, items)
-    example = session.generate([item.question], "s2t-local", decode, select)[0]
+    example = session.generate([item.question], LOCAL, decode, select)[0]
     page = write_report([folder], folder / REPORT)
     payload = {
         **results.to_json(),
+        "scorers": {name: [asdict(row) for row in rows] for name, rows in scorers.items()},
         "measure": measured["results"],
         "example": describe(item.question, example, session.text),
         "report": str(page),
     }
-    return Reply(payload, lambda console: show(console, session, results, measured, item, example, page))
+    return Reply(payload, lambda console: show(console, session, results, scorers, measured, item, example, page))
 
 
 def run_methods(
@@ -74,8 +79,60 @@ def run_methods(
     """Every method over every item."""
     from select_to_think.evaluation.runner import evaluate
 
-    with progress("1/2 answering") as report:
+    with progress("1/3 answering") as report:
         return evaluate(session, items, METHODS, decode, select, out=folder, progress=report)
+
+
+def scorer_name(select: SelectConfig) -> str:
+    """The folder of a shipped scorer."""
+    return f"{select.scorer_mode}-{select.score}"
+
+
+def local_rows(results: Results) -> list[ResultRow]:
+    """The rows of s2t-local."""
+    return [row for row in results.rows if row.method == LOCAL]
+
+
+def run_scorers(
+    pair: PairConfig, items: list[Item], decode: DecodeConfig, select: SelectConfig, folder: Path
+) -> dict[str, list[ResultRow]]:
+    """s2t-local with every other scorer that comes with the pair; the rows of each."""
+    from select_to_think.evaluation.runner import evaluate
+    from select_to_think.session import Session, bundled_folder
+
+    found: dict[str, list[ResultRow]] = {}
+    shipped = sorted(path.name for path in (bundled_folder(pair.pair) / "scorers").iterdir() if path.is_dir())
+    others = [name for name in shipped if name != scorer_name(select)]
+    with progress("2/3 trying the other scorers") as report:
+        for number, name in enumerate(others):
+            mode, score = name.split("-")
+            chosen = replace(select, scorer_mode=cast(ScorerMode, mode), score=cast(ScoreKind, score))
+
+            def advance(done: int, total: int, before: int = number * len(items)) -> None:
+                report(before + done, len(others) * len(items))
+
+            out = folder / "scorers" / name
+            found[name] = local_rows(
+                evaluate(Session.load(pair), items, [LOCAL], decode, chosen, out=out, progress=advance)
+            )
+    return found
+
+
+def scorer_table(scorers: dict[str, list[ResultRow]]) -> Table:
+    """Accuracy of s2t-local by scorer (mode and score) and domain."""
+    domains = [row.domain for row in next(iter(scorers.values()))]
+    table = Table("Scorer", *domains, "Triggered", "Flips", title=f"{LOCAL} by scorer: accuracy")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, rows in scorers.items():
+        rates = (rows[-1].trigger_rate, rows[-1].flip_rate)
+        table.add_row(name, *(percent(row.accuracy) for row in rows), *map(percent, rates))
+    return table
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction for a person."""
+    return "–" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def run_measure(
@@ -86,7 +143,7 @@ def run_measure(
     from select_to_think.evaluation.measure import measure
     from select_to_think.files import write_json_atomic
 
-    with progress("2/2 measuring Hit@k") as report:
+    with progress("3/3 measuring Hit@k") as report:
         found = measure(session, items, trigger_budget=select.trigger_budget, decode=decode, progress=report)
     payload = found.to_json()
     write_json_atomic(folder / MEASURE, payload)
@@ -98,7 +155,7 @@ def telling_item(folder: Path, items: list[Item]) -> Item:
     from select_to_think.analysis.runs import load_run
 
     run = load_run(folder, name=folder.name)
-    fixed = [record for record in run.records_of("s2t-local") if run.change("s2t-local", record.id) == "fixed"]
+    fixed = [record for record in run.records_of(LOCAL) if run.change(LOCAL, record.id) == "fixed"]
     if not fixed:
         return items[0]
     shortest = min(fixed, key=lambda record: (record.flips, record.tokens))
@@ -109,6 +166,7 @@ def show(
     console: Console,
     session: Session,
     results: Results,
+    scorers: dict[str, list[ResultRow]],
     measured: dict[str, Any],
     item: Item,
     example: Generation,
@@ -116,6 +174,7 @@ def show(
 ) -> None:
     """The tables, the worked example, and where the report lies."""
     evaluate_command.show(console, page.parent, results)
+    console.print(scorer_table(scorers))
     measure_command.show(console, measured)
     console.print("\nOne problem that greedy decoding fails and s2t-local solves:\n", style="bold")
     show_generation(console, item.question, example, session.text)
