@@ -23,6 +23,7 @@ FLAGS = (
 ).split()
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PER_DOMAIN = 14
+PATIENCE_MS = 120_000  # a busy machine may starve the browser for longer than the default 30 s
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def browser() -> Iterator[Browser]:
     if program is None:
         pytest.skip(f"no browser installed (looked for {', '.join(NAMES)})")
     with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=program, args=FLAGS, timeout=PATIENCE_MS)
         yield running
         running.close()
 
@@ -55,6 +56,7 @@ def report(folder: Path) -> Path:
 def opened(browser: Browser, report: Path, **options: Any) -> Page:
     """The page in a context of its own; `messages` and `requests` collect what should not happen."""
     page = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options}).new_page()
+    page.set_default_timeout(PATIENCE_MS)
     page.messages, page.requests = [], []  # type: ignore[attr-defined]
     page.on("console", lambda message: page.messages.append(message.text))  # type: ignore[attr-defined]
     page.on("pageerror", lambda error: page.messages.append(str(error)))  # type: ignore[attr-defined]
@@ -301,6 +303,18 @@ def test_paper_shows_the_example_open_and_no_controls(browser: Browser, report: 
         assert not page.locator(hidden).first.is_visible()
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate("document.querySelector('#example details').open") is False
+    page.context.close()
+
+
+@pytest.mark.parametrize("width", [360, 800, 1200])
+def test_no_cell_runs_into_the_next(browser: Browser, report: Path, width: int) -> None:
+    page = opened(browser, report, viewport={"width": width, "height": 900})
+    page.evaluate("document.querySelectorAll('details').forEach((node) => { node.open = true; })")
+    spilling = page.evaluate(
+        "[...document.querySelectorAll('td, th')].filter((c) => c.scrollWidth > c.clientWidth + 1)"
+        ".map((c) => c.innerText)"
+    )
+    assert spilling == []
     page.context.close()
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ from select_to_think.analysis.tables import (
     METHOD,
     N,
     Table,
-    changes_table,
     domain_table,
     hit_table,
+    paired_table,
     results_table,
     to_csv,
     to_json,
     to_markdown,
     to_rich,
 )
+from select_to_think.evaluation.statistics import paired_difference
 from select_to_think.structures import S2TError
 
 
@@ -73,14 +75,29 @@ def test_costs_divide_by_items_and_cut_off_answers_are_counted(folder: Path) -> 
     assert rows["greedy"]["llm_share"] == 0.0
 
 
-def test_changes_are_counted_item_by_item(folder: Path) -> None:
+def test_paired_differences_are_those_of_the_statistics(folder: Path) -> None:
+    run = load_run(folder, name="one")
     greedy = records_of(folder, "greedy")
-    for row in changes_table(load_run(folder, name="one")).rows:
+    rows = paired_table(run, ["all", "facts"]).rows
+    assert [(row["method"], row["domain"]) for row in rows] == [(m, d) for d in ("all", "facts") for m in METHODS[1:]]
+    for row in rows:
         other = records_of(folder, row["method"])
-        pairs = [(greedy[item]["right"], other[item]["right"]) for item in greedy]
-        assert (row["fixed"], row["broken"]) == (pairs.count((False, True)), pairs.count((True, False)))
-        accuracy = {r["method"]: r["accuracy"] for r in results_of(folder) if r["domain"] == "all"}
-        assert row["difference"] == pytest.approx(accuracy[row["method"]] - accuracy["greedy"])
+        items = [item for item in greedy if row["domain"] in ("all", greedy[item]["domain"])]
+        pairs = [(greedy[item]["right"], other[item]["right"]) for item in items]
+        assert (row["wins"], row["losses"]) == (pairs.count((False, True)), pairs.count((True, False)))
+        found = paired_difference([after for _, after in pairs], [before for before, _ in pairs])
+        assert {name: row[name] for name in asdict(found)} == asdict(found)
+        if row["domain"] == "all":
+            counts = run.changes(row["method"])
+            assert counts == {"fixed": found.wins, "broken": found.losses}
+
+
+def test_an_interval_is_shown_from_end_to_end(folder: Path) -> None:
+    table = paired_table(load_run(folder, name="one"))
+    row = table.rows[0]
+    words = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}".replace("-", "−")
+    assert words in to_markdown(table)
+    assert json.loads(to_json(table))["rows"][0]["high"] == row["high"]
 
 
 def test_domain_and_hit_tables_repeat_the_files(folder: Path) -> None:
@@ -166,7 +183,7 @@ def test_rows_without_a_cost_are_not_on_the_front() -> None:
     assert pareto_front([{"cost": None, "accuracy": 1.0}], CostAxis("cost", "Cost")) == []
 
 
-@given(st.lists(st.floats(0.0, 1e6), min_size=1, max_size=6))
+@given(st.lists(st.just(0.0) | st.floats(1e-6, 1e6), min_size=1, max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_scales_keep_every_value_inside_and_have_ticks(values: list[float]) -> None:
     scale = covering(values, 40, 700)

@@ -175,18 +175,26 @@ def _tone(llm: bool) -> str:
 
 def accuracy_bar(row: Row) -> Html:
     """A small 0-100 % axis with the accuracy as a dot in its 95 % interval; the numbers stand beside it."""
-    x = Scale(0.0, 1.0, 4, 136)
     accuracy, margin = row["accuracy"], margin95(row)
-    low, high = x(max(0.0, accuracy - margin)), x(min(1.0, accuracy + margin))
+    x = Scale(0.0, 1.0, 4, 136)
+    return _bar(x, (0.0, 0.5, 1.0), max(0.0, accuracy - margin), accuracy, min(1.0, accuracy + margin), row)
+
+
+def difference_bar(row: Row, rows: Sequence[Row]) -> Html:
+    """A small axis shared by `rows`, with a tick at zero and the difference as a dot in its interval."""
+    x = Scale(min(0.0, *(row["low"] for row in rows)), max(0.01, *(row["high"] for row in rows)), 4, 136)
+    return _bar(x, (0.0,), row["low"], row["difference"], row["high"], row)
+
+
+def _bar(x: Scale, ticks: Sequence[float], low: float, value: float, high: float, row: Row) -> Html:
     drawn = join(
         line(4, 9, 136, 9, "grid"),
-        *(line(x(tick), 5, x(tick), 13, "grid") for tick in (0.0, 0.5, 1.0)),
-        line(low, 9, high, 9, "error wide"),
-        mark(x(accuracy), 9, _shape(uses_llm(row)), "mark", 2.5),
+        *(line(x(tick), 4, x(tick), 14, "grid") for tick in ticks),
+        line(x(low), 9, x(high), 9, "error wide"),
+        mark(x(value), 9, _shape(uses_llm(row)), "mark", 2.5),
     )
-    return element(
-        "svg", drawn, class_=f"bar on-front {_tone(uses_llm(row))}", viewBox="0 0 140 18", aria_hidden="true"
-    )
+    kind = _tone(uses_llm(row))
+    return element("svg", drawn, class_=f"bar on-front {kind}", viewBox="0 0 140 18", aria_hidden="true")
 
 
 def _grid(x: Scale, y: Scale, width: int, height: int, title: str) -> Html:

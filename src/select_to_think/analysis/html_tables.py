@@ -6,15 +6,21 @@ Non-goals: what the tables hold (`tables.py`).
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.tables import Column, Row, Table
 
+NO_BARS: Mapping[str, Callable[[Row], Html]] = {}
 
-def html_table(table: Table, *, bars: bool = False) -> Html:
-    """The table, scrollable by itself; each value's cell carries the exact number in `data-value`."""
+
+def html_table(table: Table, bars: Mapping[str, Callable[[Row], Html]] = NO_BARS) -> Html:
+    """The table, scrollable by itself; each value's cell carries the exact number in `data-value`.
+
+    `bars`: small charts by column key, drawn before the value.
+    """
     lead_key = "method" if any(column.key == "method" for column in table.columns) else table.columns[0].key
     columns = sorted(table.columns, key=lambda column: column.key != lead_key)
     head = element(
@@ -25,14 +31,14 @@ def html_table(table: Table, *, bars: bool = False) -> Html:
     return element("div", content, class_="scroll", tabindex=0, role="region", aria_label=table.title)
 
 
-def _cell(column: Column, row: Row, lead_key: str, bars: bool) -> Html:
+def _cell(column: Column, row: Row, lead_key: str, bars: Mapping[str, Callable[[Row], Html]]) -> Html:
     shown: Any = column.show(row).replace(" ", "\u00a0")
     if column.key == lead_key:
         kind = "dot with-llm" if charts.uses_llm(row) else "dot"
         dot = element("span", class_=kind, aria_hidden="true") if "llm_forwards" in row else None
         return element("th", dot, shown, scope="row")
-    if bars and column.key == "accuracy":
-        shown = join(charts.accuracy_bar(row), shown)
+    if column.key in bars:
+        shown = join(bars[column.key](row), element("span", shown))
     value = row.get(column.key)
     exact = None if value is None or column.kind == "text" else repr(value)
     return element("td", shown, class_=_align(column), data_key=column.key, data_value=exact)

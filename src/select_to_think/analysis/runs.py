@@ -55,15 +55,11 @@ class Run:
         return "fixed" if after.right else "broken"
 
     def changes(self, method: str) -> dict[str, int] | None:
-        """How many items the method "fixed" and "broken" against the baseline, of how many "paired" ones.
-
-        None for the baseline itself, and where either has no records.
-        """
-        paired = self.records.get(BASELINE, {}).keys() & self.records.get(method, {}).keys()
-        if method == BASELINE or not paired:
+        """How many items the method "fixed" and "broken" against the baseline; None for the baseline or without one."""
+        if method == BASELINE or BASELINE not in self.records:
             return None
-        kinds = [self.change(method, item_id) for item_id in paired]
-        return {"fixed": kinds.count("fixed"), "broken": kinds.count("broken"), "paired": len(paired)}
+        kinds = [self.change(method, record.id) for record in self.records_of(method)]
+        return {"fixed": kinds.count("fixed"), "broken": kinds.count("broken")}
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:

@@ -15,9 +15,9 @@ from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import ALL, BASELINE, Run
 from select_to_think.analysis.tables import (
     Row,
-    changes_table,
     domain_table,
     hit_table,
+    paired_table,
     results_table,
     show,
     to_csv,
@@ -64,7 +64,7 @@ def results(runs: Sequence[Run]) -> Html:
             "LLM used.",
             class_="note",
         ),
-        html_table(table, bars=True),
+        html_table(table, {"accuracy": charts.accuracy_bar}),
         helps(table),
         every,
         element("p", download(to_csv(full), "results.csv", "Download every row as CSV"), class_="downloads"),
@@ -107,13 +107,23 @@ def _notes(run: Run) -> list[str]:
 
 
 def differences(runs: Sequence[Run]) -> Html | None:
-    """What every method changed against the baseline on the same items; nothing where no run has the baseline."""
-    parts = [join(_run_heading(run, runs), html_table(changes_table(run))) for run in runs if BASELINE in run.records]
+    """Paired differences to the baseline; nothing where no run has the baseline and another method."""
+    parts = []
+    for run in runs:
+        table = paired_table(run)
+        if not table.rows:
+            continue
+        bars = {"low": partial(charts.difference_bar, rows=table.rows)}
+        parts += [_run_heading(run, runs), html_table(table, bars)]
+        if len(run.domains) > 1:
+            by_domain = paired_table(run, run.domains)
+            parts.append(element("details", element("summary", "By domain"), html_table(by_domain)))
     if not parts:
         return None
     words = (
-        "On the same items: how many each method fixed (wrong under greedy, right now) and broke (right under greedy, "
-        "wrong now), and the difference of the accuracies in points."
+        "On the same items: the difference of the accuracies in points with its 95 % interval (bootstrap over items), "
+        "how many items each method fixed (wrong under greedy, right now) and broke (the reverse), and McNemar's exact "
+        "two-sided p."
     )
     return join(element("h2", "Against greedy"), element("p", words, class_="note"), *parts)
 

@@ -29,18 +29,24 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """One column. `error_key` names the standard error shown behind the value; `help` says what the value is."""
+    """One column; `help` says what the value is.
+
+    `error_key` names the standard error shown behind the value, `high_key` the end of the interval that starts there.
+    """
 
     key: str
     title: str
     kind: Kind
     help: str = ""
     error_key: str | None = None
+    high_key: str | None = None
 
     def show(self, row: Row) -> str:
         """The value as a person reads it."""
         value = row.get(self.key)
         shown = show(value, self.kind)
+        if self.high_key and value is not None:
+            return f"{shown} to {show(row[self.high_key], self.kind)}"
         error = row.get(self.error_key) if self.error_key else None
         if value is None or error is None:
             return shown
@@ -154,22 +160,36 @@ def domain_table(run: Run) -> Table:
     return Table(f"Accuracy by domain, {run.name}", (METHOD, *columns), tuple(rows.values()))
 
 
-def changes_table(run: Run) -> Table:
-    """What each method changed against the baseline, over the items that both answered."""
+def paired_table(run: Run, domains: Sequence[str] = (ALL,)) -> Table:
+    """Each method against the baseline over the items of a domain that both answered, by `paired_difference`.
+
+    Rows hold `difference`, `low`, `high` (0-1), `wins`, `losses`, `n`, `mcnemar_p`; there are none without the records
+    of the baseline.
+    """
+    from select_to_think.evaluation.statistics import paired_difference
+
     rows = []
-    for method in run.methods:
-        counts = run.changes(method)
-        if counts is not None:
-            difference = (counts["fixed"] - counts["broken"]) / counts["paired"]
-            rows.append({"run": run.name, "method": method, "difference": difference, **counts})
+    for domain in domains:
+        before = {record.id: record.right for record in run.records_of(BASELINE, domain)}
+        for method in run.methods:
+            after = {record.id: record.right for record in run.records_of(method, domain)}
+            both = [item_id for item_id in before if item_id in after]
+            if method != BASELINE and both:
+                found = paired_difference([after[item] for item in both], [before[item] for item in both])
+                forwards = sum(record.counts.llm_forwards for record in run.records_of(method, domain))
+                line = {"run": run.name, "method": method, "domain": domain, "llm_forwards": forwards}
+                rows.append({**line, **asdict(found)})
     columns = (
         METHOD,
+        DOMAIN if len(domains) > 1 else None,
         Column("difference", f"Points against {BASELINE}", "points", "Difference of the accuracies, in points."),
-        Column("fixed", "Fixed", "count", f"Wrong under {BASELINE}, right under this method."),
-        Column("broken", "Broken", "count", f"Right under {BASELINE}, wrong under this method."),
-        Column("paired", "n", "count", "Items that both answered."),
+        Column("low", "95 % interval", "points", "Bootstrap over items, in points.", high_key="high"),
+        Column("wins", "Fixed", "count", f"Wrong under {BASELINE}, right under this method."),
+        Column("losses", "Broken", "count", f"Right under {BASELINE}, wrong under this method."),
+        Column("mcnemar_p", "p", "p", "McNemar's exact two-sided test of fixed against broken."),
+        Column("n", "n", "count", "Items that both answered."),
     )
-    return Table(f"Against {BASELINE}, {run.name}", columns, tuple(rows))
+    return Table(f"Against {BASELINE}, {run.name}", tuple(c for c in columns if c is not None), tuple(rows))
 
 
 def hit_table(runs: Sequence[Run]) -> Table:
@@ -226,7 +246,7 @@ def to_json(table: Table) -> str:
 
 
 def _keys(table: Table) -> list[str]:
-    return [key for column in table.columns for key in (column.key, column.error_key) if key]
+    return [key for column in table.columns for key in (column.key, column.error_key, column.high_key) if key]
 
 
 def to_rich(table: Table) -> RichTable:
