@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from select_to_think import __version__
 from select_to_think.files import parse_lines, read_bytes, read_json, write_json_atomic
 from select_to_think.structures import Counts, S2TError
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RESULTS = "results.json"
-PACKAGES = ("torch", "transformers", "peft", "select-to-think")
+PACKAGES = ("torch", "transformers", "peft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,11 @@ def provenance(
     git_hash, dirty = git_state()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "select-to-think": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
         "git_hash": git_hash,
         "dirty": dirty,
         "seeds": list(seeds),
