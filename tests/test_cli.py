@@ -339,3 +339,25 @@ def test_scores_of_masked_candidates_can_be_shown() -> None:
 
     step = StepRecord(97, 0.0, candidates=(97, 98), candidate_logprobs=(-1.0, -2.0), scores=(float(-np.inf), 0.5))
     assert candidates(step, letters).plain == "b: 0.50  a: -inf"
+
+
+def test_a_narrow_terminal_loses_whole_columns_and_says_so() -> None:
+    from select_to_think.analysis.tables import Column, Table
+    from select_to_think.cli.tables import show_table
+
+    columns = (
+        Column("method", "Method", "text"),
+        Column("accuracy", "Accuracy", "percent", error_key="stderr"),
+        Column("llm_forwards_per_answer", "LLM forwards", "number"),
+        Column("cut_off", "Cut off", "count"),
+    )
+    row = {"method": "s2t-local", "accuracy": 0.5, "stderr": 0.1, "llm_forwards_per_answer": 2.5, "cut_off": 12345678}
+    shown = {}
+    for width in (120, 45):
+        stream = io.StringIO()
+        show_table(Console(file=stream, width=width), Table("t", columns, (row,)))
+        shown[width] = stream.getvalue()
+        assert all(len(line) <= width for line in stream.getvalue().splitlines())
+    assert "12,345,678" in shown[120] and "no room" not in shown[120]
+    assert "12,345,678" not in shown[45] and "50.0 ± 10.0 %" in shown[45]
+    assert " ".join(shown[45].split()).endswith("no room for: Cut off (--json has them)")

@@ -36,7 +36,7 @@ def add_command(app: typer.Typer, name: str, function: Command, *, resume: str =
     signature = inspect.signature(work)
 
     def run(json: bool, **flags: Any) -> None:
-        quiet_libraries()
+        quiet_libraries(loads_slowly=bool(flags.get("slm") or flags.get("llm")))
         try:
             with only_the_result(json) as stdout:
                 write_reply(work(**flags), stdout, json)
@@ -66,9 +66,12 @@ def print_error(line: str) -> None:
     screen.print(line, markup=False, soft_wrap=True)
 
 
-def quiet_libraries() -> None:
-    """Keep the messages of other libraries to errors, unless the environment asks for more."""
+def quiet_libraries(*, loads_slowly: bool) -> None:
+    """Keep the messages of other libraries to errors, unless the environment asks for more.
+
+    Their bars for downloading and loading are kept on a terminal where that may take long.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not sys.stderr.isatty():
+    if not (loads_slowly and sys.stderr.isatty()):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

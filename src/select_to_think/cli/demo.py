@@ -15,7 +15,7 @@ from select_to_think.cli import measure as measure_command
 from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import PANEL, Out, folder_for
 from select_to_think.cli.generate import describe
-from select_to_think.cli.options import Batching, Only
+from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.report import FILE_NAME as REPORT
@@ -32,13 +32,14 @@ LOCAL = "s2t-local"
 METHODS = ("greedy", "maj@8", LOCAL, "s2t", "takeover", "llm")
 SPLIT = "test"
 
+BigBatches = Annotated[DecodeConfig, Only(("max_new_tokens", "max_batch", "seed"), (("max_batch", 128),))]
 Bundled = Annotated[PairConfig, Only(("pair", "device", "dtype"))]
 Budget = Annotated[SelectConfig, Only(("trigger_budget", "scorer_mode", "score"))]
 
 
 def demo(
     pair: Bundled,
-    decode: Batching,
+    decode: BigBatches,
     select: Budget,
     limit: Annotated[
         int, typer.Option("--limit", metavar="INT", min=1, help="Test problems per domain.", rich_help_panel=PANEL)
@@ -121,7 +122,7 @@ def run_scorers(
 def scorer_table(scorers: dict[str, list[ResultRow]]) -> Table:
     """Accuracy of s2t-local by scorer (mode and score) and domain."""
     domains = [row.domain for row in next(iter(scorers.values()))]
-    table = Table("Scorer", *domains, "Triggered", "Flips", title=f"{LOCAL} by scorer: accuracy")
+    table = Table("Scorer", *domains, "Triggered", "Flips", title=f"Accuracy of {LOCAL} by scorer")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, rows in scorers.items():

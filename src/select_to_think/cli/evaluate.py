@@ -66,12 +66,13 @@ def evaluate(
 def show(console: Console, folder: Path, results: Results) -> None:
     """The table over all domains, then accuracy by domain."""
     from select_to_think.analysis.runs import load_run
-    from select_to_think.analysis.tables import domain_table, results_table, to_rich
+    from select_to_think.analysis.tables import domain_table, results_table
+    from select_to_think.cli.tables import show_table
 
     run = load_run(folder, name=folder.name)
-    console.print(to_rich(results_table([run])))
+    show_table(console, results_table([run]))
     if len(run.domains) > 1:
-        console.print(to_rich(domain_table(run)))
+        show_table(console, domain_table(run))
     for remark in results.provenance["notes"]:
         console.print(remark, style="dim", markup=False)
 

@@ -54,10 +54,11 @@ def measure(
 def show(console: Console, payload: dict[str, Any]) -> None:
     """Hit@k per domain."""
     from select_to_think.analysis.runs import Run
-    from select_to_think.analysis.tables import hit_table, to_rich
+    from select_to_think.analysis.tables import hit_table
+    from select_to_think.cli.tables import show_table
 
     run = Run("measure", rows=(), provenance=payload["provenance"], records={}, measure=payload)
-    console.print(to_rich(hit_table([run])))
+    show_table(console, hit_table([run]))
 
 
 def register(app: typer.Typer) -> None:

@@ -76,8 +76,9 @@ def legend(*, colours: bool) -> Text:
 def weighed(generation: Generation, decode: Decode) -> Table:
     """A table of the triggered steps: who chose what among which candidates (score, or log-probability, in nats)."""
     table = Table(title="triggered steps", title_justify="left", box=None, pad_edge=False)
-    for heading in ("step", "statistic", "greedy", "choice", "by", "candidates: score"):
+    for heading in ("step", "statistic", "greedy", "choice", "by"):
         table.add_column(heading, justify="right" if heading in ("step", "statistic") else "left", no_wrap=True)
+    table.add_column("candidates: score")
     fired = [(index, step) for index, step in enumerate(generation.steps) if step.fired]
     for index, step in fired[:TABLE_ROWS]:
         statistic = "" if step.statistic is None else f"{step.statistic:.3f}"
