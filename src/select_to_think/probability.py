@@ -22,7 +22,8 @@ def log_probabilities(logits: Tensor, forbidden: Tensor | None = None) -> Tensor
 
 def entropy_nats(logprobs: Tensor) -> Tensor:
     """Shannon entropy -sum p log p of (..., V) log-probabilities -> (...)."""
-    return torch.special.entr(logprobs.exp()).sum(-1)
+    terms: Tensor = torch.special.entr(logprobs.exp())
+    return terms.sum(-1)
 
 
 def bucketed_kl_nats(llm_logprobs: Tensor, slm_logprobs: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def run_generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_t
     """Time `transformers` greedy generation of one batch of prompts of equal length."""
     ids = torch.tensor(prompts, device=model.device)
     start = time.perf_counter()
-    model.generate(
+    model.generate(  # type: ignore[operator]
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=new_tokens,

@@ -57,7 +57,7 @@ def random_model(shape: str, device: str, dtype: torch.dtype, seed: int = 0) -> 
         raise unknown_name("shape", shape, SHAPES)
     torch.manual_seed(seed)
     with no_init_weights(), torch.device(device):
-        model = Qwen2ForCausalLM._from_config(Qwen2Config(**(COMMON | SHAPES[shape])), dtype=dtype)
+        model: PreTrainedModel = Qwen2ForCausalLM._from_config(Qwen2Config(**(COMMON | SHAPES[shape])), dtype=dtype)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("norm.weight"):
@@ -65,4 +65,5 @@ def random_model(shape: str, device: str, dtype: torch.dtype, seed: int = 0) -> 
             else:
                 weight.uniform_(-0.03, 0.03)
     model.tie_weights()
-    return model.eval()
+    model.eval()
+    return model

@@ -21,10 +21,11 @@ SAME = (
 def as_llama(model: PreTrainedModel) -> LlamaForCausalLM:
     """A Llama model with the weights of a Qwen2 model; equal logits."""
     config = LlamaConfig(**{name: getattr(model.config, name) for name in SAME}, attention_bias=True)
-    llama = LlamaForCausalLM._from_config(config, dtype=model.dtype)
+    llama: LlamaForCausalLM = LlamaForCausalLM._from_config(config, dtype=model.dtype)
     own = llama.state_dict()
     weights = model.state_dict()
     for name in own.keys() - weights.keys():
         weights[name] = torch.zeros_like(own[name])  # biases of the output projections
     llama.load_state_dict(weights)
-    return llama.eval()
+    llama.eval()
+    return llama
