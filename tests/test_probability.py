@@ -24,7 +24,7 @@ def test_bucketed_kl_is_a_lower_bound_and_grows_with_the_support(seed: int, supp
     full = float((llm.exp() * (llm - slm)).sum())
     order = slm.argsort(descending=True)
     small, large = (float(probability.bucketed_kl_nats(llm[order[:k]], slm[order[:k]])) for k in (support, 50))
-    assert -1e-6 <= small <= full + 1e-5
+    assert -1e-6 <= small <= full + 1e-4
     assert large == pytest.approx(full, abs=1e-4)
 
 

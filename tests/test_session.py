@@ -25,7 +25,7 @@ QUESTIONS = ["w5 w6 w7", "w9", "w8 w30 w31 w32 w12"]
 def calibration(session: Session, llm: bool = True) -> Calibration:
     values = {name: [0.01 * i for i in range(100)] for name in ("kl", "entropy", "margin")}
     other = session.llm.fingerprint if llm else None
-    return replace(Calibration.fit(values, [], [], session.slm.fingerprint, other), quantiles={
+    return replace(Calibration.fit(values, [], session.slm.fingerprint, other), quantiles={
         "kl": [0.05] * 1001, "entropy": [4.05] * 1001, "margin": [0.98] * 1001,
     })  # fmt: skip
 
@@ -58,8 +58,8 @@ def test_s2t_local_runs_from_a_folder_without_ever_loading_an_llm(
     config = PairConfig(slm="tiny", llm="must-not-be-loaded", scorer=str(folder))
     loads: list[str] = []
 
-    def fake_load(name: str, **_: object) -> LoadedModel:
-        loads.append(name)
+    def fake_load(path: str, **_: object) -> LoadedModel:
+        loads.append(path)
         return tiny_loaded(0)
 
     monkeypatch.setattr("select_to_think.session.load_model", fake_load)
