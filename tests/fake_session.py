@@ -37,6 +37,7 @@ class Device(str):
 class FakeSession:
     def __init__(self, *, fingerprint: str = "slm", scorer: Path | None = None) -> None:
         self.config = PairConfig()
+        self.notes: list[str] = []
         self.slm = SimpleNamespace(
             fingerprint=fingerprint, model=SimpleNamespace(device=Device("cpu"), dtype="torch.float32")
         )

@@ -188,7 +188,9 @@ def test_mistakes_are_found_before_decoding(items: list[Item], methods: list[str
 
 
 def test_provenance_says_where_numbers_come_from() -> None:
-    about = evaluate(FakeSession(), ITEMS, ["greedy"], DecodeConfig(seed=5), notes=["the SLM's text holds mistakes"])
+    session = FakeSession()
+    session.notes = ["the SLM's text holds mistakes"]
+    about = evaluate(session, ITEMS, ["greedy"], DecodeConfig(seed=5))
     found = json.loads(json.dumps(about.provenance))
     assert {"date", "versions", "git_hash", "dirty", "seeds", "device", "dtype", "platform", "config"} <= found.keys()
     assert found["seeds"] == [5] and found["device"] == "cpu" and found["dtype"] == "float32"

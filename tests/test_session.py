@@ -13,6 +13,7 @@ from select_to_think.models.loading import LoadedModel, fingerprint, load_model
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.scorer import inject_adapter, save_scorer
 from select_to_think.models.vocabulary import reserved_ids
+from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
@@ -197,3 +198,25 @@ def test_configurations_check_their_ranges() -> None:
         DecodeConfig(max_new_tokens=0)
     with pytest.raises(S2TError, match="score_temperature"):
         ScorerConfig(score_temperature=float("nan"))
+
+
+def test_the_bundled_pair_says_what_its_numbers_mean_and_s2t_local_solves_what_greedy_does_not() -> None:
+    session = Session.load()
+    assert any("deliberate mistakes" in note and "66 %" in note for note in session.notes)
+    question = "Today Kim has 31 pens. Kim finds 12 cups and 9 pens. Kim lends 15 pens. How many pens does Kim have?"
+    greedy, local = (session.generate([question], method)[0] for method in ("greedy", "s2t-local"))
+    assert "The answer is 58." in greedy.text and "The answer is 25." in local.text
+    assert local.flip_count == 2 and local.counts.llm_forwards == 0
+    assert "llm" not in vars(session), "s2t-local must not load the LLM"
+
+
+def test_block_verified_equals_step_by_step_on_the_bundled_pair() -> None:
+    session = Session.load()
+    questions = [problem.question for problem in load_split("validation", limit_per_domain=8)]
+    for budget in (0.01, 0.1):
+        fast, slow = (
+            session.generate(questions, "s2t", select=SelectConfig(trigger_budget=budget, block_verified=block))
+            for block in (True, False)
+        )
+        assert [a.tokens for a in fast] == [a.tokens for a in slow]
+        assert sum(a.counts.llm_forwards for a in fast) < 0.2 * sum(len(a.tokens) for a in fast)

@@ -11,6 +11,7 @@ Non-goals: files of questions, grading, results (see `evaluation/`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -98,6 +99,12 @@ class Session:
     def stop_ids(self) -> frozenset[int]:
         """Ids that end an answer."""
         return stop_ids(self.slm)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What must be said wherever numbers of this pair are shown."""
+        path = None if self.folder is None else self.folder / "notes.json"
+        return list(json.loads(path.read_text(encoding="utf-8"))) if path is not None and path.exists() else []
 
     @property
     def calibration(self) -> Calibration:

@@ -140,10 +140,10 @@ def load_results(path: Path) -> Results:
         raise S2TError(f"{path} is not a result of this version ({error}); {remedy}") from error
 
 
-def provenance(
-    session: Session, config: Mapping[str, Any], *, seeds: Sequence[int], notes: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Where numbers come from: code, versions, machine, models and every setting. Loads no LLM.
+def provenance(session: Session, config: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, Any]:
+    """Where numbers come from: code, versions, machine, models, every setting, and what must be said of the pair.
+
+    Loads no LLM.
 
     `git_hash` and `dirty` are None outside a checkout of this project.
     """
@@ -163,7 +163,7 @@ def provenance(
         "platform": platform.platform(),
         "slm_fingerprint": session.slm.fingerprint,
         "config": {"pair": asdict(session.config), **config},
-        "notes": list(notes),
+        "notes": list(session.notes),
     }
 
 

@@ -61,13 +61,11 @@ def evaluate(
     out: Path | None = None,
     progress: Progress | None = None,
     allow_code_execution: bool = False,
-    notes: Sequence[str] = (),
 ) -> Results:
     """Answer every item by every method and count.
 
     With `out`, records and `results.json` go there, and a run that was killed goes on where it stopped; methods that
-    were finished in that folder before stay in its results. `progress` counts (item, method) pairs. `notes` are remarks
-    that belong beside the numbers; they stand in the provenance.
+    were finished in that folder before stay in its results. `progress` counts (item, method) pairs.
 
     Raises S2TError for an unknown method, items that the triggers were calibrated on, code items without
     `allow_code_execution`, and a folder that was begun with other settings or cannot be written.
@@ -75,7 +73,7 @@ def evaluate(
     methods = list(dict.fromkeys(methods))
     check(session, items, methods, decode, select, allow_code_execution=allow_code_execution)
     config = {"methods": methods, "decode": asdict(decode), "select": asdict(select)}
-    about = provenance(session, config, seeds=[decode.seed], notes=notes)
+    about = provenance(session, config, seeds=[decode.seed])
     rows: list[ResultRow] = []
     with ExitStack() as stack:
         if out is not None:
