@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from select_to_think.contexts.kv import Window
+from select_to_think.contexts.masks import additive
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,7 @@ class Layout:
         if sliding_window is not None:
             shared &= slots > self.positions[..., None] - sliding_window
             own &= slots > own_end - sliding_window
-        mask = torch.full(shared.shape, torch.finfo(dtype).min, dtype=dtype, device=device)
-        return mask.masked_fill_(shared | own, 0)[:, None]
+        return additive(shared | own, dtype)
 
 
 def choose_rows(slots: Sequence[int]) -> list[int]:

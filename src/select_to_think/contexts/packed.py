@@ -8,15 +8,14 @@ Non-goals: losses and loops (`training/`), inference (`transformers_backend.py`)
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from select_to_think.contexts.transformers_backend import Switch, layer_types
+from select_to_think.contexts.masks import AttentionKinds, additive
+from select_to_think.contexts.transformers_backend import Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def packed_forward(model: PreTrainedModel, leaves: Leaves, *, logits: bool = Fal
     inputs = {
         "input_ids": torch.cat([leaves.prefix_ids, leaves.ids], 1),
         "position_ids": torch.cat([prefix.expand(len(leaves.ids), -1), leaves.positions], 1),
-        "attention_mask": attention_masks(model, lambda window: packed_mask(leaves, model.dtype, window)),
+        "attention_mask": AttentionKinds.of(model).masks(lambda window: packed_mask(leaves, model.dtype, window)),
         "use_cache": False,
     }
     if not logits:
@@ -83,7 +82,7 @@ def base_leaf_forward(model: PreTrainedModel, switch: Switch, leaves: Leaves) ->
     out = model.base_model(
         input_ids=leaves.ids,
         position_ids=leaves.positions,
-        attention_mask=attention_masks(model, lambda window: leaf_mask(leaves, model.dtype, window)),
+        attention_mask=AttentionKinds.of(model).masks(lambda window: leaf_mask(leaves, model.dtype, window)),
         past_key_values=cache,
         use_cache=True,
     )
@@ -114,23 +113,6 @@ def packed_mask(leaves: Leaves, dtype: torch.dtype, window: int | None) -> Tenso
         causal &= slots > slots[:, None] - window
     rows = torch.nn.functional.pad(causal, (0, leaves.ids.shape[1])).expand(batch, 1, -1, -1)
     return torch.cat([additive(rows[:, 0], dtype), leaf_mask(leaves, dtype, window)], 2)
-
-
-def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, T, S) bool -> (B, 1, T, S): 0 where visible, the type's minimum elsewhere."""
-    mask = torch.full(visible.shape, torch.finfo(dtype).min, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(visible, 0)[:, None]
-
-
-def attention_masks(model: PreTrainedModel, build: Callable[[int | None], Tensor]) -> Any:
-    """`build(window)` for each attention kind of the model, in the form that its forward takes.
-
-    Models that list their layer types take a dictionary, also when all layers are of one kind.
-    """
-    config = model.config.get_text_config()
-    kinds = sorted(set(layer_types(model)))
-    masks = {kind: build(config.sliding_window if kind == "sliding_attention" else None) for kind in kinds}
-    return masks if getattr(config, "layer_types", None) is not None else masks[kinds[0]]
 
 
 def plain_forward(model: PreTrainedModel, rows: Leaves) -> Tensor:

@@ -20,12 +20,12 @@ from transformers import PreTrainedModel
 from select_to_think import probability
 from select_to_think.contexts.kv import KVBuffer
 from select_to_think.contexts.layout import Layout, RowPlan, lay_out
+from select_to_think.contexts.masks import AttentionKinds
 from select_to_think.contexts.observing import needs_logits, read_logits
 from select_to_think.contexts.protocol import Context
-from select_to_think.structures import Branch, Extend, Observation, Observe, S2TError
+from select_to_think.structures import Branch, Extend, Observation, Observe
 
 Adapted = Literal["never", "always", "leaves"]
-SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 MOST_LOGITS = 1 << 27  # of one forward: 512 MiB in fp32
 
 
@@ -35,33 +35,6 @@ class Switch(Protocol):
     def set_active(self, active: bool) -> None:
         """Make the model's forwards use the adapter, or not."""
         ...
-
-
-def layer_types(model: PreTrainedModel) -> list[str]:
-    """The attention kind of each layer, in the names of `transformers`.
-
-    Raises:
-        S2TError: a layer whose state cannot be rolled back (state-space, linear attention ...), with its name.
-    """
-    config = model.config.get_text_config()
-    types = getattr(config, "layer_types", None)
-    if types is None:
-        if getattr(model, "_is_stateful", False):
-            raise unsupported(config.model_type, config.model_type)
-        kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-        return [kind] * config.num_hidden_layers
-    for kind in types:
-        if kind not in SUPPORTED_LAYERS:
-            raise unsupported(config.model_type, kind)
-    return list(types)
-
-
-def unsupported(model_type: str, kind: str) -> S2TError:
-    """The refusal of a model whose layers cannot roll back."""
-    return S2TError(
-        f"{model_type} has {kind} layers, whose cache cannot be rolled back: "
-        "choose a model with full or sliding-window attention in every layer"
-    )
 
 
 class TransformersBackend:
@@ -90,14 +63,11 @@ class TransformersBackend:
         """
         self.model = model
         self.device = model.device
-        self.kinds = layer_types(model)
-        config = model.config.get_text_config()
-        self.mask_by_kind = getattr(config, "layer_types", None) is not None
-        self.sliding_window = config.sliding_window if "sliding_attention" in self.kinds else None
+        self.kinds = AttentionKinds.of(model)
         self.switch, self.adapted = switch, adapted
         self.bin_rows = None if bin_rows is None else bin_rows.to(self.device)
         self.forbidden = torch.tensor(sorted(forbidden), dtype=torch.long, device=self.device)
-        self.buffer = KVBuffer(len(self.kinds), rows=1, slots=256)
+        self.buffer = KVBuffer(model.config.get_text_config().num_hidden_layers, rows=1, slots=256)
         self.free = [0]
 
     @torch.inference_mode()
@@ -197,14 +167,12 @@ class TransformersBackend:
     def masks(self, layout: Layout) -> Any:
         """The mask of each attention kind, in the form that the model's forward takes."""
 
-        def one(kind: str) -> Tensor | None:
-            window = self.sliding_window if kind == "sliding_attention" else None
-            if layout.maskless and self.mask_by_kind and (window is None or layout.window.span <= window):
+        def build(window: int | None) -> Tensor | None:
+            if layout.maskless and self.kinds.by_kind and (window is None or layout.window.span <= window):
                 return None
             return layout.mask(self.model.dtype, self.device, window)
 
-        kinds = sorted(set(self.kinds))
-        return {kind: one(kind) for kind in kinds} if self.mask_by_kind else one(kinds[0])
+        return self.kinds.masks(build)
 
     def read(
         self, observes: Sequence[Observe], counts: Sequence[int], hidden: Tensor | None, logits: Tensor | None
