@@ -14,7 +14,7 @@ from select_to_think import probability
 
 def distributions(seed: int, size: int = 50, sharpness: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return tuple((torch.randn(size, generator=generator) * sharpness).log_softmax(-1) for _ in range(2))
+    return tuple((torch.randn(size, generator=generator).double() * sharpness).log_softmax(-1) for _ in range(2))
 
 
 @settings(max_examples=50, deadline=None)
@@ -24,7 +24,7 @@ def test_bucketed_kl_is_a_lower_bound_and_grows_with_the_support(seed: int, supp
     full = float((llm.exp() * (llm - slm)).sum())
     order = slm.argsort(descending=True)
     small, large = (float(probability.bucketed_kl_nats(llm[order[:k]], slm[order[:k]])) for k in (support, 50))
-    assert -1e-6 <= small <= full + 1e-4
+    assert -1e-6 <= small <= full + 1e-5
     assert large == pytest.approx(full, abs=1e-4)
 
 
