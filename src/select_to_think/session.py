@@ -19,33 +19,21 @@ from functools import cached_property
 from pathlib import Path
 
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
-from select_to_think.contexts.protocol import Backend
-from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
 from select_to_think.evaluation.grading import extract as extract_answer
+from select_to_think.methods import build_backends, build_policy, build_trigger
 from select_to_think.models.loading import LoadedModel, load_model
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.scorer import AdapterSwitch, Scorer, attach_adapter, load_scorer
-from select_to_think.models.trigger_head import load_trigger_head
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids, stop_ids
-from select_to_think.policies.base import Limits, Policy
-from select_to_think.policies.block_verified import BlockVerified
-from select_to_think.policies.greedy import Greedy
+from select_to_think.policies.base import Policy
 from select_to_think.policies.label import Label
 from select_to_think.policies.majority import MajorityVote
-from select_to_think.policies.sample import Sample
-from select_to_think.policies.select import Select
-from select_to_think.policies.table import NEEDS_LLM, check_trigger, default_trigger, parse_method
-from select_to_think.selectors.llm import LLMSelector
-from select_to_think.selectors.scorer import ScorerSelector
+from select_to_think.policies.table import NEEDS_LLM, parse_method
 from select_to_think.structures import Generation, Labels, PolicyRun, S2TError, unknown_name
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.calibration import Calibration
-from select_to_think.triggers.entropy import EntropyTrigger
-from select_to_think.triggers.kl import SUPPORT, KLTrigger
-from select_to_think.triggers.learned import LearnedTrigger
-from select_to_think.triggers.margin import MarginTrigger
-from select_to_think.triggers.random import RandomTrigger
+from select_to_think.triggers.kl import SUPPORT
 
 PAIRS = Path(__file__).parent / "pairs"
 BUNDLED = ("demo",)
@@ -110,7 +98,7 @@ class Session:
     def calibration(self) -> Calibration:
         """Thresholds of the triggers. Raises S2TError if there are none for this SLM."""
         if self._calibration is None:
-            path = self._artefact(self.config.calibration, "calibration.json", "s2t calibrate")
+            path = self.artefact(self.config.calibration, "calibration.json", "s2t calibrate")
             self._calibration = Calibration.load(path)
         if self._calibration.slm_fingerprint != self.slm.fingerprint:
             raise S2TError(f"the calibration was made for another SLM than {self.slm.name}: run `s2t calibrate` again")
@@ -120,7 +108,7 @@ class Session:
     def calibration(self, calibration: Calibration) -> None:
         self._calibration = calibration
 
-    def _artefact(self, given: str | None, shipped: str, command: str) -> Path:
+    def artefact(self, given: str | None, shipped: str, command: str) -> Path:
         """The path of something trained or calibrated: the given one, or the one that came with the pair."""
         if given is not None:
             return Path(given)
@@ -131,31 +119,14 @@ class Session:
     def scorer(self, select: SelectConfig) -> tuple[Scorer, AdapterSwitch]:
         """The scorer of a mode and score, its adapter attached to the SLM and inactive."""
         shipped = f"scorers/{select.scorer_mode}-{select.score}"
-        path = self._artefact(self.config.scorer, shipped, "s2t train scorer")
+        path = self.artefact(self.config.scorer, shipped, "s2t train scorer")
         if path not in self._scorers:
             self._scorers[path] = load_scorer(path, self.slm), attach_adapter(self.slm, path)
         return self._scorers[path]
 
     def trigger(self, name: str, budget: float) -> Trigger:
         """A trigger that fires on about a fraction `budget` of the steps."""
-        if name == "random":
-            return RandomTrigger(1 - budget)
-        if name == "learned":
-            head = load_trigger_head(self._artefact(self.config.trigger_head, "trigger", "s2t train trigger"), self.slm)
-            return LearnedTrigger(head.threshold(budget), head)
-        threshold = self.calibration.threshold(name, budget)
-        if name == "kl":
-            if self.calibration.llm_fingerprint != self.llm.fingerprint:
-                raise S2TError(
-                    f"the KL trigger was calibrated with another LLM than {self.llm.name}: run `s2t calibrate` again"
-                )
-            return KLTrigger(threshold, min(SUPPORT, self.ordinary_vocabulary))
-        return EntropyTrigger(threshold) if name == "entropy" else MarginTrigger(threshold)
-
-    @property
-    def ordinary_vocabulary(self) -> int:
-        """Number of tokens that may be emitted."""
-        return self.slm.vocab_size - len(reserved_ids(self.slm))
+        return build_trigger(self, name, budget)
 
     def policy(self, method: str, decode: DecodeConfig, select: SelectConfig) -> Policy:
         """The policy of a method.
@@ -163,57 +134,12 @@ class Session:
         Raises:
             S2TError: unknown names, or settings that this pair cannot serve.
         """
-        kind, n = parse_method(method)
-        limits = Limits(self.stop_ids, decode.max_new_tokens)
-        sample = Sample(limits, decode.temperature, decode.top_p, decode.top_k, decode.min_p)
-        match kind:
-            case "greedy":
-                return Greedy(limits)
-            case "llm":
-                return Greedy(limits, model="llm")
-            case "sample":
-                return sample
-            case "maj":
-                return MajorityVote(sample, n, lambda tokens: self.text(tokens), decode.early_stop)
-        if select.candidates > self.ordinary_vocabulary:
-            size = self.ordinary_vocabulary
-            raise S2TError(f"{select.candidates} candidates asked of a vocabulary of {size} tokens: lower --candidates")
-        name = select.trigger or default_trigger(kind)
-        check_trigger(kind, name)
-        trigger = self.trigger(name, select.trigger_budget)
-        if kind == "s2t-local":
-            scorer, _ = self.scorer(select)
-            model = "scorer" if scorer.mode == "proposer" else "slm"
-            local = ScorerSelector(model, scorer.score == "anchored", scorer.score_temperature, scorer.anchor)
-            return Select(limits, trigger, local, select.candidates)
-        form = BlockVerified if trigger.needs_llm and select.block_verified else Select
-        return form(limits, trigger, LLMSelector(takeover=kind == "takeover"), select.candidates)
+        return build_policy(self, method, decode, select)
 
-    def backends(self, method: str, select: SelectConfig, stack: ExitStack) -> dict[str, Backend]:
-        """The models that a method asks, by the names that its policy uses; `stack` undoes what they need."""
-        forbidden = sorted(reserved_ids(self.slm))
-        if method != "s2t-local":
-            backends: dict[str, Backend] = {"slm": TransformersBackend(self.slm.model, forbidden=forbidden)}
-            if method in NEEDS_LLM:
-                backends["llm"] = TransformersBackend(self.llm.model, forbidden=sorted(reserved_ids(self.llm)))
-            return backends
-        scorer, switch = self.scorer(select)
-        rows = scorer.bin_rows
-        if scorer.mode == "coupled":
-            switch.merge()
-            stack.callback(switch.unmerge)
-            return {"slm": TransformersBackend(self.slm.model, forbidden=forbidden, bin_rows=rows)}
-        stack.callback(switch.set_active, False)
-        if scorer.mode == "activated":
-            leaves = TransformersBackend(
-                self.slm.model, forbidden=forbidden, switch=switch, adapted="leaves", bin_rows=rows
-            )
-            return {"slm": leaves}
-        base = TransformersBackend(self.slm.model, forbidden=forbidden, switch=switch)
-        adapted = TransformersBackend(
-            self.slm.model, forbidden=forbidden, switch=switch, adapted="always", bin_rows=rows
-        )
-        return {"slm": base, "scorer": adapted}
+    @property
+    def ordinary_vocabulary(self) -> int:
+        """Number of tokens that may be emitted."""
+        return self.slm.vocab_size - len(reserved_ids(self.slm))
 
     def generate(
         self,
@@ -259,7 +185,7 @@ class Session:
             return own.run(prompt, f"{decode.seed}/{question}")
 
         with ExitStack() as stack:
-            backends = self.backends(kind, select, stack)
+            backends = build_backends(self, kind, select, stack)
             engine = Engine(backends, max(1, decode.max_batch // n))
             for index, generation in engine.run((i, start(i, question)) for i, question in enumerate(questions)):
                 yield index, replace(generation, text=self.text(generation.tokens))
@@ -276,7 +202,9 @@ class Session:
         """Yield (index, what both models say at every token of outputs[index]) as they finish."""
         policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden)
         with ExitStack() as stack:
-            engine = Engine(self.backends("llm" if with_llm else "greedy", SelectConfig(), stack), decode.max_batch)
+            engine = Engine(
+                build_backends(self, "llm" if with_llm else "greedy", SelectConfig(), stack), decode.max_batch
+            )
             runs = (
                 (i, policy.run(self.prompt(question, len(tokens), with_llm=with_llm), tokens))
                 for i, (question, tokens) in enumerate(zip(questions, outputs, strict=True))
