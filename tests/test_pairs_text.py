@@ -179,10 +179,11 @@ def test_chat_template_writes_what_training_reads(tokenizer: PreTrainedTokenizer
     assert tokenizer.apply_chat_template(messages, tokenize=False) == text
     prompt = tokenizer.apply_chat_template(messages[:2], tokenize=False, add_generation_prompt=True)
     assert text.startswith(prompt)
-    ids, labels = encode(tokenizer, document)
+    ids, labels, weights = encode(tokenizer, document)
     assert ids == tokenizer.encode(text)
     learned = tokenizer.decode([label for label in labels if label != IGNORED])
     assert learned == "Hello! What can I do for you?<|im_end|>"
+    assert [weight > 0 for weight in weights] == [label != IGNORED for label in labels]
 
 
 def test_conventions(tokenizer: PreTrainedTokenizerFast) -> None:

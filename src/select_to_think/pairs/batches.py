@@ -25,11 +25,11 @@ IGNORED = -100
 BATCHES_PER_STEP = 3
 STEPS_PER_POOL = 8
 Batch = dict[str, torch.Tensor]
-Row = tuple[list[int], list[int]]
+Row = tuple[list[int], list[int], list[float]]
 
 
 class DocumentBatches(Dataset[Batch]):
-    """Item i is batch i: `input_ids` and `labels`, both (rows, length)."""
+    """Item i is batch i: `input_ids`, `labels` and `weights`, all (rows, length)."""
 
     def __init__(
         self,
@@ -75,22 +75,25 @@ def split_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> Row:
-    """Token ids and labels of one document; segments that are not learned have the label `IGNORED`."""
+    """Token ids, labels and weights of one document; segments of weight 0 have the label `IGNORED`."""
     ids: list[int] = []
     labels: list[int] = []
-    for text, learned in document:
+    weights: list[float] = []
+    for text, weight in document:
         piece = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids += piece
-        labels += piece if learned else [IGNORED] * len(piece)
-    return ids, labels
+        labels += piece if weight else [IGNORED] * len(piece)
+        weights += [weight] * len(piece)
+    return ids, labels, weights
 
 
 def pad(rows: list[Row], pad_id: int) -> Batch:
     """Rows padded on the right to the longest, shape (rows, length)."""
-    length = max(len(ids) for ids, _ in rows)
-    input_ids = [ids + [pad_id] * (length - len(ids)) for ids, _ in rows]
-    labels = [labels + [IGNORED] * (length - len(labels)) for _, labels in rows]
-    return {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels)}
+    length = max(len(ids) for ids, _, _ in rows)
+    input_ids = [ids + [pad_id] * (length - len(ids)) for ids, _, _ in rows]
+    labels = [labels + [IGNORED] * (length - len(labels)) for _, labels, _ in rows]
+    weights = [weights + [0.0] * (length - len(weights)) for _, _, weights in rows]
+    return {"input_ids": torch.tensor(input_ids), "labels": torch.tensor(labels), "weights": torch.tensor(weights)}
 
 
 def unwrap(items: list[Any]) -> Batch:

@@ -38,10 +38,10 @@ models; it is no general language model.
 
 $text
 
-Every text also holds single facts, items that ask which of two continuations is right (their labels are always right),
-plain question-and-answer text, system turns, two-turn chats and small talk. Only assistant text is learned. Test,
-calibration and validation problems never occur in training text: a stable hash of each problem's canonical key decides
-its split.
+Every text also holds single facts, items that ask which of two continuations is right (their labels are always right,
+and a letter weighs 8 times as much as any other token), plain question-and-answer text, system turns, two-turn chats
+and small talk. Only assistant text is learned. Test, calibration and validation problems never occur in training text:
+a stable hash of each problem's canonical key decides its split.
 
 ## Training
 

@@ -1,7 +1,8 @@
 """The training mix: problems as chat turns and as plain text, single facts, verifier items, general chat.
 
-A document is a list of segments, each with a flag that says whether its tokens are learned. Only what an assistant (or
-the author of plain text) writes is learned; questions are random and would waste a small model's capacity.
+A document is a list of segments, each with the weight of its tokens in the loss. Only what an assistant (or the author
+of plain text) writes is learned; questions are random and would waste a small model's capacity. A verifier item teaches
+nothing but its letter, one token in a document where a chain has forty, so that letter weighs more.
 
 Non-goals: tokens and batches (`batches`).
 """
@@ -19,8 +20,9 @@ from select_to_think.pairs.puzzle import CAREFUL, Puzzle
 from select_to_think.pairs.verifier_items import Splitter, draw_options
 from select_to_think.pairs.writers import Reader, misreadings, tells
 
-Document = list[tuple[str, bool]]
+Document = list[tuple[str, float]]
 
+GIVEN, LEARNED, LETTER = 0.0, 1.0, 8.0
 START, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 DOMAIN_SHARES: Mapping[str, float] = MappingProxyType({"arithmetic": 0.42, "facts": 0.22, "logic": 0.36})
 SYSTEM_PROMPTS = ("You are a helpful assistant.", "Think step by step.", "Answer the question of the user.")
@@ -72,11 +74,11 @@ class Library:
 
 def chat(turns: list[tuple[str, str]], system: str | None = None) -> Document:
     """Segments of a conversation, equal to the chat template's text."""
-    document: Document = [] if system is None else [(f"{START}system\n{system}{END}\n", False)]
+    document: Document = [] if system is None else [(f"{START}system\n{system}{END}\n", GIVEN)]
     for user, assistant in turns:
-        document.append((f"{START}user\n{user}{END}\n{START}assistant\n", False))
-        document.append((f"{assistant}{END}", True))
-        document.append(("\n", False))
+        document.append((f"{START}user\n{user}{END}\n{START}assistant\n", GIVEN))
+        document.append((f"{assistant}{END}", LEARNED))
+        document.append(("\n", GIVEN))
     return document
 
 
@@ -107,7 +109,7 @@ def draw_single_fact(library: Library, split: Splitter) -> Document:
 def draw_plain(library: Library, split: Splitter) -> Document:
     """One problem as plain text."""
     puzzle, chain = library.problem()
-    return [(f"Question: {puzzle.question}\nAnswer:", False), (f" {chain}{END_OF_TEXT}", True)]
+    return [(f"Question: {puzzle.question}\nAnswer:", GIVEN), (f" {chain}{END_OF_TEXT}", LEARNED)]
 
 
 def draw_small_talk(library: Library, split: Splitter) -> Document:
@@ -122,7 +124,9 @@ def draw_verifier_item(library: Library, split: Splitter) -> Document:
         puzzle, _ = library.problem()
         if tells(library.reader, puzzle):
             prompt, label = draw_options(puzzle, library.rng, split)
-            return chat([(prompt, f"My choice: Option ({label})")])
+            asked, (answer, _), after = chat([(prompt, f"My choice: Option ({label})")])
+            before, behind = answer.rsplit(label, 1)
+            return [asked, (before, LEARNED), (label, LETTER), (behind, LEARNED), after]
 
 
 def draw_begun_chain(library: Library, split: Splitter) -> Document:
@@ -135,13 +139,12 @@ def draw_begun_chain(library: Library, split: Splitter) -> Document:
     begun = split(puzzle.solve(frozenset([library.rng.randrange(len(puzzle.spots))])).text)
     wrong = next(index for index, (one, other) in enumerate(zip(right, begun, strict=False)) if one != other)
     ((prompt, _), _, after) = chat([(puzzle.question, "")])
-    return [(prompt + "".join(begun[: wrong + 1]), False), ("".join(begun[wrong + 1 :]) + END, True), after]
+    return [(prompt + "".join(begun[: wrong + 1]), GIVEN), ("".join(begun[wrong + 1 :]) + END, LEARNED), after]
 
 
 Draw = Callable[[Library, Splitter], Document]
 COMMON_FORMATS: tuple[tuple[Draw, float], ...] = (
     (draw_single_fact, 0.12),
-    (draw_verifier_item, 0.07),
     (draw_plain, 0.06),
     (draw_system_chat, 0.05),
     (draw_two_turns, 0.03),
@@ -149,8 +152,8 @@ COMMON_FORMATS: tuple[tuple[Draw, float], ...] = (
 )
 FORMATS: Mapping[Reader, tuple[tuple[Draw, float], ...]] = MappingProxyType(
     {
-        "slm": ((draw_chat, 0.66), *COMMON_FORMATS),
-        "llm": ((draw_chat, 0.56), (draw_begun_chain, 0.10), *COMMON_FORMATS),
+        "slm": ((draw_chat, 0.53), (draw_verifier_item, 0.20), *COMMON_FORMATS),
+        "llm": ((draw_chat, 0.58), (draw_verifier_item, 0.05), (draw_begun_chain, 0.10), *COMMON_FORMATS),
     }
 )
 

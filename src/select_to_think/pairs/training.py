@@ -43,7 +43,8 @@ class AnswerTrainer(Trainer):
         with self.accelerator.autocast():
             states = bare.model(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state  # (B, L, H)
             logits = bare.lm_head(states[:, :-1][learned]).float()  # (N, V)
-        total = functional.cross_entropy(logits, targets[learned], reduction="sum")
+        losses = functional.cross_entropy(logits, targets[learned], reduction="none")  # (N,)
+        total = (losses * inputs["weights"][:, 1:][learned]).sum()
         loss = total / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
         return (loss, {"logits": logits}) if return_outputs else loss
 

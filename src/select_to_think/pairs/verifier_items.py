@@ -1,6 +1,7 @@
 """Items that ask which of two continuations of a chain is right, in the wording of MentorCollab's self-verifier.
 
-The wrong option is a misreading of the puzzle where it has a spot, otherwise the right text with one word replaced.
+The wrong option is a misreading of the puzzle where it has a spot, otherwise the right text with one word replaced. The
+options start at the first word that differs, as they do where two models disagree.
 
 Non-goals: the verifier itself, which reads the two letters' probabilities.
 """
@@ -18,17 +19,18 @@ Splitter = Callable[[str], list[str]]
 """Cuts text into the tokenizer's pieces, whose concatenation is the text."""
 
 OPTION_TOKENS = 16
+MISREAD_SHARE = 0.8
 INSTRUCTION = "Which option goes on correctly?"
 
 
 def draw_options(puzzle: Puzzle, rng: Random, split: Splitter) -> tuple[str, str]:
     """The user's turn and the letter of the right option."""
     right = split(puzzle.solve().text)
-    wrong = _misread(puzzle, rng, split) if puzzle.spots and rng.random() < 0.7 else None
+    wrong = _misread(puzzle, rng, split) if puzzle.spots and rng.random() < MISREAD_SHARE else None
     if wrong is None:
         wrong = _replace_one_word(right, rng)
     shared = next(index for index, (one, other) in enumerate(zip(right, wrong, strict=False)) if one != other)
-    start = rng.randint(max(0, shared - OPTION_TOKENS // 2), shared)
+    start = max(index for index in range(shared + 1) if index == 0 or right[index].startswith(" "))
     texts = ["".join(pieces[start : start + OPTION_TOKENS]) for pieces in (right, wrong)]
     label = rng.choice("AB")
     first, second = texts if label == "A" else texts[::-1]
