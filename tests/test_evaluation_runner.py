@@ -22,6 +22,8 @@ ITEMS = fake_items(20, split="test")
 ROW = [
     "method", "domain", "n", "accuracy", "stderr", "tokens", "seconds", "tokens_per_second", "trigger_rate",
     "flip_rate", "hit_at_8", "llm_tokens_generated", "llm_tokens_processed", "llm_forwards",
+    "truncated", "prompts_too_long", "slm_tokens_processed", "llm_tokens_share", "flops", "money", "seeds", "baseline",
+    "paired",
 ]  # fmt: skip
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from select_to_think.config import PriceConfig
 from select_to_think.evaluation import statistics
-from select_to_think.structures import S2TError
+from select_to_think.structures import Counts, S2TError
 
 
 def test_standard_error_is_that_of_the_sample():
@@ -51,6 +52,7 @@ def test_majority_is_not_any():
     assert statistics.maj_at_k([None, None], [False, False], 2) is False
 
 
+@settings(deadline=None)  # the first example imports scipy
 @given(st.integers(0, 12), st.integers(0, 12))
 def test_mcnemar_sums_the_tail(wins, losses):
     n = wins + losses
@@ -138,6 +140,7 @@ def test_flops_and_money():
     assert statistics.model_shape(experts).weights == 2 * (192 + 3 * 8 * 4 * 2) + 80
     with pytest.raises(S2TError, match="hidden_size"):
         statistics.flops({}, 1)
-    prices = statistics.Prices(llm_processed=1.0, llm_generated=4.0, slm_processed=0.1)
-    cost = statistics.money(prices, slm_processed=1_000_000, llm_processed=2_000_000, llm_generated=500_000)
-    assert cost == pytest.approx(0.1 + 2.0 + 2.0)
+    prices = PriceConfig(price_llm_read=1.0, price_llm_written=4.0, price_slm=0.1)
+    cost = Counts(slm_tokens_processed=1_000_000, llm_tokens_processed=2_000_000, llm_tokens_generated=500_000)
+    assert statistics.money(cost, prices) == pytest.approx(0.1 + 2.0 + 2.0)
+    assert statistics.money(cost, PriceConfig()) is None

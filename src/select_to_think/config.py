@@ -81,6 +81,15 @@ class SelectConfig(Checked):
 
 
 @dataclass(frozen=True)
+class PriceConfig(Checked):
+    """What tokens cost, in any one currency; all zero: nothing is said about money."""
+
+    price_slm: float = option(0.0, "Money per million tokens that the SLM processes.", low=0.0)
+    price_llm_read: float = option(0.0, "Money per million tokens that the LLM processes.", low=0.0)
+    price_llm_written: float = option(0.0, "Money per million tokens that the LLM writes or chooses.", low=0.0)
+
+
+@dataclass(frozen=True)
 class CollectConfig(Checked):
     """On-policy collection of candidate groups for the scorer and of labels for the trigger."""
 

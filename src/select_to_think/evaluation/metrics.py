@@ -1,31 +1,79 @@
-"""From per-item records to one row per method and domain.
+"""From per-item records to one row per method and domain, and from the rows of a run to their comparison.
 
-Non-goals: comparing methods (`statistics.py`).
+Non-goals: the statistics themselves (`statistics.py`), reading and writing files.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import with_all
-from select_to_think.evaluation.results import ItemRecord, ResultRow
-from select_to_think.structures import Counts
+from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, ResultRow
+from select_to_think.evaluation.statistics import money, over_seeds, paired_difference, per_item
+from select_to_think.structures import Counts, S2TError
 
 HIT_K = 8
 
 
-def summarise(method: str, records: Sequence[ItemRecord], *, triggered: bool) -> list[ResultRow]:
-    """One row per domain in order of appearance, then "all". `triggered`: the method asks a trigger at its steps."""
+@dataclass(frozen=True)
+class Outcomes:
+    """Whether each of n items was answered right: the part of a method's records that comparing needs."""
+
+    ids: tuple[str, ...]
+    domains: tuple[str, ...]  # (n,)
+    right: NDArray[np.bool_]  # (seeds, n)
+
+    def of(self, domain: str) -> NDArray[np.bool_]:
+        """(seeds, items of the domain); "all" is every item."""
+        return self.right if domain == "all" else self.right[:, np.array(self.domains) == domain]
+
+
+def outcomes(runs: Sequence[Sequence[ItemRecord]]) -> Outcomes:
+    """What runs of one method that differ by seed came to. Raises S2TError if they are not about the same items."""
+    ids = tuple(record.id for record in runs[0])
+    if any(tuple(record.id for record in run) != ids for run in runs):
+        raise S2TError("runs that differ by seed must have the same items in the same order")
+    right = np.array([[record.right for record in run] for run in runs])
+    return Outcomes(ids, tuple(record.domain for record in runs[0]), right)
+
+
+def summarise(
+    method: str, runs: Sequence[Sequence[ItemRecord]], *, triggered: bool, prices: PriceConfig = PriceConfig()
+) -> list[ResultRow]:
+    """One row per domain in order of appearance, then "all".
+
+    `runs`: the records of one method, once for each seed. `triggered`: the method asks a trigger at its steps.
+    """
+    found = outcomes(runs)
+    records = [record for run in runs for record in run]
     return [
-        _row(method, domain, [r for r in records if domain in ("all", r.domain)], triggered=triggered)
-        for domain in with_all(record.domain for record in records)
+        _row(
+            method,
+            domain,
+            [record for record in records if domain in ("all", record.domain)],
+            found.of(domain),
+            triggered=triggered,
+            prices=prices,
+        )
+        for domain in with_all(found.domains)
     ]
 
 
-def _row(method: str, domain: str, records: Sequence[ItemRecord], *, triggered: bool) -> ResultRow:
-    n = len(records)
-    right = sum(record.right for record in records)
+def _row(
+    method: str,
+    domain: str,
+    records: Sequence[ItemRecord],
+    right: NDArray[np.bool_],
+    *,
+    triggered: bool,
+    prices: PriceConfig,
+) -> ResultRow:
     tokens = sum(record.tokens for record in records)
     seconds = math.fsum(record.seconds for record in records)
     fired = sum(record.fired for record in records)
@@ -35,9 +83,9 @@ def _row(method: str, domain: str, records: Sequence[ItemRecord], *, triggered: 
     return ResultRow(
         method=method,
         domain=domain,
-        n=n,
-        accuracy=right / n,
-        stderr=accuracy_stderr(right, n),
+        n=right.size,
+        accuracy=float(right.mean()),
+        stderr=accuracy_stderr(right),
         tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds > 0 else None,
@@ -47,12 +95,31 @@ def _row(method: str, domain: str, records: Sequence[ItemRecord], *, triggered: 
         llm_tokens_generated=cost.llm_tokens_generated,
         llm_tokens_processed=cost.llm_tokens_processed,
         llm_forwards=cost.llm_forwards,
+        truncated=sum(record.finish_reason == "length" for record in records),
+        prompts_too_long=sum(record.finish_reason == PROMPT_TOO_LONG for record in records),
+        slm_tokens_processed=cost.slm_tokens_processed,
+        llm_tokens_share=cost.llm_tokens_generated / tokens if tokens else None,
+        flops=known_sum(record.flops for record in records),
+        money=money(cost, prices),
+        seeds=len(right),
     )
 
 
-def accuracy_stderr(right: int, n: int) -> float | None:
-    """Standard error of the mean of n right/wrong marks, sqrt(p (1 - p) / (n - 1)); None for n < 2."""
-    return math.sqrt(right * (n - right) / (n - 1)) / n if n > 1 else None
+def accuracy_stderr(right: NDArray[np.bool_]) -> float | None:
+    """Standard error of the accuracy of (seeds, items) marks: over the items of a single seed, else over the seeds.
+
+    Over n items sqrt(p (1 - p) / (n - 1)); None for a single item and seed.
+    """
+    if len(right) > 1:
+        return over_seeds(list(right)).stderr
+    n, hits = right.size, int(right.sum())
+    return math.sqrt(hits * (n - hits) / (n - 1)) / n if n > 1 else None
+
+
+def known_sum(values: Iterable[float | None]) -> float | None:
+    """The sum; None if one of them is not known."""
+    known = list(values)
+    return None if None in known else math.fsum(value for value in known if value is not None)
 
 
 def hit_rate(records: Sequence[ItemRecord]) -> float | None:
@@ -69,3 +136,17 @@ def hit_rate(records: Sequence[ItemRecord]) -> float | None:
         hits += step["llm_top"] in top
         total += 1
     return hits / total if total else None
+
+
+def compared(rows: Iterable[ResultRow], found: Mapping[str, Outcomes], baseline: str) -> list[ResultRow]:
+    """The rows, each with its paired difference from the row of the `baseline` method in the same domain.
+
+    Several seeds enter as the mean of each item over them. Rows stay as they are where the baseline has no answers.
+    """
+    done = []
+    for row in rows:
+        if row.method != baseline and baseline in found:
+            ours, theirs = (per_item(list(found[method].of(row.domain))) for method in (row.method, baseline))
+            row = replace(row, baseline=baseline, paired=paired_difference(ours, theirs))
+        done.append(row)
+    return done

@@ -12,13 +12,14 @@ import functools
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from select_to_think import __version__
+from select_to_think.evaluation.statistics import PairedDifference
 from select_to_think.files import parse_lines, read_bytes, read_json, write_json_atomic
 from select_to_think.structures import Counts, S2TError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RESULTS = "results.json"
+PROMPT_TOO_LONG = "prompt_too_long"
 PACKAGES = ("torch", "transformers", "peft")
 
 
@@ -36,9 +38,9 @@ class ResultRow:
 
     method: str
     domain: str
-    n: int  # items
+    n: int  # answers: items, times `seeds`
     accuracy: float
-    stderr: float | None  # of the accuracy, over items; None for a single item
+    stderr: float | None  # of the accuracy, over items, or over seeds if there are several; None for a single one
     tokens: int  # generated tokens of the answers; for maj@N of the winning samples
     seconds: float  # wall time, prefill included
     tokens_per_second: float | None
@@ -48,6 +50,16 @@ class ResultRow:
     llm_tokens_generated: int
     llm_tokens_processed: int
     llm_forwards: int
+    # What follows was added later: older files lack it.
+    truncated: int | None = None  # answers cut off by the token limit
+    prompts_too_long: int | None = None  # prompts that do not fit the context: not answered, counted as wrong
+    slm_tokens_processed: int | None = None  # tokens fed through the SLM
+    llm_tokens_share: float | None = None  # llm_tokens_generated / tokens
+    flops: float | None = None  # floating-point operations of both models, estimated from their shapes
+    money: float | None = None  # in the currency of the prices; None without prices
+    seeds: int = 1  # runs that differ by seed; counts are summed over them
+    baseline: str | None = None  # what `paired` compares with; None for the baseline itself and without its answers
+    paired: PairedDifference | None = None  # this method minus the baseline, on the same items
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,9 @@ class ItemRecord:
     """One item answered by one method.
 
     `seconds`: each moment of wall time is split evenly among the items that are being decoded then, so the seconds of
-    all items add up to the wall time. `steps`: the triggered steps only (see `runner.step_json`).
+    all items add up to the wall time. `steps`: the triggered steps only (see `tracing.step_json`). `finish_reason`:
+    "stop", "length" (cut off by the token limit), or "prompt_too_long" (not asked, as the prompt and the longest answer
+    do not fit the context).
     """
 
     id: str
@@ -75,6 +89,10 @@ class ItemRecord:
     fired: int
     flips: int
     votes: list[str] = field(default_factory=list)  # maj@N: the extracted answers of the samples
+    # What follows was added later: older files lack it.
+    subject: str | None = None  # part of the benchmark
+    prompt_tokens: int | None = None
+    flops: float | None = None  # see `ResultRow`
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this record."""
@@ -86,7 +104,7 @@ def record_from_json(record: Mapping[str, Any]) -> ItemRecord:
     if record.get("schema") != SCHEMA:
         raise ValueError(f"schema is {record.get('schema')!r}, this version reads {SCHEMA}")
     values = {name: value for name, value in record.items() if name != "schema"}
-    missing = {spec.name for spec in fields(ItemRecord)} - values.keys()
+    missing = {spec.name for spec in fields(ItemRecord) if spec.default is MISSING} - values.keys()
     if missing:
         raise ValueError(f"fields are missing: {', '.join(sorted(missing))}")
     try:
@@ -135,9 +153,15 @@ def load_results(path: Path) -> Results:
     if value.get("schema") != SCHEMA:
         raise S2TError(f"{path} has schema {value.get('schema')!r}, this version reads {SCHEMA}; evaluate again")
     try:
-        return Results(tuple(ResultRow(**row) for row in value["results"]), value["provenance"])
+        return Results(tuple(map(row_from_json, value["results"])), value["provenance"])
     except (KeyError, TypeError) as error:
         raise S2TError(f"{path} is not a result of this version ({error}); {remedy}") from error
+
+
+def row_from_json(row: Mapping[str, Any]) -> ResultRow:
+    """Read one row. Raises TypeError for unknown, missing or mistyped fields."""
+    paired = row.get("paired")
+    return ResultRow(**{**row, "paired": PairedDifference(**paired) if paired is not None else None})
 
 
 def provenance(session: Session, config: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, Any]:

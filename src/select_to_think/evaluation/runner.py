@@ -87,7 +87,7 @@ def evaluate(
                 records[record.id] = record
                 if progress:
                     progress(number * len(items) + len(records), len(methods) * len(items))
-            rows += summarise(method, [records[item.id] for item in items], triggered=has_trigger(method))
+            rows += summarise(method, [[records[item.id] for item in items]], triggered=has_trigger(method))
         if out is None:
             return Results(tuple(rows), about)
         results = Results((*earlier_rows(out, methods), *rows), about)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
-from select_to_think.structures import S2TError
+from select_to_think.config import PriceConfig
+from select_to_think.structures import Counts, S2TError
 
 RESAMPLES = 10_000
 _BLOCK = 4_000_000  # drawn indices held at once: bounds the memory of the bootstrap
@@ -106,6 +106,8 @@ def bootstrap_interval(
 
 def mcnemar_p(wins: int, losses: int) -> float:
     """McNemar's exact two-sided p: the binomial test of the discordant pairs against one half; 1 without any."""
+    from scipy.stats import binomtest  # slow to import, and reading results does not need it
+
     return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
@@ -205,16 +207,9 @@ def flops(config: Any, tokens: int, *, context: float = 0.0) -> float:
     return float(tokens) * (2.0 * shape.weights + 4.0 * shape.attention_width * context)
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Money per million tokens: read (processed) and written (generated) by the LLM, processed by the SLM."""
-
-    llm_processed: float = 0.0
-    llm_generated: float = 0.0
-    slm_processed: float = 0.0
-
-
-def money(prices: Prices, *, slm_processed: int, llm_processed: int, llm_generated: int) -> float:
-    """What a run costs, in the currency of the prices."""
-    total = slm_processed * prices.slm_processed + llm_processed * prices.llm_processed
-    return (total + llm_generated * prices.llm_generated) / 1e6
+def money(cost: Counts, prices: PriceConfig) -> float | None:
+    """What a run costs, in the currency of the prices; None if everything is free."""
+    if not (prices.price_slm or prices.price_llm_read or prices.price_llm_written):
+        return None
+    read = cost.slm_tokens_processed * prices.price_slm + cost.llm_tokens_processed * prices.price_llm_read
+    return (read + cost.llm_tokens_generated * prices.price_llm_written) / 1e6
