@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from reference import next_logprobs
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
-from select_to_think.models.scorer import AdapterSwitch, inject_adapter
+from select_to_think.models.adapter import AdapterSwitch, inject_adapter
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.select import Select

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from select_to_think.config import DecodeConfig, PairConfig, ScorerConfig, SelectConfig
+from select_to_think.models.adapter import inject_adapter
 from select_to_think.models.loading import LoadedModel, fingerprint, load_model
 from select_to_think.models.prompting import prompt_ids
-from select_to_think.models.scorer import inject_adapter, save_scorer
+from select_to_think.models.scorer import save_scorer
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session

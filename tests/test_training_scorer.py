@@ -15,7 +15,8 @@ from scipy.stats import spearmanr
 
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import ScorerConfig
-from select_to_think.models.scorer import attach_adapter, inject_adapter, load_scorer
+from select_to_think.models.adapter import attach_adapter, inject_adapter
+from select_to_think.models.scorer import load_scorer
 from select_to_think.structures import S2TError
 from select_to_think.training.groups import group_count, make_examples
 from select_to_think.training.metrics import group_metrics
@@ -195,7 +196,7 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path: Path, monkeyp
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("select_to_think.models.scorer.save_file", full)
+    monkeypatch.setattr("select_to_think.models.adapter.save_file", full)
     with pytest.raises(S2TError, match="No space left"):
         train_scorer(loaded(), make_trajectories(24), replace(QUICK, epochs=1), tmp_path / "scorer")
     assert not (tmp_path / "scorer").exists()

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from select_to_think.collect.records import Trajectory, trajectory_from_json
+from select_to_think.models.adapter import AdapterSwitch
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.scorer import AdapterSwitch
 from tiny import tiny_model
 
 

@@ -22,15 +22,16 @@ from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
 from select_to_think.engine import Engine
 from select_to_think.evaluation.grading import extract as extract_answer
 from select_to_think.methods import build_backends, build_policy, build_trigger
+from select_to_think.models.adapter import AdapterSwitch, attach_adapter
 from select_to_think.models.loading import LoadedModel, load_model
 from select_to_think.models.prompting import prompt_ids
-from select_to_think.models.scorer import AdapterSwitch, Scorer, attach_adapter, load_scorer
+from select_to_think.models.scorer import Scorer, load_scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids, stop_ids
 from select_to_think.policies.base import Policy
 from select_to_think.policies.label import Label
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.table import NEEDS_LLM, parse_method
-from select_to_think.structures import Generation, Labels, PolicyRun, S2TError, unknown_name
+from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, S2TError, unknown_name
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.calibration import Calibration
 from select_to_think.triggers.kl import SUPPORT
@@ -212,13 +213,19 @@ class Session:
             yield from engine.run(runs)
 
     def prompt(self, question: str, max_new_tokens: int, *, with_llm: bool) -> list[int]:
-        """Token ids of the prompt. Raises S2TError if it and the answer do not fit the context."""
+        """Token ids of the prompt.
+
+        Raises:
+            PromptTooLong: it and the longest answer do not fit the context.
+            S2TError: it is empty.
+        """
         ids = prompt_ids(self.slm, question)
         room = min(m.max_positions for m in ((self.slm, self.llm) if with_llm else (self.slm,)))
         if len(ids) + max_new_tokens > room:
-            raise S2TError(
+            raise PromptTooLong(
                 f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones exceed the context of {room} tokens: "
-                f"shorten the question ({question[:40]!r}...) or lower --max-new-tokens"
+                f"shorten the question ({question[:40]!r}...) or lower --max-new-tokens",
+                len(ids),
             )
         if not ids:
             raise S2TError("the question is empty: write one")

@@ -23,8 +23,8 @@ from select_to_think.config import BenchConfig, DecodeConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
+from select_to_think.models.adapter import AdapterSwitch, inject_adapter
 from select_to_think.models.loading import choose_device
-from select_to_think.models.scorer import AdapterSwitch, inject_adapter
 from select_to_think.models.shapes import random_model
 from select_to_think.policies.base import Limits, Policy
 from select_to_think.policies.block_verified import BlockVerified

@@ -2,7 +2,7 @@
 
 Only safetensors are read (never a pickle), and code that comes with a model runs only when asked for.
 
-Non-goals: adapters (`models/scorer.py`) and running models (`contexts/`).
+Non-goals: adapters (`models/adapter.py`) and running models (`contexts/`).
 """
 
 from __future__ import annotations

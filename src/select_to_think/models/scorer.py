@@ -1,8 +1,7 @@
-"""The S2T-Local scorer on disk and inside a model: LoRA weights, score rows, and a switch that costs nothing when off.
+"""The S2T-Local scorer on disk: a LoRA adapter, score rows, and what they were trained for.
 
-A scorer folder holds `adapter_config.json` and `adapter_model.safetensors` (readable by PEFT), `score_head.safetensors`
-with `bins` (bins, hidden_size) and `anchor` (), and `scorer.json` with mode, score, temperature and the fingerprint of
-the SLM it was trained on. Nothing is ever unpickled.
+A scorer folder holds the adapter (`models/adapter.py`), `score_head.safetensors` with `bins` (bins, hidden_size) and
+`anchor` (), and `scorer.json` with mode, score, temperature and the fingerprint of the SLM it was trained on.
 
 Non-goals: training (`training/`), the arithmetic of the scores (`probability.expected_bin`, `selectors/`).
 """
@@ -10,29 +9,23 @@ Non-goals: training (`training/`), the arithmetic of the scores (`probability.ex
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from safetensors.torch import save_file
+from torch import Tensor
 
 from select_to_think.config import ScoreKind, ScorerMode
 from select_to_think.files import read_json
+from select_to_think.models.adapter import AdapterSwitch, check_fingerprint, read_tensors, save_adapter
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
-
     from select_to_think.models.loading import LoadedModel
 
 SCHEMA = 1
-ADAPTER = "default"
-PEFT_PREFIX = "base_model.model."  # what PEFT writes in front of a module's own path
 
 
 @dataclass(frozen=True)
@@ -47,109 +40,6 @@ class Scorer:
     path: Path
 
 
-class AdapterSwitch:
-    """LoRA layers of one adapter, put into and taken out of the model's module tree.
-
-    Inactive, the tree holds the original layers themselves: outputs and speed are those of a model that never met an
-    adapter. Switching is one dictionary entry per adapted layer (microseconds). At most one switch of a model may be
-    active at a time. Layers that are switched out do not follow `model.to(...)`.
-    """
-
-    def __init__(self, model: PreTrainedModel, layers: dict[str, nn.Module]) -> None:
-        """Take over `layers` (path in the model -> LoRA layer), which are in the tree now; switch them off."""
-        self.layers = layers
-        self.active = True
-        self.merged = False
-        self._slots: list[tuple[dict[str, nn.Module | None], str, nn.Module, nn.Module]] = []
-        self._originals: list[Tensor] = []
-        for path, layer in layers.items():
-            parent, _, name = path.rpartition(".")
-            self._slots.append((model.get_submodule(parent)._modules, name, cast(nn.Module, layer.base_layer), layer))
-        self.set_active(False)
-
-    def set_active(self, active: bool) -> None:
-        """Use the adapter in forwards from now on, or not.
-
-        Raises:
-            RuntimeError: the adapter is merged, so the base model is not there to go back to.
-        """
-        if active == self.active:
-            return
-        if self.merged:
-            raise RuntimeError("the adapter is merged into the weights: call unmerge() first")
-        for modules, name, base, adapted in self._slots:
-            modules[name] = adapted if active else base
-        self.active = active
-
-    def merge(self) -> None:
-        """Fold the adapter into the weights: always on, at no cost per token (`coupled` at inference).
-
-        The original weights of the adapted layers wait in host memory for `unmerge`.
-        """
-        if self.merged:
-            return
-        self.set_active(False)
-        with torch.no_grad():
-            for _, _, base, adapted in self._slots:
-                weight = cast(Tensor, base.weight)
-                self._originals.append(weight.detach().to("cpu", copy=True))
-                weight += adapted.get_delta_weight(ADAPTER).to(weight.dtype)  # type: ignore[operator]
-        self.active = self.merged = True
-
-    def unmerge(self) -> None:
-        """Put the original weights back, bit for bit, and leave the adapter inactive."""
-        if not self.merged:
-            return
-        with torch.no_grad():
-            for (_, _, base, _), original in zip(self._slots, self._originals, strict=True):
-                cast(Tensor, base.weight).copy_(original)
-        self._originals = []
-        self.active = self.merged = False
-
-    def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The adapter's own parameters, under the names that PEFT gives them in a file."""
-        for path, layer in self.layers.items():
-            for part in ("lora_A", "lora_B"):
-                yield f"{PEFT_PREFIX}{path}.{part}.weight", getattr(layer, part)[ADAPTER].weight
-
-
-def adapted_paths(model: PreTrainedModel) -> list[str]:
-    """The linear layers of attention and MLP: every linear layer of the model but the head.
-
-    Raises:
-        S2TError: there are none.
-    """
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    paths = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head]
-    if not paths:
-        raise S2TError(f"{type(model).__name__} has no linear layers that LoRA could adapt: choose another SLM")
-    return paths
-
-
-def inject_adapter(model: PreTrainedModel, rank: int, alpha: float) -> AdapterSwitch:
-    """A fresh LoRA adapter (its delta is zero) on attention and MLP; returns its switch, inactive.
-
-    Freezes the parameters of the model. The random half of the adapter comes from torch's global generator.
-    """
-    from peft import inject_adapter_in_model
-    from peft.tuners.lora import LoraLayer
-
-    inject_adapter_in_model(lora_config(adapted_paths(model), rank, alpha), model, ADAPTER)
-    layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-    del model.peft_config  # the switch is the only owner; the next adapter starts from a clean model
-    return AdapterSwitch(model, cast("dict[str, nn.Module]", layers))
-
-
-def lora_config(paths: list[str], rank: int, alpha: float) -> LoraConfig:
-    """LoRA as this library uses it: no dropout, no bias, the listed layers."""
-    from peft import LoraConfig
-
-    names = sorted({path.rpartition(".")[2] for path in paths})
-    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")  # type: ignore[arg-type]
-
-
 def save_scorer(
     folder: Path, switch: AdapterSwitch, bin_rows: Tensor, anchor: float, description: dict[str, Any]
 ) -> None:
@@ -157,12 +47,7 @@ def save_scorer(
 
     The caller makes it atomic (a temporary folder, then a rename).
     """
-    layer = next(iter(switch.layers.values()))
-    config = lora_config(list(switch.layers), layer.r[ADAPTER], layer.lora_alpha[ADAPTER])  # type: ignore[index, arg-type]
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-    weights = {name: weight.detach().float().cpu().contiguous() for name, weight in switch.weights()}
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_adapter(folder, switch)
     head = {"bins": bin_rows.detach().float().cpu().contiguous(), "anchor": torch.tensor(anchor, dtype=torch.float32)}
     save_file(head, folder / "score_head.safetensors", metadata={"format": "pt"})
     (folder / "scorer.json").write_text(json.dumps({"schema": SCHEMA, **description}, indent=2) + "\n")
@@ -189,55 +74,3 @@ def load_scorer(path: str | Path, slm: LoadedModel) -> Scorer:
     if rows is None or "anchor" not in head or rows.ndim != 2 or rows.shape[1] != hidden_size:
         raise S2TError(f"{folder / 'score_head.safetensors'} does not fit {slm.name}: train the scorer again")
     return Scorer(mode, score, temperature, rows, float(head["anchor"]), folder)
-
-
-def attach_adapter(slm: LoadedModel, path: str | Path) -> AdapterSwitch:
-    """Put the folder's LoRA into `slm.model`, inactive: until it is switched on, the model is exactly what it was.
-
-    Raises:
-        S2TError: files missing or damaged, options that this library does not run, or weights of other shapes.
-    """
-    folder = Path(path)
-    config = read_json(folder / "adapter_config.json", remedy="train the scorer again")
-    extras = [key for key in UNSUPPORTED if config.get(key)]
-    if config.get("peft_type") != "LORA" or extras:
-        what = ", ".join(extras) or f"peft_type {config.get('peft_type')}"
-        raise S2TError(f"{folder / 'adapter_config.json'} uses {what}: only plain LoRA is supported")
-    weights = read_tensors(folder / "adapter_model.safetensors")
-    switch = inject_adapter(slm.model, int(config["r"]), float(config["lora_alpha"]))
-    own = dict(switch.weights())
-    if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
-        raise S2TError(f"the adapter in {folder} does not fit the layers of {slm.name}: train the scorer again")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
-            parameter.requires_grad_(False)
-    return switch
-
-
-UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices")
-
-
-def check_fingerprint(folder: Path, fingerprint: str, slm: LoadedModel) -> None:
-    """Refuse what was trained on another SLM.
-
-    Raises:
-        S2TError: the fingerprints differ.
-    """
-    if fingerprint != slm.fingerprint:
-        raise S2TError(
-            f"{folder} was trained for another SLM (fingerprint {fingerprint[:12]}, {slm.name} has "
-            f"{slm.fingerprint[:12]}): give the SLM it was trained on, or train one for {slm.name}"
-        )
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
-
-    Raises:
-        S2TError: missing or damaged.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise S2TError(f"{path} cannot be read ({error}): train or copy it again") from error

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from select_to_think.files import read_json
-from select_to_think.models.scorer import check_fingerprint
+from select_to_think.models.adapter import check_fingerprint
 from select_to_think.structures import Floats, S2TError
 
 if TYPE_CHECKING:

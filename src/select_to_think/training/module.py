@@ -20,7 +20,7 @@ from select_to_think.contexts.packed import (
     packed_forward,
     plain_forward,
 )
-from select_to_think.models.scorer import inject_adapter
+from select_to_think.models.adapter import inject_adapter
 from select_to_think.probability import expected_bin, log_probabilities
 from select_to_think.training.losses import choice_logits, choice_loss, group_kl, language_kl
 
