@@ -23,11 +23,21 @@ from select_to_think.config import CollectConfig, DecodeConfig, PairConfig, Sele
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.policies.table import NEEDS_LLM, parse_method
-from select_to_think.structures import Counts, Generation, Labels, StepRecord
+from select_to_think.structures import Counts, Generation, Labels, PromptTooLong, StepRecord
 from select_to_think.triggers.calibration import Calibration
 
 VOCABULARY, SUPPORT = 100, 64
 ANSWERS = ("red", "blue", "green")
+
+
+SHAPE = {
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": VOCABULARY,
+}
+LONGEST_PROMPT = 60  # characters
 
 
 class Device(str):
@@ -39,9 +49,9 @@ class FakeSession:
         self.config = PairConfig()
         self.notes: list[str] = []
         self.slm = SimpleNamespace(
-            fingerprint=fingerprint, model=SimpleNamespace(device=Device("cpu"), dtype="torch.float32")
+            fingerprint=fingerprint, model=SimpleNamespace(device=Device("cpu"), dtype="torch.float32", config=SHAPE)
         )
-        self.llm = SimpleNamespace(fingerprint="llm")
+        self.llm = SimpleNamespace(fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6}))
         self.calibration = replace(
             Calibration.fit(
                 {name: list(np.linspace(0, 1, 500)) for name in ("kl", "entropy", "margin")}, ["c0"], fingerprint, "llm"
@@ -55,12 +65,14 @@ class FakeSession:
         parse_method(method)
 
     def trigger(self, name: str, budget: float) -> Any:
-        return SimpleNamespace(threshold=self.calibration.threshold(name, budget))
+        return SimpleNamespace(threshold=1 - budget if name == "random" else self.calibration.threshold(name, budget))
 
     def scorer(self, select: SelectConfig) -> tuple[Any, None]:
         return SimpleNamespace(path=self.scorer_folder), None
 
     def prompt(self, question: str, max_new_tokens: int, *, with_llm: bool) -> list[int]:
+        if len(question) > LONGEST_PROMPT:
+            raise PromptTooLong("too long", len(question))
         return [ord(letter) % VOCABULARY for letter in question[:10]]
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -88,10 +100,10 @@ class FakeSession:
                 return
             index, question = live.pop(order.randrange(len(live)))
             self.streamed.append(question)
-            yield index, self.answer(question, method)
+            yield index, self.answer(question, method, decode.seed)
 
-    def answer(self, question: str, method: str) -> Generation:
-        random = Random(f"{question} {method}")
+    def answer(self, question: str, method: str, seed: int = 0) -> Generation:
+        random = Random(f"{question} {method}{seed or ''}" if method == "sample" else f"{question} {method}")
         triggered = method in ("takeover", "s2t", "s2t-local")
         steps = []
         for _ in range(random.randint(3, 12)):
@@ -114,7 +126,14 @@ class FakeSession:
         tokens = tuple(step.token for step in steps)
         text = self.text(tokens) + f"\nThe answer is {random.choice(ANSWERS)}."
         votes = tuple(random.choices(ANSWERS, k=3)) if method.startswith("maj@") else ()
-        counts = Counts(slm_forwards=len(tokens), llm_forwards=len(tokens) if method in NEEDS_LLM else 0)
+        asked = len(tokens) if method in NEEDS_LLM else 0
+        counts = Counts(
+            slm_tokens_processed=2 * len(tokens),
+            slm_forwards=len(tokens),
+            llm_tokens_generated=asked // 3,
+            llm_tokens_processed=asked,
+            llm_forwards=asked,
+        )
         return Generation(tokens, "stop", tuple(steps), counts, text, votes)
 
     def label(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from select_to_think.config import PromptStyle
 from select_to_think.evaluation import benchmarks
 from select_to_think.evaluation.benchmarks import base
 from select_to_think.evaluation.items import assert_disjoint, load_items
@@ -139,8 +140,8 @@ def test_a_file_of_the_users_own(tmp_path):
     path.write_text('{"id": 1, "question": "Q", "answer": "5", "answer_type": "number"}\n')
     (item,) = benchmarks.load(str(path))
     assert (item.domain, item.answer, item.answer_type) == ("mine", "5", "number")
-    assert "\\boxed" not in benchmarks.ask([item], benchmarks.PromptStyle())[0]
-    assert benchmarks.ask([item], benchmarks.PromptStyle(template="{question} {x}"))[0] == "Q {x}"
+    assert "\\boxed" not in benchmarks.ask([item], PromptStyle())[0]
+    assert benchmarks.ask([item], PromptStyle(template="{question} {x}"))[0] == "Q {x}"
 
 
 def test_prompts(tmp_path):
@@ -160,7 +161,7 @@ def test_examples_come_from_the_train_split(tmp_path):
     (tmp_path / "gsm8k_train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "gsm8k_test.jsonl").write_text('{"id": "t", "question": "T", "answer": "1", "answer_type": "number"}\n')
     items = benchmarks.load("gsm8k", data_dir=tmp_path)
-    style = benchmarks.PromptStyle(shots=3, seed=1)
+    style = PromptStyle(shots=3, seed=1)
     (prompt,) = benchmarks.ask(items, style, data_dir=tmp_path)
     assert prompt.count("The answer is") == 3
     assert prompt.index("T\n\n") > prompt.rindex("The answer is")
@@ -192,7 +193,7 @@ def test_whole_files_of_the_pack(name, split):
             float(item.answer)
         elif item.answer_type == "code":
             assert item.meta and item.meta["prompt"] == item.question and "def check(" in item.meta["test"]
-    assert all("{question}" not in prompt for prompt in benchmarks.ask(items[:50], benchmarks.PromptStyle()))
+    assert all("{question}" not in prompt for prompt in benchmarks.ask(items[:50], PromptStyle()))
 
 
 @needs_pack

@@ -11,11 +11,12 @@ import pytest
 
 from fake_session import DECODE, METHODS, FakeSession, fake_items, work
 from select_to_think import __version__
-from select_to_think.config import DecodeConfig, SelectConfig
+from select_to_think.config import DecodeConfig, PriceConfig, PromptStyle, SelectConfig
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item, question_key
 from select_to_think.evaluation.results import ResultRow, load_results, read_records
 from select_to_think.evaluation.runner import SharedClock, evaluate
+from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.structures import S2TError
 
 ITEMS = fake_items(20, split="test")
@@ -204,3 +205,97 @@ def test_provenance_says_where_numbers_come_from() -> None:
 def test_the_same_command_twice_says_the_same(tmp_path: Path) -> None:
     first, again = work("evaluate", tmp_path), work("evaluate", tmp_path)
     assert first.rows == again.rows
+
+
+def long_items() -> list[Item]:
+    return [
+        *ITEMS[:3],
+        Item("long", "What is number " + "9" * 80 + "?", "red", domain="sums", meta={"subject": "nines"}),
+    ]
+
+
+def test_prompts_that_do_not_fit_are_wrong_and_counted(tmp_path: Path) -> None:
+    row = evaluate(FakeSession(), long_items(), ["greedy"], DECODE, out=tmp_path).rows[-1]
+    assert (row.n, row.prompts_too_long) == (4, 1)
+    record = read_records(tmp_path / "records-greedy.jsonl")[-1]
+    assert (record.finish_reason, record.right, record.tokens, record.subject) == ("prompt_too_long", False, 0, "nines")
+    assert record.prompt_tokens == len(long_items()[-1].question)
+    session = FakeSession()
+    evaluate(session, long_items(), ["greedy"], DECODE, out=tmp_path)
+    assert not session.streamed
+    assert evaluate(FakeSession(), long_items()[-1:], ["greedy"], DECODE).rows[-1].accuracy == 0
+
+
+def test_prompts_are_asked_and_questions_are_kept(tmp_path: Path) -> None:
+    asked = [replace(item, prompt=f"Q: {item.question}") for item in ITEMS]
+    session = FakeSession()
+    style = PromptStyle(template="Q: {question}")
+    results = evaluate(session, asked, ["greedy"], DECODE, out=tmp_path, style=style)
+    assert sorted(session.streamed) == sorted(item.prompt or "" for item in asked)
+    assert [r.question for r in read_records(tmp_path / "records-greedy.jsonl")] == [i.question for i in ITEMS]
+    assert results.provenance["config"]["prompt"]["template"] == "Q: {question}"
+    with pytest.raises(S2TError, match=r"prompt\.template was 'Q: {question}', is '{question}'"):
+        evaluate(FakeSession(), asked, ["greedy"], DECODE, out=tmp_path, style=PromptStyle(template="{question}"))
+    with pytest.raises(S2TError, match=r"items\.sha256"):
+        evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path, style=style)
+
+
+def test_several_seeds_are_one_row(tmp_path: Path) -> None:
+    methods = ["greedy", "sample", "s2t"]
+    results = evaluate(FakeSession(), ITEMS, methods, DECODE, out=tmp_path, seeds=[4, 7, 4])
+    greedy, sample, s2t = (row for row in results.rows if row.domain == "all")
+    assert [(row.seeds, row.n) for row in (greedy, sample, s2t)] == [(1, 20), (2, 40), (1, 20)]
+    runs = [read_records(tmp_path / name) for name in ("records-sample.jsonl", "seed-7/records-sample.jsonl")]
+    shares = [sum(record.right for record in run) / 20 for run in runs]
+    assert sample.accuracy == pytest.approx(sum(shares) / 2)
+    assert sample.stderr == pytest.approx(abs(shares[0] - shares[1]) / 2)
+    assert sample.tokens == sum(record.tokens for run in runs for record in run)
+    assert sample.paired is not None and sample.paired.n == 20
+    assert sample.paired.difference == pytest.approx(sample.accuracy - greedy.accuracy)
+    assert results.provenance["seeds"] == [4, 7] and results.provenance["config"]["decode"]["seed"] == 4
+    session = FakeSession()
+    more = evaluate(session, ITEMS, ["sample"], DECODE, out=tmp_path, seeds=[4, 7, 9])
+    assert len(session.streamed) == 20 and [row.seeds for row in more.rows if row.domain == "all"] == [1, 3, 1]
+    with pytest.raises(S2TError, match=r"decode\.seed was 4, is 5"):
+        evaluate(FakeSession(), ITEMS, ["sample"], DECODE, out=tmp_path, seeds=[5])
+
+
+def test_rows_are_compared_with_the_baseline(tmp_path: Path) -> None:
+    evaluate(FakeSession(), ITEMS, ["s2t"], DECODE, out=tmp_path)
+    rows = {
+        r.method: r for r in evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path).rows if r.domain == "all"
+    }
+    assert rows["greedy"].paired is rows["greedy"].baseline is None
+    s2t = rows["s2t"]
+    assert s2t.baseline == "greedy" and s2t.paired is not None and s2t.paired.mcnemar_p is not None
+    assert s2t.paired.difference == pytest.approx(s2t.accuracy - rows["greedy"].accuracy)
+    assert load_results(tmp_path / "results.json").rows[2] == s2t
+    (row, *_) = evaluate(FakeSession(), ITEMS, ["s2t"], DECODE, baseline="llm").rows
+    assert row.paired is None
+
+
+def test_costs_are_counted() -> None:
+    session = FakeSession()
+    prices = PriceConfig(price_slm=1.0, price_llm_written=2.0)
+    row = evaluate(session, ITEMS, ["s2t"], DECODE, prices=prices).rows[-1]
+    counts = [session.answer(item.question, "s2t").counts for item in ITEMS]
+    processed, written = sum(c.slm_tokens_processed for c in counts), sum(c.llm_tokens_generated for c in counts)
+    assert row.slm_tokens_processed == processed and row.money == pytest.approx((processed + 2 * written) / 1e6)
+    assert row.llm_tokens_share == pytest.approx(written / row.tokens) and row.truncated == 0
+    assert row.flops is not None and row.flops > 2 * 200 * processed  # the head and more
+    session.llm.model.config = {}
+    assert evaluate(session, ITEMS, ["s2t"], DECODE).rows[-1].flops is None
+
+
+def test_questions_of_the_training_are_not_tested(tmp_path: Path) -> None:
+    session = FakeSession(scorer=tmp_path)
+    notes = evaluate(session, ITEMS, ["s2t-local", "greedy"], DECODE).provenance["notes"]
+    assert len(notes) == 1 and "does not say which questions" in notes[0]
+    write_trained_on(tmp_path, [question_key(ITEMS[3]), "0" * 64])
+    with pytest.raises(S2TError, match=r"trained on 1 of the test questions \(i3\)"):
+        evaluate(session, ITEMS, ["s2t-local"], DECODE)
+    evaluate(session, ITEMS, ["greedy"], DECODE)
+    assert not evaluate(session, ITEMS[:3], ["s2t-local"], DECODE).provenance["notes"]
+    (tmp_path / "trained_on.json").write_text("{}")
+    with pytest.raises(S2TError, match="train it again"):
+        evaluate(session, ITEMS, ["s2t-local"], DECODE)

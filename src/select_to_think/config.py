@@ -9,6 +9,7 @@ Non-goals: reading files or flags (see `cli/`), and anything that depends on tor
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from select_to_think.structures import S2TError
@@ -78,6 +79,32 @@ class SelectConfig(Checked):
     scorer_mode: ScorerMode = option("activated", "coupled, proposer or activated.")
     score: ScoreKind = option("anchored", "bins (the paper) or anchored (plus a multiple of log p_SLM).")
     block_verified: bool = option(True, "KL trigger: draft a block, verify it in one LLM forward (same output).")
+
+
+@dataclass(frozen=True)
+class DataConfig(Checked):
+    """Which questions a command works on: a file, benchmarks, or (by default) a split of the bundled pair."""
+
+    data: Path | None = option(None, "JSON Lines file with id, question, answer; asked as it is.")
+    benchmarks: str | None = option(None, "Benchmarks (gsm8k,mmlu-pro ...) or *.jsonl files, comma-separated.")
+    data_dir: Path | None = option(None, "Folder with the benchmarks' files (default: download them from the hub).")
+    split: str | None = option(None, "Split of the benchmarks or of the bundled pair.")
+    limit: int | None = option(None, "Items per domain or benchmark (default: all).", low=1)
+    skip: int = option(0, "Items per domain or benchmark to leave out first.", low=0)
+
+
+@dataclass(frozen=True)
+class PromptStyle(Checked):
+    """How questions are put: the benchmark's zero-shot default, a template of the user's, solved examples first.
+
+    The examples are drawn with `seed` from the benchmark's train split; the same ones for every item.
+    """
+
+    template: str | None = option(
+        None, "Text around each question, with {question}, {choices}, {letters} (default: that of the benchmark)."
+    )
+    shots: int = option(0, "Solved examples before each question, from the benchmark's train split.", low=0)
+    seed: int = option(0, "Seed of the choice of examples.", low=0)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,15 @@ class S2TError(Exception):
     """A mistake in the input or the environment; the message is one line and names the remedy (exit code 2)."""
 
 
+class PromptTooLong(S2TError):
+    """A prompt of `tokens` tokens that, with the longest answer, does not fit the context."""
+
+    def __init__(self, message: str, tokens: int) -> None:
+        """The message, and the length of the prompt."""
+        super().__init__(message)
+        self.tokens = tokens
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> S2TError:
     """The error for a `kind` of thing that is called by a `name` outside `known`; suggests the nearest one."""
     names = list(known)

@@ -104,14 +104,14 @@ def _trajectories(
     group_size: int,
 ) -> Iterator[Trajectory]:
     """Labelled rollouts in order of finishing; labelled in batches as they come in."""
-    rollouts = session.stream((item.question for item in items), "s2t", decode, select)
+    rollouts = session.stream((item.asked for item in items), "s2t", decode, select)
     while finished := list(islice(rollouts, decode.max_batch)):
         some = [items[index] for index, _ in finished]
         tokens = [generation.tokens for _, generation in finished]
-        for index, labels in session.label([item.question for item in some], tokens, with_llm=True, decode=decode):
+        for index, labels in session.label([item.asked for item in some], tokens, with_llm=True, decode=decode):
             yield make_trajectory(
                 some[index],
-                session.prompt(some[index].question, len(tokens[index]), with_llm=True),
+                session.prompt(some[index].asked, len(tokens[index]), with_llm=True),
                 tokens[index],
                 labels,
                 thresholds=thresholds,

@@ -33,9 +33,15 @@ class Item:
     answer_type: AnswerType = "text"
     choices: tuple[str, ...] | None = None  # choice i has the letter chr(65 + i)
     meta: Mapping[str, Any] | None = None  # whatever else the file says
+    prompt: str | None = None  # what the model is asked, where that is not the bare question
+
+    @property
+    def asked(self) -> str:
+        """What the model is asked."""
+        return self.question if self.prompt is None else self.prompt
 
 
-_FIELDS = frozenset(field.name for field in fields(Item))
+_FIELDS = frozenset(field.name for field in fields(Item)) - {"prompt"}  # prompts are made, not read
 
 
 def load_pair_split(split: str, *, limit_per_domain: int | None = None) -> list[Item]:
@@ -119,13 +125,13 @@ def _text(value: Any, name: str, where: str) -> str:
     return value
 
 
-def limit_items(items: Iterable[Item], limit_per_domain: int | None) -> list[Item]:
-    """The first `limit_per_domain` items of each domain, in their order; None keeps all."""
-    taken: dict[str, int] = {}
+def limit_items(items: Iterable[Item], limit_per_domain: int | None, *, skip: int = 0) -> list[Item]:
+    """The first `limit_per_domain` items of each domain behind its first `skip`, in their order; None keeps all."""
+    seen: dict[str, int] = {}
     kept = []
     for item in items:
-        taken[item.domain] = taken.get(item.domain, 0) + 1
-        if limit_per_domain is None or taken[item.domain] <= limit_per_domain:
+        place = seen[item.domain] = seen.get(item.domain, 0) + 1
+        if place > skip and (limit_per_domain is None or place <= skip + limit_per_domain):
             kept.append(item)
     return kept
 
@@ -188,9 +194,10 @@ def refuse_test(items: Collection[Item], *, purpose: str, source: str | Path | N
 
 
 def items_digest(items: Iterable[Item]) -> str:
-    """SHA-256 over ids, questions and answers in order: which items a run is about."""
+    """SHA-256 over ids, questions, prompts and answers in order: which items a run is about."""
     digest = hashlib.sha256()
     for item in items:
-        for part in (item.id, question_key(item), item.answer, item.answer_type, item.domain):
+        prompt = () if item.prompt is None else (item.prompt,)
+        for part in (item.id, question_key(item), item.answer, item.answer_type, item.domain, *prompt):
             digest.update(part.encode() + b"\0")
     return digest.hexdigest()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RESULTS = "results.json"
+BASELINE = "greedy"
 PROMPT_TOO_LONG = "prompt_too_long"
 PACKAGES = ("torch", "transformers", "peft")
 

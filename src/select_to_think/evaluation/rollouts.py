@@ -24,7 +24,7 @@ def labelled_greedy(
     `progress` counts rollouts and labels: two per item.
     """
     done, total = 0, 2 * len(items)
-    questions = [item.question for item in items]
+    questions = [item.asked for item in items]
     tokens: dict[int, tuple[int, ...]] = {}
     for index, generation in session.stream(questions, "greedy", decode):
         tokens[index] = generation.tokens

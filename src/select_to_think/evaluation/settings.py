@@ -16,6 +16,8 @@ from select_to_think.policies.table import NEEDS_LLM, default_trigger, parse_met
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
+DETERMINISTIC = frozenset({"greedy", "llm", "distill"})  # of the methods without a trigger
+
 
 def has_trigger(method: str) -> bool:
     """Whether a method asks a trigger at its steps, so that rates of triggered steps mean something."""
@@ -30,6 +32,23 @@ def trigger_name(method: str, select: SelectConfig) -> str:
 def is_calibrated(method: str, select: SelectConfig) -> bool:
     """Whether a method looks at thresholds of the pair's calibration; the learned trigger brings its own."""
     return has_trigger(method) and trigger_name(method, select) not in ("random", "learned")
+
+
+def draws(method: str, select: SelectConfig) -> bool:
+    """Whether the seed can change a method's answers."""
+    if has_trigger(method):
+        return trigger_name(method, select) == "random"
+    return parse_method(method)[0] not in DETERMINISTIC
+
+
+def trained_folders(session: Session, method: str, select: SelectConfig) -> list[Path]:
+    """The folders of what a method uses that was trained on questions: scorer and learned trigger."""
+    folders = []
+    if parse_method(method)[0] == "s2t-local":
+        folders.append(Path(session.scorer(select)[0].path))
+    if has_trigger(method) and trigger_name(method, select) == "learned":
+        folders.append(session.artefact(session.config.trigger_head, "trigger", "s2t train trigger"))
+    return folders
 
 
 def decode_settings(decode: DecodeConfig) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item
-from select_to_think.evaluation.results import ItemRecord
-from select_to_think.structures import Generation, StepRecord
+from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord
+from select_to_think.evaluation.statistics import flops
+from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -25,9 +26,10 @@ def make_record(
     generation: Generation,
     seconds: float,
     *,
+    prompt_tokens: int,
     allow_code_execution: bool = False,
 ) -> ItemRecord:
-    """Grade one answer and write down how it came about."""
+    """Grade one answer and write down how it came about and what it cost."""
     verdict = grade(
         generation.text,
         item.answer,
@@ -54,7 +56,56 @@ def make_record(
         fired=generation.fired_count,
         flips=generation.flip_count,
         votes=list(generation.votes),
+        subject=subject_of(item),
+        prompt_tokens=prompt_tokens,
+        flops=estimated_flops(session, generation.counts, (prompt_tokens + len(generation.tokens)) / 2),
     )
+
+
+def unasked_record(item: Item, method: str, prompt_tokens: int) -> ItemRecord:
+    """The record of an item whose prompt does not fit the context: no answer, so a wrong one."""
+    return ItemRecord(
+        id=item.id,
+        domain=item.domain,
+        method=method,
+        question=item.question,
+        answer=item.answer,
+        text="",
+        extracted=None,
+        right=False,
+        rule="none",
+        finish_reason=PROMPT_TOO_LONG,
+        tokens=0,
+        seconds=0.0,
+        steps=[],
+        counts=Counts(),
+        fired=0,
+        flips=0,
+        subject=subject_of(item),
+        prompt_tokens=prompt_tokens,
+        flops=0.0,
+    )
+
+
+def subject_of(item: Item) -> str | None:
+    """The part of the benchmark that an item belongs to, if it names one."""
+    subject = (item.meta or {}).get("subject")
+    return None if subject is None else str(subject)
+
+
+def estimated_flops(session: Session, counts: Counts, context: float) -> float | None:
+    """Floating-point operations of both models for one answer; None if a model's configuration does not tell.
+
+    `context`: visible positions per token. Half of prompt and answer together is the mean of plain decoding.
+    """
+    try:
+        slm = flops(session.slm.model.config, counts.slm_tokens_processed, context=context)
+        llm = (
+            flops(session.llm.model.config, counts.llm_tokens_processed, context=context) if counts.llm_forwards else 0
+        )
+    except S2TError:
+        return None
+    return slm + llm
 
 
 def step_records(decode_text: Callable[[Sequence[int]], str], generation: Generation) -> list[dict[str, Any]]:

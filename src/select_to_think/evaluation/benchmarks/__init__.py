@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from select_to_think.config import PromptStyle
 from select_to_think.evaluation.benchmarks import (
     aime24,
     aime25,
@@ -37,7 +38,6 @@ from select_to_think.structures import S2TError, unknown_name
 __all__ = [
     "BENCHMARKS",
     "Benchmark",
-    "PromptStyle",
     "Split",
     "ask",
     "benchmark",
@@ -55,18 +55,6 @@ BENCHMARKS: dict[str, Benchmark] = {
 }  # fmt: skip
 
 _PROMPTS = {"math": STEP_BY_STEP, "choice": CHOOSE, "bool": YES_OR_NO, "code": COMPLETE}
-
-
-@dataclass(frozen=True, slots=True)
-class PromptStyle:
-    """How questions are put: the benchmark's zero-shot default, a template of the user's, solved examples first.
-
-    `shots` examples are drawn once with `seed` from the benchmark's train split; the same ones for every item.
-    """
-
-    template: str | None = None
-    shots: int = 0
-    seed: int = 0
 
 
 def benchmark(name: str) -> Benchmark:

@@ -1,0 +1,169 @@
+"""The folder of one evaluation: what decides its answers, where each method's records stand, its table.
+
+`run.json` holds the settings. `records-METHOD.jsonl` holds a method's records in item order; with several seeds, those
+of the first are there and those of every other seed in `seed-N/`. While a method runs, each finished item is appended
+to `records-METHOD.jsonl.part` in order of finishing, so a kill loses nothing. `results.json` is computed from the
+records and from nothing else.
+
+Non-goals: decoding (`runner.py`), joining folders (`merge.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from select_to_think.config import PriceConfig
+from select_to_think.evaluation.items import Item
+from select_to_think.evaluation.metrics import compared, outcomes, summarise
+from select_to_think.evaluation.results import ItemRecord, ResultRow, read_records, record_from_json
+from select_to_think.evaluation.settings import has_trigger
+from select_to_think.files import (
+    Journal,
+    make_folder,
+    read_json,
+    require_same_settings,
+    write_json_atomic,
+    write_jsonl_atomic,
+)
+from select_to_think.structures import S2TError
+
+RUN = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One method with one seed: what one file of records holds."""
+
+    method: str
+    seed: int | None = None  # None: the first seed of the run, or the method draws nothing
+
+    @property
+    def name(self) -> str:
+        """What `run.json` calls it."""
+        return self.method if self.seed is None else f"seed-{self.seed}/{self.method}"
+
+    @classmethod
+    def named(cls, name: str) -> Part:
+        """The part that `run.json` calls by this name."""
+        folder, _, method = name.rpartition("/")
+        return cls(method, int(folder.removeprefix("seed-")) if folder else None)
+
+    def path(self, out: Path) -> Path:
+        """The file of its records in a folder."""
+        folder = out if self.seed is None else out / f"seed-{self.seed}"
+        return folder / f"records-{self.method}.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Share `index` (from 1) of `count` of the items: every `count`-th one, so that each share holds all domains."""
+
+    index: int
+    count: int
+
+    def __post_init__(self) -> None:
+        """Raise S2TError unless 1 <= index <= count."""
+        if not 1 <= self.index <= self.count:
+            raise S2TError(f"a shard is i/n with i from 1 to n, got {self}")
+
+    def __str__(self) -> str:
+        """As the flag gives it."""
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "1/4". Raises S2TError for anything else."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal()):
+            raise S2TError(f"a shard is i/n with i from 1 to n, for example 1/4, got {text!r}")
+        return cls(int(index), int(count))
+
+    def of(self, items: Sequence[Item]) -> list[Item]:
+        """The share. Raises S2TError if there are fewer items than shards."""
+        if len(items) < self.count:
+            raise S2TError(f"{len(items)} items cannot be divided into {self.count} shards; use fewer")
+        return list(items[self.index - 1 :: self.count])
+
+
+def begin(out: Path, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+    """Write down what decides the answers: of the whole run, and by name of each part.
+
+    Raises S2TError if the folder was begun with something else.
+    """
+    path = out / RUN
+    before: dict[str, Any] = {}
+    if path.exists():
+        begun = read_json(path, remedy="name another folder, or delete this one")
+        before = begun.pop("methods", {})
+        require_same_settings(out, begun, run)
+    for name in before.keys() & parts.keys():
+        require_same_settings(out, {name: before[name]}, {name: parts[name]})
+    if not path.exists() or not parts.keys() <= before.keys():
+        write_json_atomic(path, {**run, "methods": before | dict(parts)})
+
+
+def resumed(
+    path: Path, items: Sequence[Item], answer: Callable[[Sequence[Item]], Iterator[ItemRecord]]
+) -> Iterator[ItemRecord]:
+    """The record of every item: those that are stored first, then those that `answer` makes of the others, as they
+    finish; each is stored before it is yielded, and all stand in the file `path` at the end.
+
+    Raises S2TError for records that are broken or not about `items`.
+    """
+    make_folder(path.parent)
+    part = path.with_name(path.name + ".part")
+    if path.exists():
+        part.unlink(missing_ok=True)  # left by a kill between the two files
+        yield from checked(read_records(path), path, items, complete=True)
+        return
+    with Journal(part) as journal:
+        stored = [record_from_json(record) for record in journal.records]
+        records = {record.id: record for record in checked(stored, journal.path, items)}
+        yield from records.values()
+        for record in answer([item for item in items if item.id not in records]):
+            journal.append(record.to_json())
+            records[record.id] = record
+            yield record
+        write_jsonl_atomic(path, (records[item.id].to_json() for item in items))
+        journal.remove()
+
+
+def finished_parts(out: Path) -> dict[str, list[Part]]:
+    """By method, in the order in which they were begun, the parts whose records are complete."""
+    found: dict[str, list[Part]] = {}
+    for name in read_json(out / RUN, remedy="name a folder that `s2t eval --out` wrote").get("methods", {}):
+        part = Part.named(name)
+        if part.path(out).exists():
+            found.setdefault(part.method, []).append(part)
+    return found
+
+
+def stored_runs(out: Path) -> Iterator[tuple[str, list[list[ItemRecord]]]]:
+    """Each finished method with its records, once for each seed; one method at a time in memory."""
+    for method, parts in finished_parts(out).items():
+        yield method, [read_records(part.path(out)) for part in parts]
+
+
+def tabulate(
+    runs: Iterable[tuple[str, Sequence[Sequence[ItemRecord]]]], *, baseline: str, prices: PriceConfig
+) -> tuple[ResultRow, ...]:
+    """The rows of a run, method by method, compared with the baseline."""
+    rows, found = [], {}
+    for method, records in runs:
+        rows += summarise(method, records, triggered=has_trigger(method), prices=prices)
+        found[method] = outcomes(records)
+    return tuple(compared(rows, found, baseline))
+
+
+def checked(
+    records: list[ItemRecord], path: Path, items: Sequence[Item], *, complete: bool = False
+) -> list[ItemRecord]:
+    """`records`, if they are about `items` and none stands twice; else S2TError."""
+    ids = [record.id for record in records]
+    known = {item.id for item in items}
+    if len(set(ids)) < len(ids) or not known.issuperset(ids) or (complete and len(ids) < len(known)):
+        raise S2TError(f"{path} does not hold the items of this run once each; delete it and run the command again")
+    return records

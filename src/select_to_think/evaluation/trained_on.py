@@ -1,0 +1,45 @@
+"""Which questions something was trained on, written beside its weights, so that no test can hold one of them.
+
+Questions are kept as shortened `question_key`s, not as text: a scorer that is given away gives no data away.
+
+Non-goals: calibrations, which name their items themselves (`triggers/calibration.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from select_to_think.evaluation.items import Item, question_key
+from select_to_think.files import read_json, write_text_atomic
+from select_to_think.structures import S2TError
+
+FILE = "trained_on.json"
+SCHEMA = 1
+KEY_LENGTH = 16  # hexadecimal digits: two sets of a million questions share one by chance with p < 1e-7
+
+
+def write_trained_on(folder: Path, keys: Iterable[str]) -> None:
+    """Write the `question_key`s of the training items into the folder of what was trained."""
+    short = sorted({key[:KEY_LENGTH] for key in keys})
+    lines = ",\n".join(f'"{key}"' for key in short)
+    write_text_atomic(folder / FILE, f'{{"schema": {SCHEMA}, "question_keys": [\n{lines}\n]}}\n')
+
+
+def assert_not_trained_on(items: Iterable[Item], folder: Path) -> bool:
+    """Raise S2TError naming the items whose question what lies in `folder` was trained on.
+
+    Returns whether that is known: what was trained by older versions does not say.
+    """
+    if not (folder / FILE).exists():
+        return False
+    remedy = "train it again"
+    content = read_json(folder / FILE, remedy=remedy)
+    if content.get("schema") != SCHEMA or not isinstance(content.get("question_keys"), list):
+        raise S2TError(f"{folder / FILE} is not of schema {SCHEMA}; {remedy}")
+    keys = frozenset(content["question_keys"])
+    seen = [item.id for item in items if question_key(item)[:KEY_LENGTH] in keys]
+    if seen:
+        names = ", ".join(seen[:5]) + (", ..." if len(seen) > 5 else "")
+        raise S2TError(f"{folder.name} was trained on {len(seen)} of the test questions ({names}); use disjoint data")
+    return True
