@@ -10,6 +10,7 @@ Non-goals: packing several documents into one row.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -28,6 +29,14 @@ Batch = dict[str, torch.Tensor]
 Row = tuple[list[int], list[int], list[float]]
 
 
+@dataclass(frozen=True)
+class VerifierItems:
+    """How many documents are verifier items, from which part of the run on: before, their letters are noise."""
+
+    share: float = 0.05
+    start: float = 0.0
+
+
 class DocumentBatches(Dataset[Batch]):
     """Item i is batch i: `input_ids`, `labels` and `weights`, all (rows, length)."""
 
@@ -39,8 +48,10 @@ class DocumentBatches(Dataset[Batch]):
         rows: int,
         steps: int,
         shares: Mapping[str, float] = DOMAIN_SHARES,
+        verifier_items: VerifierItems = VerifierItems(),
     ) -> None:
         self.tokenizer, self.reader, self.seed, self.shares = tokenizer, reader, seed, shares
+        self.verifier_items = verifier_items
         self.rows, self.steps = rows, steps
         self._pool_index = -1
         self._pool: list[Batch] = []
@@ -56,7 +67,14 @@ class DocumentBatches(Dataset[Batch]):
 
     def _draw_pool(self, pool_index: int) -> list[Batch]:
         seed = self.seed * 1_000_003 + pool_index
-        documents = stream_documents(self.reader, seed, partial(split_pieces, self.tokenizer), self.shares)
+        progress = pool_index * STEPS_PER_POOL / self.steps
+        documents = stream_documents(
+            self.reader,
+            seed,
+            partial(split_pieces, self.tokenizer),
+            self.shares,
+            self.verifier_items.share if progress >= self.verifier_items.start else 0.0,
+        )
         count = self.rows * BATCHES_PER_STEP * STEPS_PER_POOL
         drawn = [encode(self.tokenizer, next(documents)) for _ in range(count)]
         drawn.sort(key=lambda row: len(row[0]))

@@ -152,17 +152,27 @@ COMMON_FORMATS: tuple[tuple[Draw, float], ...] = (
 )
 FORMATS: Mapping[Reader, tuple[tuple[Draw, float], ...]] = MappingProxyType(
     {
-        "slm": ((draw_chat, 0.53), (draw_verifier_item, 0.20), *COMMON_FORMATS),
-        "llm": ((draw_chat, 0.58), (draw_verifier_item, 0.05), (draw_begun_chain, 0.10), *COMMON_FORMATS),
+        "slm": ((draw_chat, 0.73), *COMMON_FORMATS),
+        "llm": ((draw_chat, 0.63), (draw_begun_chain, 0.10), *COMMON_FORMATS),
     }
 )
 
 
 def stream_documents(
-    reader: Reader, seed: int, split: Splitter, shares: Mapping[str, float] = DOMAIN_SHARES
+    reader: Reader,
+    seed: int,
+    split: Splitter,
+    shares: Mapping[str, float] = DOMAIN_SHARES,
+    verifier_share: float = 0.05,
 ) -> Iterator[Document]:
-    """Endless training documents; the same for the same arguments. `shares` weighs the domains."""
+    """Endless training documents; the same for the same arguments.
+
+    `shares` weighs the domains; a `verifier_share` of the documents are verifier items.
+    """
     library = Library.open(reader, seed, shares)
     formats, weights = zip(*FORMATS[reader], strict=True)
     while True:
-        yield library.rng.choices(formats, weights)[0](library, split)
+        if library.rng.random() < verifier_share:
+            yield draw_verifier_item(library, split)
+        else:
+            yield library.rng.choices(formats, weights)[0](library, split)
