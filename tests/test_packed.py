@@ -98,6 +98,6 @@ def test_activated_gradients_do_not_pass_through_the_prefix() -> None:
     loss = total(scorer, collate(examples, whole=False))
     before = [p.requires_grad for p in scorer.slm.parameters()]
     loss.backward()
-    scorer.release()
+    scorer.switch.set_active(False)
     assert all(p.grad is None for p in scorer.slm.parameters())
     assert any(before)

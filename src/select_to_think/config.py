@@ -16,7 +16,8 @@ from select_to_think.structures import S2TError
 
 ScorerMode = Literal["coupled", "proposer", "activated"]
 ScoreKind = Literal["bins", "anchored"]
-Method = Literal["greedy", "sample", "maj@8", "llm", "takeover", "s2t", "s2t-local"]
+DistillKind = Literal["kd", "sft"]
+Order = Literal["ab", "debiased"]
 
 
 def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -47,6 +48,7 @@ class PairConfig(Checked):
     llm: str | None = option(None, "Large model: a Hugging Face name or a local folder.")
     scorer: str | None = option(None, "Scorer folder for s2t-local (default: the one shipped with the pair).")
     trigger_head: str | None = option(None, "Folder of a learned trigger (default: the one shipped with the pair).")
+    verifier: str | None = option(None, "Verifier folder for mentor-mlp (default: the one shipped with the pair).")
     calibration: str | None = option(None, "Calibration file (default: the one shipped with the pair).")
     device: str = option("auto", "cpu, cuda, cuda:1 ... or auto.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Weight type; auto: float32 on CPU.")
@@ -79,6 +81,27 @@ class SelectConfig(Checked):
     scorer_mode: ScorerMode = option("activated", "coupled, proposer or activated.")
     score: ScoreKind = option("anchored", "bins (the paper) or anchored (plus a multiple of log p_SLM).")
     block_verified: bool = option(True, "KL trigger: draft a block, verify it in one LLM forward (same output).")
+
+
+@dataclass(frozen=True)
+class MentorConfig(Checked):
+    """MentorCollab: when the LLM, as mentor, is asked for a word, and how the SLM judges between two segments."""
+
+    consult_rate: float = option(0.25, "Fraction of words at which the mentor is asked.", low=0.0, high=1.0)
+    segment_tokens: int = option(16, "Length of the two segments, which begin with the word.", low=1)
+    order: Order = option("debiased", "ab: the mentor is option B; debiased: both orders, averaged.")
+    verifier_template: str = option(
+        "{question}\n{text}\nWhich option goes on correctly?\nOption (A):{a}\nOption (B):{b}\n",
+        "What the SLM is asked, with {question}, {text} (the answer so far), {a} and {b}.",
+    )
+    verifier_opening: str = option("My choice: Option (", "How its answer begins; the letter follows.")
+
+    def __post_init__(self) -> None:
+        """Check the ranges and the template."""
+        super().__post_init__()
+        missing = [name for name in ("{question}", "{text}", "{a}", "{b}") if name not in self.verifier_template]
+        if missing:
+            raise S2TError(f"--verifier-template has no {missing[0]}: put it where that text belongs")
 
 
 @dataclass(frozen=True)
@@ -129,7 +152,22 @@ class CollectConfig(Checked):
 
 
 @dataclass(frozen=True)
-class ScorerConfig(Checked):
+class AdapterTraining(Checked):
+    """What every training of a LoRA adapter has."""
+
+    lora_rank: int = option(32, "Rank of the LoRA on attention and MLP.", low=1)
+    lora_alpha: float = option(64.0, "LoRA scale numerator.", low=0.0)
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
+    epochs: float = option(3.0, "Passes over the collection; early stopping may end sooner.", low=0.0)
+    batch_trajectories: int = option(16, "Trajectories per optimiser step.", low=1)
+    micro_batch: int = option(0, "Trajectories per forward, if a step does not fit into memory; 0 = all.", low=0)
+    patience: int = option(2, "Epochs without a better validation before stopping.", low=1)
+    bf16: bool = option(False, "bfloat16 autocast (the trained weights stay float32).")
+    report_to: str = option("none", "Where curves go as well: none, tensorboard or wandb.")
+
+
+@dataclass(frozen=True)
+class ScorerConfig(AdapterTraining):
     """Training of the S2T-Local scorer."""
 
     mode: ScorerMode = option("activated", "coupled, proposer or activated.")
@@ -140,16 +178,16 @@ class ScorerConfig(Checked):
     )
     group_kl_weight: float = option(0.0, "Weight of KL to the LLM's distribution over the candidates.", low=0.0)
     lm_kl_weight: float = option(1.0, "coupled: weight of KL to the frozen SLM on ordinary tokens.", low=0.0)
-    lora_rank: int = option(32, "Rank of the LoRA on attention and MLP.", low=1)
-    lora_alpha: float = option(64.0, "LoRA scale numerator.", low=0.0)
-    learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
-    epochs: float = option(3.0, "Passes over the collection; early stopping may end sooner.", low=0.0)
-    batch_trajectories: int = option(16, "Trajectories per optimiser step.", low=1)
-    micro_batch: int = option(0, "Trajectories per forward, if a step does not fit into memory; 0 = all.", low=0)
-    patience: int = option(2, "Epochs without better agree_at_1 before stopping.", low=1)
     packed: bool = option(True, "One forward per trajectory; off = one row per candidate (the plain form).")
-    bf16: bool = option(False, "bfloat16 autocast (the trained weights stay float32).")
-    report_to: str = option("none", "Where curves go as well: none, tensorboard or wandb.")
+
+
+@dataclass(frozen=True)
+class DistillConfig(AdapterTraining):
+    """Training of the distillation baseline; the defaults are those of the scorer, so both take as many steps."""
+
+    kind: DistillKind = option(
+        "kd", "kd: the LLM's next-token distribution on the SLM's own rollouts; sft: the LLM's own answers."
+    )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def bench_train(
     examples = examples[:: max(1, len(examples) // limit)][:limit]
     module = ScorerModule(slm.model, config, sorted(reserved_ids(slm)))
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    try:
+    with module.lent():
         for repeat in range(repeats + 1):
             for packed in (True, False):
                 module.settings = replace(config, packed=packed)
@@ -54,8 +54,6 @@ def bench_train(
                     seconds[packed].append(taken)
             if progress is not None:
                 progress(repeat + 1, repeats + 1)
-    finally:
-        module.release()
     rows: list[dict[str, Any]] = []
     for packed in (True, False):
         row: dict[str, Any] = {"name": "packed" if packed else "plain", "mode": config.mode}

@@ -20,6 +20,8 @@ from transformers.trainer_callback import TrainerCallback
 from select_to_think.files import Json, make_folder, read_json, require_same_settings, unwritable, write_json_atomic
 from select_to_think.structures import Progress, S2TError
 
+ANSWERS = "answers.jsonl"  # in a working folder: what is trained on, where it had to be generated
+
 
 def is_leader() -> bool:
     """Whether this process owns the folders: under `torchrun` only the first does."""
@@ -62,9 +64,21 @@ def begin(work: Path, settings: Json) -> None:
 
 
 def discard(work: Path) -> None:
-    """Remove the working folder of a training that is done, or that has no checkpoint to go on from."""
+    """Remove the working folder of a training that is done, or that has nothing to go on from."""
     if is_leader():
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def resumable(work: Path) -> Iterator[None]:
+    """At the end of the block the working folder is gone unless it holds answers or a checkpoint to go on from."""
+    try:
+        yield
+    finally:
+        answers = work / ANSWERS
+        holds_answers = answers.exists() and answers.stat().st_size > 0
+        if is_leader() and not holds_answers and last_checkpoint(work) is None:
+            discard(work)
 
 
 def last_checkpoint(work: Path) -> str | None:

@@ -15,6 +15,7 @@ from transformers import EvalPrediction, Trainer
 from select_to_think.structures import Floats
 from select_to_think.training.groups import Example, group_count, token_forwards
 from select_to_think.training.module import ScorerModule
+from select_to_think.training.trainer import epochs_of
 
 
 def group_metrics(logits: Floats, llm_logprobs: Floats) -> Floats:
@@ -43,14 +44,7 @@ def summarise(
     trainer: Trainer, module: ScorerModule, train: Sequence[Example], held_out: Sequence[Example]
 ) -> dict[str, Any]:
     """The numbers of a finished training, as JSON."""
-    history = trainer.state.log_history
-    losses = [(entry["epoch"], entry["loss"]) for entry in history if "loss" in entry]
-    epochs: list[dict[str, float]] = []
-    for entry in (entry for entry in history if "eval_agree_at_1" in entry):
-        start = epochs[-1]["epoch"] if epochs else 0.0
-        within = [loss for epoch, loss in losses if start < epoch <= entry["epoch"]]
-        scores = {key: entry[f"eval_{key}"] for key in ("loss", "cross_entropy", "agree_at_1", "spearman")}
-        epochs.append({"epoch": entry["epoch"], "train_loss": float(np.mean(within)), **scores})
+    epochs = epochs_of(trainer, ("loss", "cross_entropy", "agree_at_1", "spearman"))
     best = max(epochs, key=lambda epoch: epoch["agree_at_1"])
     greedy = sum(int((e.slm_logprobs.argmax(1) == e.llm_logprobs.argmax(1)).sum()) for e in held_out)
     forwards = token_forwards(train, packed=module.settings.packed, whole=module.whole)

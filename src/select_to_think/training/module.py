@@ -1,18 +1,19 @@
-"""The trainable scorer: an SLM with an adapter, score rows and an anchor, in the packed and in the plain form.
+"""What is trained: an SLM with an adapter; the scorer, with score rows and an anchor besides, packed or plain.
 
-Non-goals: optimisation (`training/scorer.py`), inference (`selectors/scorer.py` on `contexts/`).
+Non-goals: optimisation (`training/trainer.py`), inference (`selectors/scorer.py` on `contexts/`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from select_to_think.config import ScorerConfig
+from select_to_think.config import AdapterTraining, ScorerConfig
 from select_to_think.contexts.packed import (
     Leaves,
     base_leaf_forward,
@@ -25,31 +26,80 @@ from select_to_think.probability import expected_bin, log_probabilities
 from select_to_think.training.losses import choice_logits, choice_loss, group_kl, language_kl
 
 
-class ScorerModule(nn.Module):
-    """Only the adapter, the score rows and (anchored) the anchor have gradients, and only they are in `state_dict`.
+class AdapterModule(nn.Module):
+    """Only the adapter (and what a subclass adds) has gradients, and only that is in `state_dict`.
 
-    The score rows start as zeros, so every candidate starts at 0.5: the anchored score starts at the SLM's greedy
-    choice. Reserved rows of the head would start no better (unused rows are nearly equal), and many heads have none.
-    The SLM stays in evaluation mode. While training runs the adapter is active; `release` gives the SLM back as it was.
+    The SLM stays in evaluation mode. While training runs the adapter is active; `lent` gives the SLM back as it was.
     """
 
     forbidden: Tensor  # (reserved ids,)
 
-    def __init__(self, model: PreTrainedModel, config: ScorerConfig, forbidden: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, settings: AdapterTraining, forbidden: Sequence[int]) -> None:
         """Inject a fresh adapter into `model`. `forbidden`: reserved ids, no part of the ordinary vocabulary."""
         super().__init__()
-        self.settings = config  # not `config`: the Trainer would take it for the model's own
         self.slm = model
-        self.switch = inject_adapter(model, config.lora_rank, config.lora_alpha)
+        self.switch = inject_adapter(model, settings.lora_rank, settings.lora_alpha)
         self.switch.set_active(True)
         for _, weight in self.switch.weights():
             weight.data = weight.data.float()
-        hidden_size = model.config.get_text_config().hidden_size
-        self.bin_rows = nn.Parameter(torch.zeros(config.bins, hidden_size, device=model.device))
-        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score == "anchored")
         self.register_buffer(
             "forbidden", torch.tensor(sorted(forbidden), dtype=torch.long, device=model.device), persistent=False
         )
+
+    def trained(self) -> dict[str, Tensor]:
+        """The trained tensors by name."""
+        return dict(self.switch.weights())
+
+    def train(self, mode: bool = True) -> Self:
+        """Dropout of the SLM stays off: a packed pass and a plain one must see the same function."""
+        self.training = mode
+        self.slm.eval()
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The trained tensors only."""
+        return {name: tensor.detach() for name, tensor in self.trained().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take the trained tensors back."""
+        own = self.trained()
+        missing = [name for name in own if name not in state_dict]
+        if missing:
+            raise KeyError(f"checkpoint lacks {missing[0]}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state_dict[name])
+        return torch.nn.modules.module._IncompatibleKeys([], [])
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """At the end of the block the adapter is out of the SLM, and the SLM back on its device."""
+        device = self.slm.device
+        try:
+            yield
+        finally:
+            self.switch.set_active(False)
+            self.slm.to(device)  # type: ignore[arg-type]
+
+
+class ScorerModule(AdapterModule):
+    """An adapter, the score rows and (anchored) the anchor.
+
+    The score rows start as zeros, so every candidate starts at 0.5: the anchored score starts at the SLM's greedy
+    choice. Reserved rows of the head would start no better (unused rows are nearly equal), and many heads have none.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: ScorerConfig, forbidden: Sequence[int]) -> None:
+        """See `AdapterModule`."""
+        super().__init__(model, config, forbidden)
+        self.settings = config  # not `config`: the Trainer would take it for the model's own
+        hidden_size = model.config.get_text_config().hidden_size
+        self.bin_rows = nn.Parameter(torch.zeros(config.bins, hidden_size, device=model.device))
+        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score == "anchored")
+
+    def trained(self) -> dict[str, Tensor]:
+        """The trained tensors by name."""
+        return {**super().trained(), "bins": self.bin_rows, "anchor": self.anchor}
 
     @property
     def needs_logits(self) -> bool:
@@ -113,29 +163,3 @@ class ScorerModule(nn.Module):
             self.switch.set_active(True)
         real = torch.arange(prefix_ids.shape[1], device=prefix_ids.device) < prefix_lengths[:, None]
         return language_kl(prefix_logits[real], base_logits[real], self.forbidden).sum()
-
-    def train(self, mode: bool = True) -> ScorerModule:
-        """Dropout of the SLM stays off: a packed pass and a plain one must see the same function."""
-        self.training = mode
-        self.slm.eval()
-        return self
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The trained tensors only."""
-        weights = {name: weight.detach() for name, weight in self.switch.weights()}
-        return {**weights, "bins": self.bin_rows.detach(), "anchor": self.anchor.detach()}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take the trained tensors back."""
-        own = {**dict(self.switch.weights()), "bins": self.bin_rows, "anchor": self.anchor}
-        missing = [name for name in own if name not in state_dict]
-        if missing:
-            raise KeyError(f"checkpoint lacks {missing[0]}")
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(state_dict[name])
-        return torch.nn.modules.module._IncompatibleKeys([], [])
-
-    def release(self) -> None:
-        """Take the adapter out of the SLM."""
-        self.switch.set_active(False)
