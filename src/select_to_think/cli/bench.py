@@ -16,7 +16,7 @@ from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
-from select_to_think.config import BenchConfig, PairConfig, ScorerConfig
+from select_to_think.config import BenchConfig, DataConfig, PairConfig, ScorerConfig
 from select_to_think.structures import S2TError
 
 COLLECTION = "collection"  # in the folder of a pair
@@ -56,7 +56,7 @@ def decode(
 
     questions: list[str] = []
     if config.questions:
-        items = choose_items(pair, None, "validation", config.questions)
+        items = choose_items(pair, DataConfig(split="validation", limit=config.questions))
         questions = [item.question for item in items][:: max(1, len(items) // config.questions)][: config.questions]
     with progress("timing") as report:
         rows = bench_decode(config, Session.load(pair), questions, report)

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from select_to_think.cli.command import add_command
-from select_to_think.cli.data import PANEL, DataFile, Limit, Split, choose_items, folder_for
-from select_to_think.cli.options import Batching, Models
+from select_to_think.cli.data import Style, choose_items, fitting_items, folder_for
+from select_to_think.cli.options import DATA_PANEL, Batching, Models
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
+from select_to_think.config import DataConfig
 
 if TYPE_CHECKING:
     from select_to_think.triggers.calibration import Calibration
@@ -25,32 +26,31 @@ SHOWN_BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2)
 def calibrate(
     pair: Models,
     decode: Batching,
-    data: DataFile = None,
-    split: Split = "calibration",
-    limit: Limit = None,
+    data: DataConfig,
+    style: Style,
     with_llm: Annotated[
         bool, typer.Option("--with-llm/--no-llm", help="Calibrate the KL trigger too, which needs the LLM.")
     ] = True,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="The calibration file (default: one under runs/).", rich_help_panel=PANEL
+            "--out", metavar="FILE", help="The calibration file (default: one under runs/).", rich_help_panel=DATA_PANEL
         ),
     ] = None,
 ) -> Reply:
     """Fit the triggers' thresholds on data that no test uses; give the file to other commands as --calibration."""
-    items = choose_items(pair, data, split, limit)
+    items = choose_items(pair, data, style, purpose="calibration")
     from select_to_think.evaluation.calibrate import calibrate as run
     from select_to_think.evaluation.calibrate import save_calibration
-    from select_to_think.evaluation.items import refuse_test
     from select_to_think.files import make_folder
     from select_to_think.session import Session
 
-    refuse_test(items, purpose="calibrate on", source=data)
-    path = out or folder_for("calibrate", None, pair, decode, data, split, limit, with_llm) / FILE_NAME
+    path = out or folder_for("calibrate", None, pair, decode, data, style, with_llm) / FILE_NAME
     make_folder(path.parent)
+    session = Session.load(pair)
+    items = fitting_items(session, items, decode.max_new_tokens, with_llm=with_llm)
     with progress("calibrating") as report:
-        calibration = run(Session.load(pair), items, decode=decode, with_llm=with_llm, progress=report)
+        calibration = run(session, items, decode=decode, with_llm=with_llm, progress=report)
     save_calibration(calibration, path)
     thresholds = {
         trigger: {f"{budget:g}": calibration.threshold(trigger, budget) for budget in SHOWN_BUDGETS}

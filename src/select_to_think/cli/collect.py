@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from select_to_think.cli.command import AGAIN, add_command
-from select_to_think.cli.data import DataFile, Out, Split, choose_items, folder_for
-from select_to_think.cli.options import Batching, CalibratedModels
+from select_to_think.cli.data import Out, Style, choose_items, fitting_items, folder_for
+from select_to_think.cli.options import Batching, CalibratedModels, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
-from select_to_think.config import CollectConfig
+from select_to_think.config import CollectConfig, DataConfig
 
 
 def collect(
     pair: CalibratedModels,
     decode: Batching,
     config: CollectConfig,
-    data: DataFile = None,
-    split: Split = "train",
+    data: Annotated[DataConfig, Only(("data", "benchmarks", "data_dir", "split", "skip"))],
+    style: Style,
     out: Out = None,
 ) -> Reply:
     """Roll out training questions under s2t and write down what the LLM would choose at the triggered steps.
 
-    A run that was stopped goes on where it stopped. Test data are refused.
+    A run that was stopped goes on where it stopped. Test data and questions that the calibration saw are refused.
     """
-    items = choose_items(pair, data, split, config.items)
+    items = choose_items(pair, replace(data, limit=config.items), style, purpose="train")
     from select_to_think.collect.collect import collect as run
     from select_to_think.collect.collect import summary_json
-    from select_to_think.evaluation.items import refuse_test
     from select_to_think.session import Session
 
-    refuse_test(items, purpose="collect from", source=data)
-    folder = folder_for("collect", out, pair, decode, config, data, split)
+    folder = folder_for("collect", out, pair, decode, config, data, style)
     note(f"the collection goes to {folder}")
+    session = Session.load(pair)
+    items = fitting_items(session, items, decode.max_new_tokens, with_llm=True)
     with progress("collecting") as report:
-        payload = summary_json(run(Session.load(pair), items, config, decode, folder, report))
+        payload = summary_json(run(session, items, config, decode, folder, report))
     return Reply(payload, lambda console: show(console, payload))
 
 

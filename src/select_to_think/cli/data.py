@@ -1,73 +1,132 @@
-"""Which items a command works on, and where it writes: flags that several commands share.
+"""Which items a command works on, how they are put, and where it writes: what several commands share.
 
-Non-goals: reading items (`evaluation/items.py`).
+Non-goals: reading items (`evaluation/items.py`, `evaluation/benchmarks/`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from select_to_think.config import PairConfig
+from select_to_think.cli.options import DATA_PANEL, Only
+from select_to_think.cli.output import note
+from select_to_think.config import DataConfig, PairConfig, PromptStyle
 from select_to_think.structures import S2TError, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
+    from select_to_think.session import Session
 
 RUNS = Path("runs")
-PANEL = "Data and results"
+Purpose = Literal["test", "calibration", "train"]  # the split of the bundled pair that serves it by default
+AS_IT_IS = PromptStyle()
+VERBS = {"calibration": "calibrate on", "train": "collect from"}
 
-DataFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="FILE",
-        help="JSON Lines file with id, question, answer (default: a split of the bundled pair).",
-        rich_help_panel=PANEL,
-    ),
-]
-Split = Annotated[
-    str,
-    typer.Option(
-        "--split",
-        metavar="NAME",
-        help="Split of the bundled pair: train, calibration, validation or test.",
-        rich_help_panel=PANEL,
-    ),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option("--limit", metavar="INT", min=1, help="Items per domain (default: all).", rich_help_panel=PANEL),
-]
+Style = Annotated[PromptStyle, Only(("template", "shots"))]
 Out = Annotated[
     Path | None,
     typer.Option(
         "--out",
         metavar="FOLDER",
         help="Folder for the results (default: one under runs/ that is named after the settings).",
-        rich_help_panel=PANEL,
+        rich_help_panel=DATA_PANEL,
     ),
 ]
 
 
-def choose_items(pair: PairConfig, data: Path | None, split: str, limit: int | None) -> list[Item]:
-    """The items of --data, or of a split of the bundled pair. Raises S2TError where neither is possible."""
-    from select_to_think.evaluation.items import load_items, load_pair_split
+def choose_items(
+    pair: PairConfig, data: DataConfig, style: PromptStyle = AS_IT_IS, *, purpose: Purpose = "test"
+) -> list[Item]:
+    """The items of --data, of --benchmarks, or of a split of the bundled pair, each with its prompt.
 
-    if data is not None:
-        return load_items(data, limit_per_domain=limit)
-    if pair.slm is not None:
-        raise S2TError("with --slm, name the questions too: --data FILE.jsonl with id, question and answer")
+    Items for calibration or training come from train splits only. Raises S2TError where that is not possible.
+    """
+    from select_to_think.evaluation.benchmarks import ask
+    from select_to_think.evaluation.items import limit_items, refuse_test
+
+    check_source(data)
+    last = None if data.limit is None else data.skip + data.limit
+    if data.benchmarks is not None:
+        items = benchmark_items(data, purpose)
+    elif data.data is not None:
+        items = file_items(data.data, purpose)
+    else:
+        items = pair_items(pair, data.split or purpose, last)
+    if purpose != "test":
+        refuse_test(items, purpose=VERBS[purpose])
+    items = limit_items(items, data.limit, skip=data.skip)
+    if data.benchmarks is None and style == AS_IT_IS:
+        return items
+    prompts = ask(items, style, data_dir=data.data_dir)
+    return [
+        replace(item, prompt=prompt) if prompt != item.question else item
+        for item, prompt in zip(items, prompts, strict=True)
+    ]
+
+
+def check_source(data: DataConfig) -> None:
+    """Raise S2TError for flags that contradict each other."""
+    if data.data is not None and data.benchmarks is not None:
+        raise S2TError("--data and --benchmarks exclude each other; --benchmarks takes *.jsonl files too")
+    if data.data is not None and data.split is not None:
+        raise S2TError("--split goes with --benchmarks or the bundled pair; --data takes the whole file")
+    if data.data_dir is not None and data.benchmarks is None:
+        raise S2TError("--data-dir goes with --benchmarks; name some, for example --benchmarks gsm8k")
+
+
+def benchmark_items(data: DataConfig, purpose: Purpose) -> list[Item]:
+    """The items of every named benchmark and file."""
+    from select_to_think.evaluation.benchmarks import is_file, load, training_items
+
+    names = [name.strip() for name in (data.benchmarks or "").split(",") if name.strip()]
+    if not names:
+        raise S2TError("no benchmark named; give some with --benchmarks, for example gsm8k,arc-challenge")
+    items: list[Item] = []
+    for name in dict.fromkeys(names):
+        if is_file(name):
+            items += file_items(Path(name), purpose, domain=True)
+        elif purpose == "test":
+            items += load(name, data.split, data_dir=data.data_dir)
+        else:
+            items += training_items(name, data.split or "train", data_dir=data.data_dir)
+    return items
+
+
+def file_items(path: Path, purpose: Purpose, *, domain: bool = False) -> list[Item]:
+    """The items of a file. `domain`: items without a domain get the name of the file as theirs."""
+    from select_to_think.evaluation.benchmarks import load
+    from select_to_think.evaluation.items import load_items, refuse_test
+
+    if purpose != "test":
+        refuse_test([], purpose=VERBS[purpose], source=path)
+    return load(str(path)) if domain else load_items(path)
+
+
+def pair_items(pair: PairConfig, split: str, limit: int | None) -> list[Item]:
+    """The first `limit` items of each domain of the bundled pair."""
+    from select_to_think.evaluation.items import load_pair_split
     from select_to_think.pairs.problems import SPLIT_PERMILLE
 
+    if pair.slm is not None:
+        raise S2TError("with --slm, name the questions too: --benchmarks NAMES, or --data FILE.jsonl")
     if split not in SPLIT_PERMILLE:
         raise unknown_name("split", split, SPLIT_PERMILLE)
     return load_pair_split(split, limit_per_domain=limit)
+
+
+def fitting_items(session: Session, items: list[Item], max_new_tokens: int, *, with_llm: bool) -> list[Item]:
+    """The items whose prompts fit the context; says how many do not."""
+    from select_to_think.evaluation.fitting import only_fitting
+
+    kept, remarks = only_fitting(session, items, max_new_tokens, with_llm=with_llm)
+    for remark in remarks:
+        note(remark)
+    return kept
 
 
 def folder_for(command: str, out: Path | None, *settings: Any) -> Path:

@@ -13,9 +13,9 @@ from rich.table import Table
 from select_to_think.cli import evaluate as evaluate_command
 from select_to_think.cli import measure as measure_command
 from select_to_think.cli.command import AGAIN, add_command
-from select_to_think.cli.data import PANEL, Out, folder_for
+from select_to_think.cli.data import Out, folder_for
 from select_to_think.cli.generate import describe
-from select_to_think.cli.options import Only
+from select_to_think.cli.options import DATA_PANEL, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.report import FILE_NAME as REPORT
@@ -42,7 +42,7 @@ def demo(
     decode: BigBatches,
     select: Budget,
     limit: Annotated[
-        int, typer.Option("--limit", metavar="INT", min=1, help="Test problems per domain.", rich_help_panel=PANEL)
+        int, typer.Option("--limit", metavar="INT", min=1, help="Test problems per domain.", rich_help_panel=DATA_PANEL)
     ] = 500,
     out: Out = None,
 ) -> Reply:

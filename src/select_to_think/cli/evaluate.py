@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 
 from select_to_think.cli.command import AGAIN, add_command
-from select_to_think.cli.data import PANEL, DataFile, Limit, Out, Split, choose_items, folder_for
+from select_to_think.cli.data import Out, Style, choose_items, folder_for
+from select_to_think.cli.options import DATA_PANEL
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
-from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.config import DataConfig, DecodeConfig, PairConfig, PriceConfig, SelectConfig
+from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.results import Results
@@ -24,17 +26,30 @@ def evaluate(
     pair: PairConfig,
     decode: DecodeConfig,
     select: SelectConfig,
+    data: DataConfig,
+    style: Style,
+    prices: PriceConfig,
     methods: Annotated[
         str, typer.Option(metavar="NAMES", help="Methods, comma-separated; N in maj@N is any number.")
     ] = METHODS,
-    data: DataFile = None,
-    split: Split = "test",
-    limit: Limit = None,
+    baseline: Annotated[str, typer.Option(metavar="NAME", help="The method with which the others are compared.")] = (
+        "greedy"
+    ),
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="INTS", help="Seeds of the methods that draw at random, comma-separated, for --seed."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Answer only the I-th of N shares (for s2t merge).", rich_help_panel=DATA_PANEL
+        ),
+    ] = None,
     out: Out = None,
     allow_code_execution: Annotated[
         bool,
         typer.Option(
-            "--allow-code-execution", help="Run code that the model wrote, to grade it.", rich_help_panel=PANEL
+            "--allow-code-execution", help="Run code that the model wrote, to grade it.", rich_help_panel=DATA_PANEL
         ),
     ] = False,
 ) -> Reply:
@@ -42,25 +57,46 @@ def evaluate(
 
     Records and results go to --out; a run that was stopped goes on where it stopped.
     """
-    items = choose_items(pair, data, split, limit)
+    items = choose_items(pair, data, style)
+    from select_to_think.evaluation.run_folder import Shard
     from select_to_think.evaluation.runner import evaluate as run
     from select_to_think.session import Session
 
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    folder = folder_for("eval", out, pair, decode, select, data, split, limit)
+    part = None if shard is None else Shard.parse(shard)
+    folder = folder_for("eval", out, pair, decode, select, data, style, seeds, shard)
     note(f"results go to {folder}")
+    if data.benchmarks is not None and pair.slm is None:
+        note("the bundled pair knows nothing but its own three domains: near zero is what it gets on benchmarks")
     with progress("evaluating") as report:
         results = run(
             Session.load(pair),
             items,
-            names,
+            names(methods),
             decode,
             select,
             out=folder,
             progress=report,
             allow_code_execution=allow_code_execution,
+            seeds=numbers(seeds or ""),
+            shard=part,
+            baseline=baseline,
+            prices=prices,
+            style=style if any(item.prompt is not None for item in items) else None,
         )
     return Reply(results.to_json(), lambda console: show(console, folder, results))
+
+
+def names(text: str) -> list[str]:
+    """The names in a comma-separated list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """The seeds in a comma-separated list. Raises S2TError for anything but numbers from 0."""
+    wrong = [name for name in names(text) if not name.isdecimal()]
+    if wrong:
+        raise S2TError(f"seeds are whole numbers from 0, comma-separated, got {wrong[0]!r}")
+    return [int(name) for name in names(text)]
 
 
 def show(console: Console, folder: Path, results: Results) -> None:

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 
 from select_to_think.cli.command import add_command
-from select_to_think.cli.data import DataFile, Limit
+from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import Decode, pieces, show_generation
-from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.config import DataConfig, DecodeConfig, PairConfig, SelectConfig
 from select_to_think.structures import Generation, S2TError
 
 if TYPE_CHECKING:
@@ -25,19 +25,18 @@ def generate(
     pair: PairConfig,
     decode: DecodeConfig,
     select: SelectConfig,
+    data: Annotated[DataConfig, Only(("data", "limit"))],
     questions: Annotated[list[str] | None, typer.Argument(help="The questions, each in quotes.")] = None,
     method: Annotated[
         str, typer.Option(help="greedy, sample, maj@N, llm, takeover, s2t or s2t-local.", rich_help_panel="Selection")
     ] = "s2t-local",
-    data: DataFile = None,
-    limit: Limit = None,
 ) -> Reply:
     """Answer questions; triggered steps are marked and flips are coloured, with the candidates and their scores."""
     asked = list(questions or [])
-    if data is not None:
+    if data.data is not None:
         from select_to_think.evaluation.items import load_items
 
-        asked += [item.question for item in load_items(data, limit_per_domain=limit)]
+        asked += [item.question for item in load_items(data.data, limit_per_domain=data.limit)]
     if not asked:
         raise S2TError(f"there is no question; give one in quotes ({EXAMPLE}) or name a file with --data")
     from select_to_think.session import Session

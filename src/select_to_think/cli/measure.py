@@ -8,27 +8,26 @@ import typer
 from rich.console import Console
 
 from select_to_think.cli.command import add_command
-from select_to_think.cli.data import DataFile, Limit, Out, Split, choose_items
+from select_to_think.cli.data import Out, Style, choose_items
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
-from select_to_think.config import SelectConfig
+from select_to_think.config import DataConfig, SelectConfig
 
 
 def measure(
     pair: Models,
     decode: Batching,
     select: Annotated[SelectConfig, Only(("trigger_budget", "candidates"))],
-    data: DataFile = None,
-    split: Split = "test",
-    limit: Limit = None,
+    data: DataConfig,
+    style: Style,
     out: Out = None,
 ) -> Reply:
     """Local sufficiency: at the steps where the models differ most, is the LLM's token in the SLM's top-k (Hit@k)?
 
     With --out, the table is written there too, and `s2t report` shows it.
     """
-    items = choose_items(pair, data, split, limit)
+    items = choose_items(pair, data, style)
     from select_to_think.analysis.runs import MEASURE
     from select_to_think.evaluation.measure import measure as run
     from select_to_think.files import make_folder, write_json_atomic
@@ -59,6 +58,8 @@ def show(console: Console, payload: dict[str, Any]) -> None:
 
     run = Run("measure", rows=(), provenance=payload["provenance"], records={}, measure=payload)
     show_table(console, hit_table([run]))
+    for remark in payload["provenance"]["notes"]:
+        console.print(remark, style="dim", markup=False)
 
 
 def register(app: typer.Typer) -> None:

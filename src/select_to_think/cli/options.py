@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,25 +22,32 @@ from select_to_think.config import (
     BenchConfig,
     Checked,
     CollectConfig,
+    DataConfig,
     DecodeConfig,
     PairConfig,
+    PriceConfig,
+    PromptStyle,
     ScorerConfig,
     SelectConfig,
     TriggerTrainConfig,
 )
 from select_to_think.structures import unknown_name
 
+DATA_PANEL = "Data and results"
 PANELS = {
     PairConfig: "Models",
     DecodeConfig: "Decoding",
     SelectConfig: "Selection",
+    DataConfig: DATA_PANEL,
+    PromptStyle: DATA_PANEL,
+    PriceConfig: DATA_PANEL,
     CollectConfig: "Collection",
     ScorerConfig: "Training",
     TriggerTrainConfig: "Training",
     BenchConfig: "Timing",
 }
 
-METAVARS: dict[Any, str] = {int: "INT", float: "FLOAT"}
+METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", Path | None: "PATH"}
 
 Result = TypeVar("Result")
 

@@ -25,6 +25,7 @@ from select_to_think.config import CollectConfig, DecodeConfig, SelectConfig
 from select_to_think.evaluation.items import Item, assert_unique, refuse_test
 from select_to_think.evaluation.results import provenance
 from select_to_think.evaluation.settings import decode_settings
+from select_to_think.evaluation.trained_on import assert_not_calibrated_on
 from select_to_think.structures import Floats, Labels, Progress, S2TError, unknown_name
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ def collect(
 ) -> CollectSummary:
     """Roll out, label and store every item in the folder `out`; a run that was killed goes on where it stopped.
 
-    Raises S2TError for test data, unknown triggers, a group larger than the label's support, a folder begun with other
-    settings or models, and a path that cannot be written.
+    Raises S2TError for test data, questions that the calibration saw, unknown triggers, a group larger than the label's
+    support, a folder begun with other settings or models, and a path that cannot be written.
     """
     assert_unique(items)
     refuse_test(items, purpose="collect from")
+    assert_not_calibrated_on(items, session.calibration, purpose="training")
     thresholds = _thresholds(session, config)
     select = SelectConfig(trigger="kl", trigger_budget=config.collect_budget, candidates=min(8, config.group_size))
     settings = {

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from select_to_think.config import DecodeConfig
+from select_to_think.evaluation.fitting import only_fitting
 from select_to_think.evaluation.items import Item, assert_unique, with_all
 from select_to_think.evaluation.results import document, provenance
 from select_to_think.evaluation.rollouts import labelled_greedy
@@ -73,11 +74,13 @@ def measure(
 ) -> Sufficiency:
     """Hit@k at the `trigger_budget` share of steps with the highest KL, per domain and for all.
 
-    Raises S2TError for no or doubled items and a budget that is not above 0.
+    Items whose prompts do not fit the context are left out, and the notes say how many. Raises S2TError for no or
+    doubled items and a budget that is not above 0.
     """
     assert_unique(items)
     if not 0 < trigger_budget <= 1:
         raise S2TError(f"trigger_budget must be above 0 and at most 1 to measure something, got {trigger_budget}")
+    items, remarks = only_fitting(session, items, decode.max_new_tokens, with_llm=True)
     steps: dict[int, _Steps] = {}
     for index, labels in labelled_greedy(session, items, decode, with_llm=True, progress=progress):
         steps[index] = _steps(labels, candidates)
@@ -91,7 +94,9 @@ def measure(
         "measure": {"trigger_budget": trigger_budget, "candidates": candidates, "kl_nats_threshold": threshold},
         "decode": asdict(decode),
     }
-    return Sufficiency(tuple(rows), provenance(session, config, seeds=[decode.seed]))
+    about = provenance(session, config, seeds=[decode.seed])
+    about["notes"] += remarks
+    return Sufficiency(tuple(rows), about)
 
 
 def _steps(labels: Labels, candidates: int) -> _Steps:

@@ -158,6 +158,17 @@ def tabulate(
     return tuple(compared(rows, found, baseline))
 
 
+def remarks(rows: Iterable[ResultRow]) -> list[str]:
+    """What a person must be told beside the rows: prompts that did not fit."""
+    most = max((row for row in rows if row.domain == "all"), key=lambda row: row.prompts_too_long or 0)
+    if not most.prompts_too_long:
+        return []
+    return [
+        f"{most.prompts_too_long} of {most.n} prompts do not fit the context beside the longest answer; they were not "
+        "asked and count as wrong"
+    ]
+
+
 def checked(
     records: list[ItemRecord], path: Path, items: Sequence[Item], *, complete: bool = False
 ) -> list[ItemRecord]:

@@ -20,16 +20,15 @@ from typing import TYPE_CHECKING, Any
 from select_to_think.config import DecodeConfig, PriceConfig, PromptStyle, SelectConfig
 from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
-from select_to_think.evaluation.items import Item, assert_unique, assert_unseen, items_digest
+from select_to_think.evaluation.items import Item, assert_unique, items_digest
 from select_to_think.evaluation.results import BASELINE, RESULTS, SCHEMA, ItemRecord, Results, provenance
-from select_to_think.evaluation.run_folder import Part, Shard, begin, resumed, stored_runs, tabulate
+from select_to_think.evaluation.run_folder import Part, Shard, begin, remarks, resumed, stored_runs, tabulate
 from select_to_think.evaluation.settings import draws, is_calibrated, method_settings, trained_folders
 from select_to_think.evaluation.tracing import make_record, unasked_record
-from select_to_think.evaluation.trained_on import assert_not_trained_on
+from select_to_think.evaluation.trained_on import assert_not_calibrated_on, assert_not_trained_on
 from select_to_think.files import only_writer
 from select_to_think.policies.table import NEEDS_LLM, parse_method
 from select_to_think.structures import Progress, S2TError
-from select_to_think.triggers.calibration import Calibration
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -95,7 +94,9 @@ def evaluate(
             for done, _ in enumerate(resumed(part.path(folder), mine, work), 1):
                 if progress:
                     progress(number * len(mine) + done, len(parts) * len(mine))
-        results = Results(tabulate(stored_runs(folder), baseline=baseline, prices=prices), about)
+        rows = tabulate(stored_runs(folder), baseline=baseline, prices=prices)
+        about["notes"] += remarks(rows)
+        results = Results(rows, about)
         results.save(folder / RESULTS)
     return results
 
@@ -134,7 +135,7 @@ def check(
     for method in methods:
         session.policy(method, decode, select)
         if is_calibrated(method, select):
-            assert_not_calibrated_on(items, session.calibration)
+            assert_not_calibrated_on(items, session.calibration, purpose="test")
         for folder in trained_folders(session, method, select):
             if not assert_not_trained_on(items, folder):
                 unknown[folder] = None
@@ -143,14 +144,6 @@ def check(
         "train it again to have that checked"
         for folder in unknown
     ]
-
-
-def assert_not_calibrated_on(items: Sequence[Item], calibration: Calibration) -> None:
-    """Raise S2TError naming the items if thresholds were fitted to some of them, or if that cannot be known."""
-    if len(calibration.question_keys) != len(calibration.item_ids):
-        raise S2TError("the calibration does not say which questions it was made of; run `s2t calibrate` again")
-    seen = dict(zip(calibration.question_keys, calibration.item_ids, strict=True))
-    assert_unseen(items, seen, names=("calibration", "test"))
 
 
 class SharedClock:

@@ -1,8 +1,9 @@
-"""Which questions something was trained on, written beside its weights, so that no test can hold one of them.
+"""Which questions something was trained or calibrated on, so that no test can hold one of them.
 
-Questions are kept as shortened `question_key`s, not as text: a scorer that is given away gives no data away.
+What is trained keeps the shortened `question_key`s of its questions beside its weights, and not their text: a scorer
+that is given away gives no data away. A calibration names its items itself (`triggers/calibration.py`).
 
-Non-goals: calibrations, which name their items themselves (`triggers/calibration.py`).
+Non-goals: finding questions that are merely similar.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.items import Item, assert_unseen, question_key
 from select_to_think.files import read_json, write_text_atomic
 from select_to_think.structures import S2TError
+from select_to_think.triggers.calibration import Calibration
 
 FILE = "trained_on.json"
 SCHEMA = 1
@@ -43,3 +45,14 @@ def assert_not_trained_on(items: Iterable[Item], folder: Path) -> bool:
         names = ", ".join(seen[:5]) + (", ..." if len(seen) > 5 else "")
         raise S2TError(f"{folder.name} was trained on {len(seen)} of the test questions ({names}); use disjoint data")
     return True
+
+
+def assert_not_calibrated_on(items: Iterable[Item], calibration: Calibration, *, purpose: str) -> None:
+    """Raise S2TError naming the items if thresholds were fitted to some of them, or if that cannot be known.
+
+    `purpose`: what the items are for, "test" or "training".
+    """
+    if len(calibration.question_keys) != len(calibration.item_ids):
+        raise S2TError("the calibration does not say which questions it was made of; run `s2t calibrate` again")
+    seen = dict(zip(calibration.question_keys, calibration.item_ids, strict=True))
+    assert_unseen(items, seen, names=("calibration", purpose))
