@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ from rich.console import Console
 
 from analysis_run import DOMAINS, METHODS, make_run
 from select_to_think.analysis.charts import CostAxis, pareto_front
+from select_to_think.analysis.documents import DOCUMENTS
 from select_to_think.analysis.figures import write_figures
-from select_to_think.analysis.runs import load_run, load_runs
+from select_to_think.analysis.formats import to_csv, to_json, to_markdown, to_rich
+from select_to_think.analysis.paired import paired_table
+from select_to_think.analysis.report import render
+from select_to_think.analysis.runs import Run, load_run, load_runs
 from select_to_think.analysis.svg import Labels, Scale, covering
 from select_to_think.analysis.tables import (
     METHOD,
@@ -26,12 +31,9 @@ from select_to_think.analysis.tables import (
     Table,
     domain_table,
     hit_table,
-    paired_table,
     results_table,
-    to_csv,
-    to_json,
-    to_markdown,
-    to_rich,
+    subject_table,
+    with_prefix,
 )
 from select_to_think.evaluation.statistics import paired_difference
 from select_to_think.structures import S2TError
@@ -72,7 +74,88 @@ def test_costs_divide_by_items_and_cut_off_answers_are_counted(folder: Path) -> 
         records = records_of(folder, method).values()
         assert row["cut_off"] == sum(record["finish_reason"] == "length" for record in records)
     assert rows["llm"]["llm_share"] == 1.0
-    assert rows["greedy"]["llm_share"] == 0.0
+    assert rows["greedy"]["llm_share"] == rows["s2t-local"]["llm_share"] == 0.0
+    for method in ("s2t", "takeover"):  # one only chooses, the other writes; both are the LLM's tokens
+        records = records_of(folder, method).values()
+        steps = sum(len(record["steps"]) for record in records)
+        assert rows[method]["llm_share"] == steps / sum(record["tokens"] for record in records)
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> Run:
+    """The run after `change` was made to every result row."""
+    path = folder / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    for row in results["results"]:
+        change(row)
+    path.write_text(json.dumps(results), encoding="utf-8")
+    return load_run(folder, name="run")
+
+
+def test_counts_that_the_run_wrote_down_are_shown_as_they_are(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", per_domain=2, methods=("greedy", "llm"))
+
+    def change(row: dict[str, Any]) -> None:
+        paired = {"difference": 0.5, "low": 0.4, "high": 0.6, "wins": 3, "losses": 1, "n": 6, "mcnemar_p": None}
+        row |= {"truncated": 77, "flops": 1.5e12 * row["n"], "money": 0.25 * row["n"], "slm_tokens_processed": row["n"]}
+        row |= {
+            "seeds": 3,
+            "prompts_too_long": 1,
+            "baseline": "llm",
+            "paired": None if row["method"] == "llm" else paired,
+        }
+
+    run = rewritten(folder, change)
+    table = results_table([run])
+    row = table.rows[0]
+    assert [row[key] for key in ("cut_off", "flops_per_answer", "money_per_1000")] == [77, 1.5e12, 250.0]
+    shown = to_markdown(table)
+    assert "| 1.5 T |" in shown and "| Seeds |" in shown and "| Too long |" in shown
+    assert run.baseline == "llm"
+    assert [(line["method"], line["difference"]) for line in paired_table(run).rows] == [("greedy", 0.5)]
+    assert "Points against llm" in to_markdown(paired_table(run))
+
+
+def test_subjects_are_tabled_apart(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", per_domain=6, methods=("greedy", "llm"), domains=("facts",))
+    assert subject_table(load_run(folder, name="run")).rows == ()
+    for path in folder.glob("records-*.jsonl"):
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for index, record in enumerate(records):
+            record |= {"subject": ("law", "physics")[index % 2], "right": record["method"] == "llm" or index == 0}
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    run = load_run(folder, name="run")
+    rows = {row["subject"]: row for row in subject_table(run).rows}
+    assert {name: (row["n"], row["accuracy:llm"]) for name, row in rows.items()} == {
+        "law": (3, 1.0),
+        "physics": (3, 1.0),
+    }
+    assert rows["law"]["accuracy:greedy"] == pytest.approx(1 / 3) and rows["physics"]["accuracy:greedy"] == 0.0
+    assert "physics" in DOCUMENTS["md"]([run]) and "physics" in render([run])
+
+
+def test_every_text_format_holds_the_same_exact_values(folder: Path) -> None:
+    runs = load_runs([folder])
+    document = json.loads(DOCUMENTS["json"](runs))
+    lines = list(csv.DictReader(io.StringIO(DOCUMENTS["csv"](runs))))
+    assert [row["method"] for row in document["results"]] == [line["method"] for line in lines]
+    for row, line in zip(document["results"], lines, strict=True):
+        assert {key: "" if value is None else str(value) for key, value in row.items()} == line
+    compared = {(row["method"], row["domain"]): row for row in paired_table(runs[0], ("all", *DOMAINS)).rows}
+    for row in document["results"]:
+        found = compared.get((row["method"], row["domain"]))
+        assert (row["difference"], row["high"]) == ((found["difference"], found["high"]) if found else (None, None))
+    assert document["provenance"]["one"]["git_hash"] == "0123abc"
+    shown = DOCUMENTS["md"](runs)
+    assert all(f"\n## {title}" in shown for title in ("Results", "Against greedy", "Accuracy by domain", "Provenance"))
+    assert "0123abc" in shown and "made-up remark" in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0, "0"), (999, "999"), (1234, "1.23 k"), (999_600, "1 M"), (5.5e12, "5.5 T"), (2e20, "200 E")],
+)
+def test_large_numbers_get_a_prefix(value: float, words: str) -> None:
+    assert with_prefix(value) == words
 
 
 def test_paired_differences_are_those_of_the_statistics(folder: Path) -> None:

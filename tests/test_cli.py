@@ -19,6 +19,7 @@ import pytest
 import typer
 from rich.console import Console
 
+from analysis_run import make_run
 from select_to_think.cli import app, progress
 from select_to_think.cli.command import add_command
 from select_to_think.cli.errors import explain
@@ -341,6 +342,35 @@ def test_scores_of_masked_candidates_can_be_shown() -> None:
     assert candidates(step, letters).plain == "b: 0.50  a: -inf"
 
 
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run", per_domain=2, methods=("greedy", "s2t"))
+
+
+def test_a_report_goes_to_its_file_or_to_stdout(run: Callable[..., tuple[int, str, str]], evaluated: Path) -> None:
+    code, out, _ = run("report", str(evaluated))
+    page = evaluated / "report.html"
+    assert code == 0 and out == f"report: {page.resolve()}\n" and page.read_text("utf-8").startswith("<!DOCTYPE html>")
+    code, out, err = run("report", str(evaluated), "--format", "csv")
+    assert code == 0 and err == "" and out.startswith("run,method,domain,accuracy") and out.count("\n") == 9
+    target = evaluated / "new" / "results.md"
+    assert run("report", str(evaluated), "--format", "md", "--out", str(target))[0] == 0
+    assert target.read_text("utf-8").startswith("# Select to Think")
+    code, out, _ = run("report", str(evaluated), "--format", "json", "--json")
+    assert code == 0 and json.loads(json.loads(out)["text"])["schema"] == 1
+    code, _, err = run("report", str(evaluated), "--format", "htm")
+    assert code == 2 and "did you mean 'html'?" in err
+
+
+def test_figures_without_matplotlib_are_one_line(
+    run: Callable[..., tuple[int, str, str]], evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, err = run("report", str(evaluated), "--figures", str(evaluated / "figures"))
+    assert code == 2 and err.count("\n") == 1 and "select-to-think[plots]" in err
+    assert not (evaluated / "report.html").exists()
+
+
 def test_a_narrow_terminal_loses_whole_columns_and_says_so() -> None:
     from select_to_think.analysis.tables import Column, Table
     from select_to_think.cli.tables import show_table
@@ -349,9 +379,9 @@ def test_a_narrow_terminal_loses_whole_columns_and_says_so() -> None:
         Column("method", "Method", "text"),
         Column("accuracy", "Accuracy", "percent", error_key="stderr"),
         Column("llm_forwards_per_answer", "LLM forwards", "number"),
-        Column("cut_off", "Cut off", "count"),
+        Column("n_items", "Items", "count"),
     )
-    row = {"method": "s2t-local", "accuracy": 0.5, "stderr": 0.1, "llm_forwards_per_answer": 2.5, "cut_off": 12345678}
+    row = {"method": "s2t-local", "accuracy": 0.5, "stderr": 0.1, "llm_forwards_per_answer": 2.5, "n_items": 12345678}
     shown = {}
     for width in (120, 45):
         stream = io.StringIO()
@@ -360,4 +390,4 @@ def test_a_narrow_terminal_loses_whole_columns_and_says_so() -> None:
         assert all(len(line) <= width for line in stream.getvalue().splitlines())
     assert "12,345,678" in shown[120] and "no room" not in shown[120]
     assert "12,345,678" not in shown[45] and "50.0 ± 10.0 %" in shown[45]
-    assert " ".join(shown[45].split()).endswith("no room for: Cut off (--json has them)")
+    assert " ".join(shown[45].split()).endswith("no room for: Items (--json has them)")

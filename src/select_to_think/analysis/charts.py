@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import ALL
 from select_to_think.analysis.svg import CHARACTER, Labels, Scale, covering, interval, line, mark, path
-from select_to_think.analysis.tables import HIT_KS, Row, Table, show
+from select_to_think.analysis.tables import HIT_KS, Z95, Kind, Row, Table, show, with_prefix
 
-Z95 = 1.96
 MAX_SERIES = 6
 WIDE, NARROW = 760, 360
 
@@ -29,13 +28,17 @@ class CostAxis:
     key: str
     title: str
     lower_is_better: bool = True
+    kind: Kind = "number"
 
 
 COST_AXES = (
     CostAxis("seconds_per_answer", "Seconds per answer"),
+    CostAxis("llm_share", "LLM share of the output", kind="percent"),
     CostAxis("llm_processed_per_answer", "LLM tokens processed per answer"),
     CostAxis("llm_generated_per_answer", "LLM tokens generated per answer"),
     CostAxis("llm_forwards_per_answer", "LLM forwards per answer"),
+    CostAxis("flops_per_answer", "FLOPs per answer", kind="si"),
+    CostAxis("money_per_1000", "Money per 1,000 answers"),
     CostAxis("tokens_per_second", "Tokens per second", lower_is_better=False),
 )
 
@@ -70,7 +73,7 @@ def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
     """Accuracy against one cost; the Pareto front as a line, its methods filled. Needs at least one row."""
     rows = [row for row in rows if row.get(axis.key) is not None]
     height = 400 if width > 500 else 360
-    x = covering([row[axis.key] for row in rows], 48, width - 16)
+    x = covering([row[axis.key] for row in rows], 48, width - 16, root=axis.kind == "percent")
     lowest = min(max(0.0, row["accuracy"] - margin95(row)) for row in rows)
     y = Scale(min(0.8, math.floor(5 * lowest) / 5), 1.0, height - 46, 14)
     front = pareto_front(rows, axis)
@@ -82,7 +85,7 @@ def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
     names = [
         labels.place(x(row[axis.key]), y(row["accuracy"]), name(row, rows)) for row in [*front, *rows_off(rows, front)]
     ]
-    drawn = join(_grid(x, y, width, height, axis.title), front_line, *marks, *names)
+    drawn = join(_grid(x, y, width, height, axis), front_line, *marks, *names)
     return _svg(drawn, width, height, f"Accuracy against {axis.title.lower()}")
 
 
@@ -106,7 +109,7 @@ def _cost_mark(row: Row, axis: CostAxis, x: Scale, y: Scale, on_front: bool) -> 
     low, high = y(max(0.0, accuracy - margin)), y(min(1.0, accuracy + margin))
     tip = (
         f"{row['method']}: {100 * accuracy:.1f} ± {100 * margin:.1f} % (95 %), "
-        f"{axis.title.lower()} {show(row[axis.key], 'number')}{', on the Pareto front' if on_front else ''}"
+        f"{axis.title.lower()} {show(row[axis.key], axis.kind)}{', on the Pareto front' if on_front else ''}"
     )
     drawn = join(interval(left, low, high, "error"), mark(left, y(accuracy), _shape(uses_llm(row)), "mark", 5.5))
     return element("g", drawn, class_=f"point {kind}", tabindex=0, role="img", aria_label=tip, data_tip=tip)
@@ -197,19 +200,27 @@ def _bar(x: Scale, ticks: Sequence[float], low: float, value: float, high: float
     return element("svg", drawn, class_=f"bar on-front {kind}", viewBox="0 0 140 18", aria_hidden="true")
 
 
-def _grid(x: Scale, y: Scale, width: int, height: int, title: str) -> Html:
+def _grid(x: Scale, y: Scale, width: int, height: int, axis: CostAxis) -> Html:
     parts = [line(x.start, y(tick), x.end, y(tick), "grid") for tick in y.ticks()]
     parts += [_text(x.start - 8, y(tick) + 4, f"{100 * tick:.0f} %", "end") for tick in y.ticks()]
     free = x.start - 1.0
     for tick in x.ticks():
-        label = f"{tick:,.6g}" if tick < 1 else f"{tick:,.10g}"
+        label = _tick(tick, axis.kind)
         at, half = x(tick), CHARACTER * len(label) / 2
         if at - half > free and at + half < width:
             parts.append(_text(at, height - 26, label, "middle"))
             free = at + half + 6
         parts.append(line(at, y.start, at, y.start + 4, "grid"))
-    parts.append(_text((x.start + x.end) / 2, height - 6, title, "middle"))
+    parts.append(_text((x.start + x.end) / 2, height - 6, axis.title, "middle"))
     return join(*parts)
+
+
+def _tick(value: float, kind: Kind) -> str:
+    if kind == "percent":
+        return f"{100 * value:g} %"
+    if kind == "si":
+        return with_prefix(value)
+    return f"{value:,.6g}" if value < 1 else f"{value:,.10g}"
 
 
 def _text(x: float, y: float, label: str, anchor: str) -> Html:

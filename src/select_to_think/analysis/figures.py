@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from select_to_think.analysis.charts import COST_AXES, Z95, CostAxis, margin95, name, pareto_front, uses_llm
+import numpy as np
+
+from select_to_think.analysis.charts import COST_AXES, CostAxis, margin95, name, pareto_front, uses_llm
 from select_to_think.analysis.runs import load_runs
-from select_to_think.analysis.tables import HIT_KS, Row, hit_table, results_table
+from select_to_think.analysis.tables import HIT_KS, Z95, Row, hit_table, results_table
 from select_to_think.files import make_folder, write_bytes_atomic
 from select_to_think.structures import S2TError
 
@@ -21,6 +23,7 @@ Axes = Any  # matplotlib.axes.Axes; matplotlib may be absent
 FORMATS = ("png", "svg")
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # ticks of an axis that keeps small shares apart
 STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -97,10 +100,31 @@ def _cost(axes: Axes, rows: Sequence[Row], axis: CostAxis) -> Axes:
         axes.errorbar(
             *place, yerr=100 * margin95(row), fmt="D" if llm else "o", color=COLOURS[llm], mfc=face, capsize=2
         )
-        axes.annotate(name(row, rows), place, xytext=(6, 4), textcoords="offset points")
+    if axis.kind == "percent":
+        axes.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2))
+        axes.set_xlim(-0.001, 1.08 * max(row[axis.key] or 0.0 for row in rows))
+        ticks = [share for share in SHARES if share <= axes.get_xlim()[1]]
+        axes.set_xticks(ticks, [f"{100 * share:g} %" for share in ticks])
     axes.set_xlabel(axis.title)
     axes.set_ylabel("Accuracy (%)")
+    _label(axes, [(name(row, rows), row[axis.key], 100 * row["accuracy"]) for row in rows if row[axis.key] is not None])
     return axes
+
+
+def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write each point's name beside it, where no name stands yet."""
+    taken: list[Any] = []
+    for words, x, y in points:
+        for right, up in ((6, 4), (6, -9), (6, 14), (6, -20), (-6, 4), (-6, -9)):
+            side = "left" if right > 0 else "right"
+            text = axes.annotate(words, (x, y), xytext=(right, up), textcoords="offset points", ha=side)
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        else:
+            text = axes.annotate(words, (x, y), xytext=(6, 4), textcoords="offset points")
+        taken.append(text.get_window_extent())
 
 
 def _hits(axes: Axes, rows: Sequence[Row]) -> Axes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from select_to_think.analysis.runs import BASELINE, Run
+from select_to_think.analysis.runs import Run
 from select_to_think.evaluation.results import ItemRecord
 
 MAX_ITEMS = 300
@@ -41,7 +41,7 @@ class Selection:
 def select(runs: Sequence[Run], *, max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> Selection:
     """Choose items and encode their records of every run and method."""
     entries = [
-        {"run": run.name, "method": method, "changes": run.changes(method)}
+        {"run": run.name, "method": method, "baseline": run.baseline, "changes": run.changes(method)}
         for run in runs
         for method in run.methods
         if method in run.records
@@ -59,7 +59,6 @@ def select(runs: Sequence[Run], *, max_items: int = MAX_ITEMS, max_bytes: int = 
         chosen[key] = item
     items = [chosen[key] for key in by_key if key in chosen]
     payload = {
-        "baseline": BASELINE,
         "entries": entries,
         "domains": list(dict.fromkeys(item["domain"] for item in items)),
         "items": items,
@@ -109,6 +108,7 @@ def _item(key: Key, records: dict[tuple[str, str], ItemRecord], entries: Sequenc
     return {
         "id": key[0],
         "domain": first.domain,
+        "subject": first.subject,
         "question": key[1][:MAX_CHARACTERS],
         "gold": first.answer,
         "answers": answers,

@@ -11,17 +11,20 @@ from collections.abc import Sequence
 
 from select_to_think.analysis.items import Selection
 from select_to_think.analysis.markup import Html, element, join
-from select_to_think.analysis.runs import Run
+from select_to_think.analysis.runs import Run, baseline_name
 
-OUTCOMES = (
-    ("any", "any outcome"),
-    ("right", "right"),
-    ("wrong", "wrong"),
-    ("fixed", "fixed: wrong → right against greedy"),
-    ("broken", "broken: right → wrong against greedy"),
-    ("flip", "with a flip"),
-    ("cut", "cut off"),
-)
+
+def outcomes(baseline: str) -> tuple[tuple[str, str], ...]:
+    """What the items can be filtered by: (value, words)."""
+    return (
+        ("any", "any outcome"),
+        ("right", "right"),
+        ("wrong", "wrong"),
+        ("fixed", f"fixed: wrong → right against {baseline}"),
+        ("broken", f"broken: right → wrong against {baseline}"),
+        ("flip", "with a flip"),
+        ("cut", "cut off"),
+    )
 
 
 def example(selection: Selection) -> Html | None:
@@ -57,6 +60,7 @@ def browser(runs: Sequence[Run], selection: Selection) -> Html | None:
         ]
         methods.append(element("optgroup", *options, label=run.name) if len(runs) > 1 else join(*options))
     everywhere = element("option", "all domains", value="")
+    results = [element("option", words, value=value) for value, words in outcomes(baseline_name(runs))]
     domains_ = [everywhere, *(element("option", name, value=name) for name in payload["domains"])]
     words = f"All {selection.total:,} items are here."
     if selection.chosen < selection.total:
@@ -72,8 +76,8 @@ def browser(runs: Sequence[Run], selection: Selection) -> Html | None:
             "form",
             _field("Method", element("select", *methods, name="entry")),
             _field("Domain", element("select", *domains_, name="domain")),
-            _field("Outcome", element("select", *(element("option", t, value=v) for v, t in OUTCOMES), name="outcome")),
-            _field("Search", element("input", type="search", name="search", placeholder="id or question")),
+            _field("Outcome", element("select", *results, name="outcome")),
+            _field("Search", element("input", type="search", name="search", placeholder="id, subject or question")),
             element("button", "Reset", type="reset"),
             id="filters",
             aria_label="Filter items",

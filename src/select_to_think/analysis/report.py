@@ -19,7 +19,7 @@ from string import Template
 from select_to_think.analysis import reading, sections
 from select_to_think.analysis.items import select
 from select_to_think.analysis.markup import Html, element, embedded_json, join, text
-from select_to_think.analysis.runs import Run, load_runs
+from select_to_think.analysis.runs import Run, baseline_name, load_runs
 from select_to_think.files import make_folder, write_text_atomic
 
 SCRIPTS = ("answer.js", "browser.js")
@@ -41,7 +41,7 @@ def render(runs: Sequence[Run]) -> str:
     selection = select(runs)
     parts = {
         "results": ("Results", sections.results(runs)),
-        "differences": ("Against greedy", sections.differences(runs)),
+        "differences": (f"Against {baseline_name(runs)}", sections.differences(runs)),
         "domains": ("By domain", sections.domains(runs)),
         "cost": ("Accuracy against cost", sections.cost(runs)),
         "hit": ("Hit@k", sections.hit(runs)),

@@ -36,6 +36,11 @@ class Run:
         return tuple(dict.fromkeys(row.method for row in self.rows))
 
     @cached_property
+    def baseline(self) -> str:
+        """The method that the others are compared with."""
+        return next((row.baseline for row in self.rows if row.baseline), BASELINE)
+
+    @cached_property
     def domains(self) -> tuple[str, ...]:
         """Domains other than "all", in the order of the result rows."""
         return tuple(dict.fromkeys(row.domain for row in self.rows if row.domain != ALL))
@@ -48,7 +53,7 @@ class Run:
 
     def change(self, method: str, item_id: str) -> str | None:
         """What the method changed against the baseline on one item: "fixed", "broken", or None."""
-        before = self.records.get(BASELINE, {}).get(item_id)
+        before = self.records.get(self.baseline, {}).get(item_id)
         after = self.records.get(method, {}).get(item_id)
         if before is None or after is None or before.right == after.right:
             return None
@@ -56,10 +61,16 @@ class Run:
 
     def changes(self, method: str) -> dict[str, int] | None:
         """How many items the method "fixed" and "broken" against the baseline; None for the baseline or without one."""
-        if method == BASELINE or BASELINE not in self.records:
+        if method == self.baseline or self.baseline not in self.records:
             return None
         kinds = [self.change(method, record.id) for record in self.records_of(method)]
         return {"fixed": kinds.count("fixed"), "broken": kinds.count("broken")}
+
+
+def baseline_name(runs: Sequence[Run]) -> str:
+    """The baseline of every run in a word."""
+    names = {run.baseline for run in runs}
+    return names.pop() if len(names) == 1 else "the baseline"
 
 
 def load_runs(folders: Sequence[Path]) -> list[Run]:

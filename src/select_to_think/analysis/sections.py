@@ -10,25 +10,28 @@ from functools import partial
 from typing import Any
 
 from select_to_think.analysis import charts
+from select_to_think.analysis.formats import to_csv
 from select_to_think.analysis.html_tables import download, helps, html_table
 from select_to_think.analysis.markup import Html, element, join
-from select_to_think.analysis.runs import ALL, BASELINE, Run
+from select_to_think.analysis.paired import full_table, paired_table
+from select_to_think.analysis.runs import ALL, Run, baseline_name
 from select_to_think.analysis.tables import (
     Row,
     domain_table,
     hit_table,
-    paired_table,
     results_table,
     show,
-    to_csv,
+    subject_table,
 )
 
 TILES = (
-    (BASELINE, "the small model alone"),
+    ("greedy", "the small model alone"),
     ("s2t-local", "the small model, its scorer selects"),
     ("s2t", "the LLM selects"),
     ("llm", "the LLM alone"),
 )
+
+MAX_SUBJECTS = 20  # more are folded
 
 
 def title(runs: Sequence[Run]) -> str:
@@ -49,12 +52,11 @@ def lead(runs: Sequence[Run]) -> str:
 def results(runs: Sequence[Run]) -> Html:
     """Key figures, the headline table with its intervals, what the columns mean, and every row."""
     table, full = results_table(runs), results_table(runs, domain=None)
-    cautions = [note for run in runs for note in _notes(run)]
     every = element("details", element("summary", "Every row, by domain"), html_table(full)) if runs else None
     return join(
         element("h2", "Results"),
         tiles(runs[0], results_table(runs[:1]).rows),
-        *(element("p", note, class_="caution") for note in cautions),
+        *(element("p", note, class_="caution") for run in runs for note in cautions(run)),
         element(
             "p",
             "The bar shows the accuracy and its 95 % interval (1.96 standard errors) on an axis from 0 to 100 %. ",
@@ -67,22 +69,24 @@ def results(runs: Sequence[Run]) -> Html:
         html_table(table, {"accuracy": charts.accuracy_bar}),
         helps(table),
         every,
-        element("p", download(to_csv(full), "results.csv", "Download every row as CSV"), class_="downloads"),
+        element(
+            "p", download(to_csv(full_table(runs)), "results.csv", "Download every row as CSV"), class_="downloads"
+        ),
     )
 
 
 def tiles(run: Run, rows: Sequence[Row]) -> Html | None:
     """The first run's main methods, side by side."""
     by_method = {str(row["method"]): row for row in rows}
-    base = by_method.get(BASELINE)
+    base = by_method.get(run.baseline)
     shown = []
     for method, words in TILES:
         row = by_method.get(method)
         if row is None:
             continue
         details = [words]
-        if base and method != BASELINE and base["accuracy"] > 0:
-            details.append(f"{row['accuracy'] / base['accuracy']:.2f}× greedy")
+        if base and method != run.baseline and base["accuracy"] > 0:
+            details.append(f"{row['accuracy'] / base['accuracy']:.2f}× {run.baseline}")
         read = row.get("llm_processed_per_answer")
         details.append(f"{show(read, 'number')} LLM tokens per answer" if read else "no LLM")
         kind = "ours" if method == "s2t-local" else "with-llm" if charts.uses_llm(row) else ""
@@ -98,7 +102,7 @@ def tiles(run: Run, rows: Sequence[Row]) -> Html | None:
     return element("ul", *shown, class_="tiles", aria_label=f"Accuracy in {run.name}") if shown else None
 
 
-def _notes(run: Run) -> list[str]:
+def cautions(run: Run) -> list[str]:
     """What a reader must know beside the numbers: remarks of the evaluation, uncommitted code."""
     notes = [str(note) for note in run.provenance.get("notes", [])]
     if run.provenance.get("dirty"):
@@ -120,17 +124,27 @@ def differences(runs: Sequence[Run]) -> Html | None:
             parts.append(element("details", element("summary", "By domain"), html_table(by_domain)))
     if not parts:
         return None
+    name = baseline_name(runs)
     words = (
         "On the same items: the difference of the accuracies in points with its 95 % interval (bootstrap over items), "
-        "how many items each method fixed (wrong under greedy, right now) and broke (the reverse), and McNemar's exact "
-        "two-sided p."
+        f"how many items each method fixed (wrong under {name}, right now) and broke (the reverse), and McNemar's "
+        "exact two-sided p."
     )
-    return join(element("h2", "Against greedy"), element("p", words, class_="note"), *parts)
+    return join(element("h2", f"Against {name}"), element("p", words, class_="note"), *parts)
 
 
 def domains(runs: Sequence[Run]) -> Html | None:
-    """Accuracy of every method in every domain; nothing if no run has several."""
-    parts = [join(_run_heading(run, runs), html_table(domain_table(run))) for run in runs if len(run.domains) > 1]
+    """Accuracy of every method in every domain and in every subject; nothing if no run has several of either."""
+    parts = []
+    for run in runs:
+        by_domain, by_subject = domain_table(run), subject_table(run)
+        if len(run.domains) > 1:
+            parts.append(join(_run_heading(run, runs), html_table(by_domain)))
+        if len(by_subject.rows) > 1:
+            shown = html_table(by_subject)
+            if len(by_subject.rows) > MAX_SUBJECTS:
+                shown = element("details", element("summary", f"{len(by_subject.rows)} subjects"), shown)
+            parts.append(join(element("h3", by_subject.title), shown))
     if not parts:
         return None
     return join(element("h2", "By domain"), element("p", "Accuracy ± standard error.", class_="note"), *parts)

@@ -17,23 +17,28 @@ LINE = 14.0  # height of a line of labels, px
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps [low, high] to pixels [start, end], linearly or by the logarithm."""
+    """Maps [low, high] to pixels [start, end], linearly, by the logarithm or by the square root."""
 
     low: float
     high: float
     start: float
     end: float
     logarithmic: bool = False
+    root: bool = False
 
     def __call__(self, value: float) -> float:
         """The pixel of `value`."""
         low, high = self.low, self.high
         if self.logarithmic:
             low, high, value = math.log(low), math.log(high), math.log(value)
+        if self.root:
+            low, high, value = math.sqrt(low), math.sqrt(high), math.sqrt(value)
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Round values inside the scale: 4 to 8 of them, 1-2-5 within decades on a logarithmic scale."""
+        """Round values inside the scale: 4 to 8 of them, 1-2-5 within decades on a scale that is not linear."""
+        if self.root:
+            return [0.0, *Scale(self.high / 200, self.high, 0, 1, logarithmic=True).ticks()]
         if not self.logarithmic:
             step = round_step((self.high - self.low) / 5)
             first = math.ceil(self.low / step - 1e-9)
@@ -49,9 +54,14 @@ def round_step(width: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= width * (1 - 1e-9))
 
 
-def covering(values: Sequence[float], start: float, end: float) -> Scale:
-    """A scale for costs: logarithmic if all are positive and spread tenfold to a millionfold, else linear from zero."""
+def covering(values: Sequence[float], start: float, end: float, *, root: bool = False) -> Scale:
+    """A scale for costs: logarithmic if all are positive and spread tenfold to a millionfold, else linear from zero.
+
+    `root`: from zero by the square root, which keeps small shares apart.
+    """
     low, high = min(values), max(values)
+    if root:
+        return Scale(0.0, high * 1.08 or 1.0, start, end, root=True)
     if low > 0 and 10 * low <= high <= 1e6 * low:
         return Scale(low / 1.5, high * 1.5, start, end, logarithmic=True)
     return Scale(0.0, high * 1.08 or 1.0, start, end)

@@ -1,28 +1,22 @@
-"""Tables of results as data, and their Markdown, CSV, JSON and terminal forms.
+"""Tables of results as data.
 
-A table keeps exact values; rounding happens only where a person reads. Fractions stay 0-1 in CSV and JSON and become
-per cent in Markdown and in the terminal.
+A table keeps exact values, fractions as 0-1; rounding happens only where a person reads.
 
-Non-goals: computing accuracies or their errors (`evaluation/`), HTML (`report.py`).
+Non-goals: computing accuracies or their errors (`evaluation/`), writing tables down (`formats.py`, `html_tables.py`).
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from select_to_think.analysis.runs import ALL, BASELINE, Run
+from select_to_think.analysis.runs import ALL, Run
 from select_to_think.evaluation.results import ResultRow
 
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
-Kind = Literal["text", "count", "number", "percent", "points", "p"]
+Kind = Literal["text", "count", "number", "si", "percent", "points", "p"]
 NOTHING = "–"
+Z95 = 1.96  # standard errors on each side of a 95 % interval
 
 Row = Mapping[str, Any]
 
@@ -83,14 +77,25 @@ def show(value: Any, kind: Kind) -> str:
         return f"{100 * value:+.1f}".replace("-", "−")
     if kind == "p":
         return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    if kind == "si":
+        return with_prefix(value)
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.01 or value == 0 else 4
     return f"{value:,.{digits}f}".removesuffix(".00")
 
 
+def with_prefix(value: float) -> str:
+    """A large number with three digits and a decimal prefix: 1.23 G."""
+    power = 0
+    while abs(value) >= 999.5 and power < len(PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g} {PREFIXES[power]}".rstrip()
+
+
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 RUN = Column("run", "Run", "text", "Folder of the run.")
 METHOD = Column("method", "Method", "text", "Decoding method.")
 DOMAIN = Column("domain", "Domain", "text", "Kind of problem; “all” pools every item.")
-N = Column("n", "n", "count", "Items answered and graded.")
+N = Column("n", "n", "count", "Answers graded: items, times seeds.")
 ACCURACY = Column(
     "accuracy", "Accuracy", "percent", "Share of right answers ± its standard error over the items.", "stderr"
 )
@@ -99,12 +104,16 @@ RESULT_COLUMNS = (
     METHOD,
     DOMAIN,
     ACCURACY,
+    Column("accuracy_low", "95 % interval", "percent", "Accuracy ± 1.96 standard errors.", high_key="accuracy_high"),
     Column("trigger_rate", "Triggered", "percent", "Generated tokens at which the trigger fired."),
     Column("flip_rate", "Flips", "percent", "Triggered steps whose choice is not the small model's greedy token."),
     Column("hit_at_8", "Hit@8", "percent", "Triggered steps whose LLM top-1 lies in the small model's top 8."),
     Column("llm_share", "LLM share", "percent", "Tokens of the answers that the LLM wrote or chose."),
     Column("llm_processed_per_answer", "LLM tokens read", "number", "Tokens fed through the LLM, per answer."),
     Column("llm_forwards_per_answer", "LLM forwards", "number", "Forward passes of the LLM, per answer."),
+    Column("slm_processed_per_answer", "SLM tokens read", "number", "Tokens fed through the SLM, per answer."),
+    Column("flops_per_answer", "FLOPs", "si", "Operations of both models per answer, estimated from their shapes."),
+    Column("money_per_1000", "Money / 1,000", "number", "At the prices of the run, per 1,000 answers."),
     Column(
         "tokens_per_second", "Tokens/s", "number", "Tokens of the answers per second of wall clock, prefill included."
     ),
@@ -115,7 +124,9 @@ RESULT_COLUMNS = (
         "Wall clock per answer, prefill included, at the batch size of the run.",
     ),
     N,
+    Column("seeds", "Seeds", "count", "Runs that differ by seed."),
     Column("cut_off", "Cut off", "count", "Answers that ended at the token limit."),
+    Column("prompts_too_long", "Too long", "count", "Prompts that do not fit the context; counted as wrong."),
 )
 HIT_KS = (1, 2, 4, 8, 16, 32)
 
@@ -126,27 +137,54 @@ def results_table(runs: Sequence[Run], *, domain: str | None = ALL) -> Table:
     `domain`: "all" for the rows over all domains, a domain's name for its rows, None for every row. The run's name and
     the domain are columns only if there are several.
     """
-    rows = [with_costs(row, run) for run in runs for row in run.rows if domain in (None, row.domain)]
-    table = Table("Results", RESULT_COLUMNS, tuple(rows))
-    single_domain = len({row["domain"] for row in rows}) <= 1
-    hidden = ({"run"} if len(runs) == 1 else set()) | ({"domain"} if single_domain else set())
-    return Table(table.title, tuple(c for c in table.columns if c.key not in hidden), table.rows).filled()
+    rows = tuple(with_costs(row, run) for run in runs for row in run.rows if domain in (None, row.domain))
+    telling = {
+        "run": len(runs) > 1,
+        "domain": len({row["domain"] for row in rows}) > 1,
+        "seeds": any(row["seeds"] > 1 for row in rows),
+        "prompts_too_long": any(row["prompts_too_long"] for row in rows),
+    }
+    return Table("Results", tuple(c for c in RESULT_COLUMNS if telling.get(c.key, True)), rows).filled()
 
 
 def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
-    """The row, its run's name, and what one answer cost: totals divided by `n`, the LLM's share of the tokens."""
-    records = list(run.records_of(row.method, row.domain))
+    """The row, its run's name, the interval of its accuracy, and what one answer cost: totals divided by `n`."""
+    cut_off = row.truncated
+    if cut_off is None and row.method in run.records:
+        cut_off = sum(record.finish_reason == "length" for record in run.records_of(row.method, row.domain))
+    margin = None if row.stderr is None else Z95 * row.stderr
     return {
         "run": run.name,
         **asdict(row),
+        "accuracy_low": None if margin is None else max(0.0, row.accuracy - margin),
+        "accuracy_high": None if margin is None else min(1.0, row.accuracy + margin),
         "seconds_per_answer": row.seconds / row.n,
         "tokens_per_answer": row.tokens / row.n,
         "llm_generated_per_answer": row.llm_tokens_generated / row.n,
         "llm_processed_per_answer": row.llm_tokens_processed / row.n,
         "llm_forwards_per_answer": row.llm_forwards / row.n,
-        "llm_share": row.llm_tokens_generated / row.tokens if row.tokens else None,
-        "cut_off": sum(record.finish_reason == "length" for record in records) if records else None,
+        "slm_processed_per_answer": None if row.slm_tokens_processed is None else row.slm_tokens_processed / row.n,
+        "flops_per_answer": None if row.flops is None else row.flops / row.n,
+        "money_per_1000": None if row.money is None else 1000 * row.money / row.n,
+        "llm_share": llm_share(row, run),
+        "cut_off": cut_off,
     }
+
+
+def llm_share(row: ResultRow, run: Run) -> float | None:
+    """Tokens of the answers that the LLM wrote or chose, over all their tokens.
+
+    What it chose among the SLM's candidates stands in the records only; without them only what it wrote is counted.
+    """
+    records = list(run.records_of(row.method, row.domain))
+    tokens = sum(record.tokens for record in records)
+    if not tokens:
+        return row.llm_tokens_generated / row.tokens if row.tokens else None
+    decided = 0
+    for record in records:
+        chosen = sum(step["chooser"] == "llm" for step in record.steps)
+        decided += max(chosen, record.counts.llm_tokens_generated)  # what it wrote at triggered steps is in both
+    return decided / tokens
 
 
 def domain_table(run: Run) -> Table:
@@ -160,36 +198,29 @@ def domain_table(run: Run) -> Table:
     return Table(f"Accuracy by domain, {run.name}", (METHOD, *columns), tuple(rows.values()))
 
 
-def paired_table(run: Run, domains: Sequence[str] = (ALL,)) -> Table:
-    """Each method against the baseline over the items of a domain that both answered, by `paired_difference`.
+def subject_table(run: Run) -> Table:
+    """Accuracy of each method (columns `accuracy:METHOD`, `stderr:METHOD`) in each subject of each domain.
 
-    Rows hold `difference`, `low`, `high` (0-1), `wins`, `losses`, `n`, `mcnemar_p`; there are none without the records
-    of the baseline.
+    Subjects are parts of a benchmark; answers without one are left out, so there may be no rows.
     """
-    from select_to_think.evaluation.statistics import paired_difference
+    from select_to_think.evaluation.statistics import mean_and_stderr
 
+    marks: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    for method in run.methods:
+        for record in run.records_of(method):
+            if record.subject is not None:
+                marks.setdefault((record.domain, record.subject), {}).setdefault(method, []).append(record.right)
     rows = []
-    for domain in domains:
-        before = {record.id: record.right for record in run.records_of(BASELINE, domain)}
-        for method in run.methods:
-            after = {record.id: record.right for record in run.records_of(method, domain)}
-            both = [item_id for item_id in before if item_id in after]
-            if method != BASELINE and both:
-                found = paired_difference([after[item] for item in both], [before[item] for item in both])
-                forwards = sum(record.counts.llm_forwards for record in run.records_of(method, domain))
-                line = {"run": run.name, "method": method, "domain": domain, "llm_forwards": forwards}
-                rows.append({**line, **asdict(found)})
-    columns = (
-        METHOD,
-        DOMAIN if len(domains) > 1 else None,
-        Column("difference", f"Points against {BASELINE}", "points", "Difference of the accuracies, in points."),
-        Column("low", "95 % interval", "points", "Bootstrap over items, in points.", high_key="high"),
-        Column("wins", "Fixed", "count", f"Wrong under {BASELINE}, right under this method."),
-        Column("losses", "Broken", "count", f"Right under {BASELINE}, wrong under this method."),
-        Column("mcnemar_p", "p", "p", "McNemar's exact two-sided test of fixed against broken."),
-        Column("n", "n", "count", "Items that both answered."),
-    )
-    return Table(f"Against {BASELINE}, {run.name}", tuple(c for c in columns if c is not None), tuple(rows))
+    for (domain, subject), by_method in sorted(marks.items()):
+        line: dict[str, Any] = {"run": run.name, "domain": domain, "subject": subject}
+        line["n"] = max(len(right) for right in by_method.values())
+        for method, right in by_method.items():
+            found = mean_and_stderr(right)
+            line |= {f"accuracy:{method}": found.mean, f"stderr:{method}": found.stderr}
+        rows.append(line)
+    columns = [Column(f"accuracy:{name}", name, "percent", error_key=f"stderr:{name}") for name in run.methods]
+    about = (Column("subject", "Subject", "text"), DOMAIN, Column("n", "n", "count"))
+    return Table(f"Accuracy by subject, {run.name}", (*about, *columns), tuple(rows)).filled()
 
 
 def hit_table(runs: Sequence[Run]) -> Table:
@@ -215,51 +246,3 @@ def hit_table(runs: Sequence[Run]) -> Table:
         ),
     ]
     return Table("Local sufficiency", tuple(c for c in columns if c is not None), tuple(rows)).filled()
-
-
-def to_markdown(table: Table) -> str:
-    """A pipe table with rounded values; text is escaped so that it cannot leave its cell."""
-    lines = [[column.title for column in table.columns]]
-    lines.append([":--" if column.kind == "text" else "--:" for column in table.columns])
-    lines += [[column.show(row) for column in table.columns] for row in table.rows]
-    return "".join("| " + " | ".join(_one_line(cell) for cell in line) + " |\n" for line in lines)
-
-
-def _one_line(cell: str) -> str:
-    return " ".join(cell.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-
-
-def to_csv(table: Table) -> str:
-    """Exact values, errors in columns of their own, header of field names, "\\n" line ends."""
-    keys = _keys(table)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(keys)
-    writer.writerows([[row.get(key) for key in keys] for row in table.rows])
-    return out.getvalue()
-
-
-def to_json(table: Table) -> str:
-    """Exact values as `{"title", "rows": [{field: value}]}`, one line."""
-    rows = [{key: row.get(key) for key in _keys(table)} for row in table.rows]
-    return json.dumps({"title": table.title, "rows": rows}, ensure_ascii=False, allow_nan=False)
-
-
-def _keys(table: Table) -> list[str]:
-    return [key for column in table.columns for key in (column.key, column.error_key, column.high_key) if key]
-
-
-def to_rich(table: Table) -> RichTable:
-    """The table for a terminal."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    shown = RichTable(title=table.title)
-    for column in table.columns:
-        shown.add_column(column.title, justify="left" if column.kind == "text" else "right")
-    for row in table.rows:
-        shown.add_row(*(Text(column.show(row)) for column in table.columns))
-    return shown
-
-
-FORMATS: Mapping[str, Callable[[Table], str]] = {"md": to_markdown, "csv": to_csv, "json": to_json}

@@ -1,4 +1,4 @@
-"""`s2t report`: one self-contained HTML page from the results of evaluations."""
+"""`s2t report`: the results of evaluations as one self-contained HTML page, as text, and as figures."""
 
 from __future__ import annotations
 
@@ -10,26 +10,74 @@ from rich.console import Console
 
 from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
+from select_to_think.structures import unknown_name
 
 FILE_NAME = "report.html"
+FORMATS = ("html", "md", "csv", "json")
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `s2t eval` or `s2t demo` wrote.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help=f"The page (default: {FILE_NAME} in the first folder).")
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help=f"The report (default: {FILE_NAME} in the first folder; stdout for text)."
+        ),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME",
+            help="html: a page that needs no network; md: tables to read; csv, json: exact values.",
+            autocompletion=lambda: FORMATS,
+        ),
+    ] = "html",
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", metavar="FOLDER", help="Also draw figures there, as PNG and SVG (extra `plots`)."),
     ] = None,
 ) -> Reply:
-    """Write the HTML report of one or several evaluations: one file that needs no network."""
-    from select_to_think.analysis.report import write_report
+    """Write the report of one or several evaluations: a page for people, or tables for papers and programs."""
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    drawn: list[Path] = []
+    if figures is not None:  # first, so that a missing matplotlib leaves nothing half done
+        from select_to_think.analysis.figures import write_figures
 
-    path = write_report(runs, out or runs[0] / FILE_NAME)
-    return Reply({"schema": 1, "report": str(path)}, lambda console: show(console, path))
+        drawn = write_figures(runs, figures)
+    text, path = None, out
+    if format == "html":
+        from select_to_think.analysis.report import write_report
+
+        path = write_report(runs, out or runs[0] / FILE_NAME)
+    else:
+        from select_to_think.analysis.documents import DOCUMENTS
+        from select_to_think.analysis.runs import load_runs
+        from select_to_think.files import make_folder, write_text_atomic
+
+        text = DOCUMENTS[format](load_runs(runs))
+        if out is not None:
+            make_folder(out.parent)
+            write_text_atomic(out, text)
+    payload = {
+        "schema": 1,
+        "format": format,
+        "report": str(path) if path is not None else None,
+        "text": text if path is None else None,
+        "figures": [str(figure) for figure in drawn],
+    }
+    return Reply(payload, lambda console: show(console, text, path, drawn))
 
 
-def show(console: Console, path: Path) -> None:
-    """Name the page."""
+def show(console: Console, text: str | None, path: Path | None, drawn: list[Path]) -> None:
+    """Print the text, or name the files."""
+    if path is None:
+        console.file.write(text or "")
+        return
     console.print(f"report: {path.resolve()}", markup=False, soft_wrap=True)
+    if drawn:
+        console.print(f"figures: {drawn[0].parent.resolve()} ({len(drawn)} files)", markup=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -9,18 +9,21 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from select_to_think.analysis.tables import Column, Table, to_rich
+from select_to_think.analysis.formats import to_rich
+from select_to_think.analysis.tables import Column, Table
 
 PADDING = 3  # columns of the terminal between two cells
 # What a narrow terminal can do without, the least needed first.
 EXPENDABLE = (
-    "cut_off",
+    "slm_processed_per_answer",
+    "flops_per_answer",
     "llm_processed_per_answer",
     "seconds_per_answer",
     "n_items",
     "hit_at:32",
     "hit_at:16",
     "hit_at:2",
+    "accuracy_low",
     "n",
     "tokens_per_second",
     "agreement",
@@ -29,6 +32,8 @@ EXPENDABLE = (
     "hit_at:4",
     "n_steps",
     "hit_at_8",
+    "money_per_1000",
+    "cut_off",
 )
 
 

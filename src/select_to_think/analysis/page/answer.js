@@ -96,6 +96,7 @@ function verdict(right) {
 function answerNode(answer, method) {
   const facts = [`${answer.tokens} tokens`, `${answer.fired} triggered`, plural(answer.flips, "flip")];
   if (answer.finish === "length") facts.push("cut off at the token limit");
+  if (answer.finish === "prompt_too_long") facts.push("not asked: the prompt does not fit the context");
   const node = make("article", { class: "answer", "aria-label": `Answer of ${method}` },
     make("h4", {}, make("span", { class: "method", text: method }), " ", verdict(answer.right)),
     answerText(answer),

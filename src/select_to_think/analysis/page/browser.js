@@ -11,7 +11,7 @@ function entryLabel(index) {
 
 function baselineOf(index) {
   const run = data.entries[index].run;
-  return data.entries.findIndex((entry) => entry.run === run && entry.method === data.baseline);
+  return data.entries.findIndex((entry) => entry.run === run && entry.method === entry.baseline);
 }
 
 function changeOf(item, index) {
@@ -37,13 +37,14 @@ function matching(filters) {
     item.answers[filters.entry] !== undefined
     && (filters.domain === "" || item.domain === filters.domain)
     && OUTCOMES[filters.outcome](item, filters.entry)
-    && (words === "" || `${item.id}\n${item.question}`.toLowerCase().includes(words)));
+    && (words === "" || `${item.id}\n${item.subject ?? ""}\n${item.question}`.toLowerCase().includes(words)));
 }
 
 function itemNode(item, index, open) {
   const base = baselineOf(index);
   const shown = base >= 0 && base !== index && item.answers[base] ? [base, index] : [index];
-  const change = { fixed: "Wrong under greedy, right here.", broken: "Right under greedy, wrong here." }[changeOf(item, index)];
+  const { baseline } = data.entries[index];
+  const change = { fixed: `Wrong under ${baseline}, right here.`, broken: `Right under ${baseline}, wrong here.` }[changeOf(item, index)];
   return make("div", { class: "item" },
     make("p", { class: "question", text: item.question }),
     make("p", { class: "gold" }, "Right answer: ", make("code", { text: item.gold }), change ? ` · ${change}` : ""),
@@ -51,11 +52,15 @@ function itemNode(item, index, open) {
     item.answers[index].steps.length ? stepList(item.answers[index], open) : null);
 }
 
+function itemTitle(item) {
+  return [item.domain, item.subject, item.id].filter(Boolean).join(" · ");
+}
+
 function showExample() {
   const place = document.getElementById("example-body");
   if (!place || !data.example) return;
   const item = data.items[data.example.item];
-  place.replaceChildren(make("p", { class: "item-id", text: `${item.domain} · ${item.id}` }), itemNode(item, data.example.entry, true));
+  place.replaceChildren(make("p", { class: "item-id", text: itemTitle(item) }), itemNode(item, data.example.entry, true));
 }
 
 function startBrowser(form) {
@@ -105,7 +110,7 @@ function startBrowser(form) {
       detail.replaceChildren(make("p", { class: "muted", text: "No item matches these filters." }));
       return;
     }
-    detail.replaceChildren(make("h3", { text: `${item.domain} · ${item.id}`, tabindex: "-1" }), methodChips(item), itemNode(item, filters().entry, false));
+    detail.replaceChildren(make("h3", { text: itemTitle(item), tabindex: "-1" }), methodChips(item), itemNode(item, filters().entry, false));
     if (byHand && window.matchMedia("(max-width: 56rem)").matches) {
       detail.scrollIntoView({ block: "start" });
       detail.querySelector("h3").focus({ preventScroll: true });
@@ -133,7 +138,7 @@ function startBrowser(form) {
     state.found = matching(current);
     state.shown = PAGE;
     const changes = data.entries[current.entry].changes;
-    const whole = changes ? ` In the whole run ${entryLabel(current.entry)} fixed ${changes.fixed} and broke ${changes.broken} items against ${data.baseline}.` : "";
+    const whole = changes ? ` In the whole run ${entryLabel(current.entry)} fixed ${changes.fixed} and broke ${changes.broken} items against ${data.entries[current.entry].baseline}.` : "";
     status.textContent = `${state.found.length} of ${data.items.length} items on this page match.${whole}`;
     drawList();
     choose(kept ?? state.found[0] ?? null, false);

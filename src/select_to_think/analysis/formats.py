@@ -1,0 +1,67 @@
+"""A table as Markdown, CSV, JSON, or for the terminal.
+
+Fractions stay 0-1 in CSV and JSON and become per cent where a person reads.
+
+Non-goals: what the tables hold (`tables.py`), HTML (`html_tables.py`), documents of several tables (`documents.py`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from select_to_think.analysis.tables import Table
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table with rounded values; text is escaped so that it cannot leave its cell."""
+    lines = [[column.title for column in table.columns]]
+    lines.append([":--" if column.kind == "text" else "--:" for column in table.columns])
+    lines += [[column.show(row) for column in table.columns] for row in table.rows]
+    return "".join("| " + " | ".join(_one_line(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _one_line(cell: str) -> str:
+    return " ".join(cell.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def to_csv(table: Table) -> str:
+    """Exact values, errors in columns of their own, header of field names, "\\n" line ends."""
+    keys = _keys(table)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(keys)
+    writer.writerows([[row.get(key) for key in keys] for row in table.rows])
+    return out.getvalue()
+
+
+def to_json(table: Table) -> str:
+    """Exact values as `{"title", "rows": [{field: value}]}`, one line."""
+    return json.dumps({"title": table.title, "rows": plain_rows(table)}, ensure_ascii=False, allow_nan=False)
+
+
+def plain_rows(table: Table) -> list[dict[str, Any]]:
+    """The exact values of the columns, row by row."""
+    return [{key: row.get(key) for key in _keys(table)} for row in table.rows]
+
+
+def _keys(table: Table) -> list[str]:
+    return [key for column in table.columns for key in (column.key, column.error_key, column.high_key) if key]
+
+
+def to_rich(table: Table) -> RichTable:
+    """The table for a terminal."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(title=table.title)
+    for column in table.columns:
+        shown.add_column(column.title, justify="left" if column.kind == "text" else "right")
+    for row in table.rows:
+        shown.add_row(*(Text(column.show(row)) for column in table.columns))
+    return shown
