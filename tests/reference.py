@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from random import Random
 
 import torch
 from torch import Tensor
@@ -53,4 +54,50 @@ def select_to_think(
             candidates = p_slm.topk(k).indices.tolist()
             token = int(p_llm.argmax()) if takeover else max(candidates, key=lambda c: float(p_llm[c]))
         out.append(token)
+    return out
+
+
+def greedy_word(
+    model: torch.nn.Module, prefix: Sequence[int], room: int, starts: set[int], ends: set[int]
+) -> list[int]:
+    """The model's next word: at most `room` tokens and at most 32, up to a boundary."""
+    word = greedy(model, prefix, 1, set())
+    while len(word) < min(room, 32) and word[-1] not in ends:
+        following = greedy(model, [*prefix, *word], 1, set())
+        if following[0] in starts:
+            break
+        word += following
+    return word
+
+
+def free_margin(slm: torch.nn.Module, prompts: Sequence[Sequence[int]], letters: tuple[int, int]) -> float:
+    """MentorCollab-FREE: log-odds of option B; with the other order as a second prompt, half their difference."""
+    odds = [float(p[letters[1]] - p[letters[0]]) for p in (next_logprobs(slm, ids) for ids in prompts)]
+    return odds[0] if len(odds) == 1 else (odds[0] - odds[1]) / 2
+
+
+def mentor(
+    slm: torch.nn.Module,
+    llm: torch.nn.Module,
+    prompt: Sequence[int],
+    new: int,
+    stop: set[int],
+    boundaries: tuple[set[int], set[int]],
+    rate: float,
+    segment: int,
+    seed: str,
+    takes_mentor: Callable[[list[int], list[int], list[int]], bool],
+) -> list[int]:
+    """MentorCollab: both models over the whole text at every token. `takes_mentor(output, SLM's segment, mentor's)`."""
+    random, out = Random(seed), list[int]()
+    while len(out) < new and not (out and out[-1] in stop):
+        text, room = [*prompt, *out], new - len(out)
+        word = greedy_word(slm, text, room, *boundaries)
+        if random.random() < rate and (theirs := greedy_word(llm, text, room, *boundaries)) != word:
+            ours, theirs = (
+                greedy(model, text, min(room, max(segment, len(own))), stop)
+                for model, own in ((slm, word), (llm, theirs))
+            )
+            word = theirs if takes_mentor(out, ours, theirs) else ours
+        out += word
     return out

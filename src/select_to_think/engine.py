@@ -23,6 +23,7 @@ from select_to_think.structures import (
     Generation,
     Join,
     Labels,
+    ModelUnavailable,
     Observation,
     PolicyRun,
     Request,
@@ -30,6 +31,7 @@ from select_to_think.structures import (
 )
 
 R = TypeVar("R", Generation, Labels)
+MEASURED = ("slm_tokens_processed", "slm_forwards", "llm_tokens_processed", "llm_forwards")  # policies count the rest
 
 
 @dataclass(slots=True, eq=False)
@@ -95,12 +97,12 @@ class Engine:
                     row.waiting = None
                     self.advance(row, answer)
 
-    def advance(self, row: Row, answer: Observation | Generation | None) -> None:
+    def advance(self, row: Row, answer: Observation | Generation | ModelUnavailable | None) -> None:
         """Resume a policy until it needs a forward, waits for a child, or ends."""
         reply: Any = answer
         while True:
             try:
-                request = row.policy.send(reply)
+                request = row.policy.throw(reply) if isinstance(reply, ModelUnavailable) else row.policy.send(reply)
             except StopIteration as end:
                 self.finish(row, end.value)
                 return
@@ -151,9 +153,9 @@ class Engine:
         for child in list(row.children):
             self.leave(child)
         if isinstance(result, Generation):
-            counts = self.cost(row)
-            counts.llm_tokens_generated = result.counts.llm_tokens_generated
-            result = replace(result, counts=counts)
+            cost = self.cost(row)
+            measured = {name: getattr(cost, name) for name in MEASURED}
+            result = replace(result, counts=replace(result.counts, **measured))
         self.leave(row)
         parent = row.parent
         if parent is None:

@@ -36,6 +36,15 @@ class PromptTooLong(S2TError):
         self.tokens = tokens
 
 
+class ModelUnavailable(S2TError):
+    """A model that is reached over a network did not answer. A policy that can go on without it catches this."""
+
+
+def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many tokens (or characters) two sequences have in common at their beginning."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> S2TError:
     """The error for a `kind` of thing that is called by a `name` outside `known`; suggests the nearest one."""
     names = list(known)
@@ -144,6 +153,13 @@ class Counts:
     llm_tokens_generated: int = 0  # tokens of the output that the LLM wrote or chose outside the SLM's own greedy
     llm_tokens_processed: int = 0
     llm_forwards: int = 0
+    # MentorCollab. Tokens that both models wrote are the SLM's own.
+    consultations: int = 0  # words at which the mentor was asked for its own
+    disagreements: int = 0  # consultations at which that was another word
+    mentor_choices: int = 0  # disagreements at which the verifier took the mentor's segment
+    mentor_tokens_accepted: int = 0
+    mentor_tokens_rejected: int = 0
+    mentor_failures: int = 0  # consultations that the mentor did not answer: the SLM went on alone
 
     def add(self, other: Counts) -> None:
         """Add `other` to this, field by field."""
@@ -165,11 +181,17 @@ class StepRecord:
     scores: tuple[float, ...] = ()  # the selector's scores of the candidates; higher is better
     llm_top_token: int | None = None  # the LLM's top-1 over the whole vocabulary, where it was asked
     chooser: Chooser = "slm"
+    segments: tuple[tuple[int, ...], ...] = ()  # MentorCollab: what each candidate begins, the SLM's first
 
     @property
     def flip(self) -> bool:
         """A triggered step whose choice differs from the SLM's greedy token."""
         return self.fired and self.greedy_token is not None and self.token != self.greedy_token
+
+    @property
+    def span(self) -> int:
+        """How many tokens, from this one on, were decided here: those of the chosen segment, or 1."""
+        return next((len(segment) for segment in self.segments if segment[0] == self.token), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from select_to_think.structures import Branch, Extend, Observation
+from select_to_think.structures import Branch, Extend, ModelUnavailable, Observation
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +50,10 @@ class Backend(Protocol):
         """Give the context's memory back."""
         ...
 
-    def run(self, asks: Sequence[tuple[Context, Extend | Branch]]) -> list[Observation]:
-        """Answer one blocking request per context, batched; pending tokens of each context go along."""
+    def run(self, asks: Sequence[tuple[Context, Extend | Branch]]) -> Sequence[Observation | ModelUnavailable]:
+        """Answer one blocking request per context, batched; pending tokens of each context go along.
+
+        A request that could not be answered gets a `ModelUnavailable`, which is raised in its policy; its context stays
+        as it was.
+        """
         ...

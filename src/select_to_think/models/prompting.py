@@ -5,16 +5,17 @@ from __future__ import annotations
 from select_to_think.models.loading import LoadedModel
 
 
-def prompt_ids(loaded: LoadedModel, question: str, *, system: str | None = None) -> list[int]:
-    """Token ids of the prompt that asks `question`, ready to be continued with the answer.
+def prompt_ids(loaded: LoadedModel, question: str, *, system: str | None = None, begun: str = "") -> list[int]:
+    """Token ids of the prompt that asks `question`, ready to be continued with the answer or, if its first words are
+    given, with what follows `begun`.
 
     A chat template writes its own BOS, so none is added to it; a plain model gets the tokenizer's default.
     """
     tokenizer = loaded.tokenizer
     if not tokenizer.chat_template:
         text = question if system is None else f"{system}\n\n{question}"
-        return list(tokenizer(text).input_ids)
+        return list(tokenizer(text + begun).input_ids)
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": question})
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+    return list(tokenizer(text + begun, add_special_tokens=False).input_ids)

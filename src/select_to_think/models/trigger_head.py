@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from select_to_think.files import read_json
 from select_to_think.models.adapter import check_fingerprint
+from select_to_think.models.layers import Layers, apply_layers, load_layers, save_layers
 from select_to_think.structures import Floats, S2TError
 
 if TYPE_CHECKING:
@@ -32,15 +31,13 @@ REMEDY = "train one with: s2t train trigger"
 class TriggerHead:
     """W2 relu(W1 h + b1) + b2, or W1 h + b1 without a hidden layer; all fp32."""
 
-    layers: tuple[tuple[Floats, Floats], ...]  # (out, in) weights and (out,) biases
+    layers: Layers
     quantiles: Floats  # (1001,) of the logit on held-out steps: 0, 0.001, ... 1
     training: dict[str, Any]  # what the training reported
 
     def __call__(self, hidden: Floats) -> Floats:
         """Logits of hidden states (last layer after the final norm), (P, H) -> (P,)."""
-        for i, (weight, bias) in enumerate(self.layers):
-            hidden = (np.maximum(hidden, 0) if i else hidden) @ weight.T + bias
-        return hidden[:, 0]
+        return apply_layers(self.layers, hidden)
 
     def threshold(self, budget: float) -> float:
         """The logit above which a fraction `budget` of held-out steps lies."""
@@ -49,10 +46,7 @@ class TriggerHead:
 
 def save_trigger_head(folder: Path, head: TriggerHead, slm_fingerprint: str) -> None:
     """Write the two files into an existing folder."""
-    tensors: dict[str, Floats] = {}
-    for i, (weight, bias) in enumerate(head.layers):
-        tensors |= {f"weight.{i}": np.ascontiguousarray(weight), f"bias.{i}": np.ascontiguousarray(bias)}
-    save_file(tensors, folder / "trigger_head.safetensors")
+    save_layers(folder / "trigger_head.safetensors", head.layers)
     about = {
         "schema": SCHEMA,
         "hidden_size": head.layers[0][0].shape[1],
@@ -74,13 +68,9 @@ def load_trigger_head(path: str | Path, slm: LoadedModel) -> TriggerHead:
     if about.get("schema") != SCHEMA:
         raise S2TError(f"{folder} has trigger schema {about.get('schema')}, this version reads {SCHEMA}; {REMEDY}")
     check_fingerprint(folder, str(about.get("slm_fingerprint")), slm)
-    file = folder / "trigger_head.safetensors"
+    layers = load_layers(folder / "trigger_head.safetensors", slm, remedy=REMEDY)
     try:
-        tensors = load_file(file)
-        layers = tuple((tensors[f"weight.{i}"], tensors[f"bias.{i}"]) for i in range(len(tensors) // 2))
         quantiles = np.array(about["quantiles"], np.float32)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise S2TError(f"{file} cannot be read ({error}); {REMEDY}") from error
-    if not layers or layers[0][0].shape[1] != slm.model.config.get_text_config().hidden_size:
-        raise S2TError(f"{file} does not fit {slm.name}; {REMEDY}")
+    except (KeyError, ValueError) as error:
+        raise S2TError(f"{folder / 'trigger_head.json'} cannot be read ({error}); {REMEDY}") from error
     return TriggerHead(layers, quantiles, about.get("training", {}))

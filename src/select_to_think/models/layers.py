@@ -1,0 +1,48 @@
+"""A small network in numpy: linear layers with ReLU between them, on hidden states that are on the host already.
+
+Non-goals: training, and what the output means (`trigger_head.py`, `verifier.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from select_to_think.models.loading import LoadedModel
+from select_to_think.structures import Floats, S2TError
+
+Layers = tuple[tuple[Floats, Floats], ...]  # (out, in) weights and (out,) biases, fp32
+
+
+def apply_layers(layers: Layers, inputs: Floats) -> Floats:
+    """The last layer's single output for each of the inputs, (P, H) -> (P,)."""
+    for i, (weight, bias) in enumerate(layers):
+        inputs = (np.maximum(inputs, 0) if i else inputs) @ weight.T + bias
+    return inputs[:, 0]
+
+
+def save_layers(file: Path, layers: Layers) -> None:
+    """Write a safetensors file."""
+    tensors: dict[str, Floats] = {}
+    for i, (weight, bias) in enumerate(layers):
+        tensors |= {f"weight.{i}": np.ascontiguousarray(weight), f"bias.{i}": np.ascontiguousarray(bias)}
+    save_file(tensors, file)
+
+
+def load_layers(file: Path, slm: LoadedModel, *, remedy: str) -> Layers:
+    """Read a safetensors file of layers on hidden states of `slm`.
+
+    Raises:
+        S2TError: missing, damaged, or of another input size.
+    """
+    try:
+        tensors = load_file(file)
+        layers = tuple((tensors[f"weight.{i}"], tensors[f"bias.{i}"]) for i in range(len(tensors) // 2))
+    except (OSError, SafetensorError, KeyError) as error:
+        raise S2TError(f"{file} cannot be read ({error}); {remedy}") from error
+    if not layers or layers[0][0].shape[1] != slm.model.config.get_text_config().hidden_size:
+        raise S2TError(f"{file} does not fit {slm.name}; {remedy}")
+    return layers

@@ -1,0 +1,73 @@
+"""The question that a verifier is asked, as tokens: which of two segments goes on correctly?
+
+It is text around text, so it is tokenised as a whole: the answer so far and both segments are decoded, put into the
+template and, as a user's turn, into the chat template. What this costs grows with the text, but it is string work; the
+forwards see only the tokens that are new since the last question (`verifiers/base.py`).
+
+Non-goals: reading the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from select_to_think.models.loading import LoadedModel
+from select_to_think.models.prompting import prompt_ids
+from select_to_think.structures import shared_length
+
+LETTERS = ("A", "B")
+
+
+@dataclass(frozen=True)
+class VerifierPrompt:
+    """A template about one question. `opening` is how the verifier's answer begins; a letter follows."""
+
+    loaded: LoadedModel
+    template: str
+    opening: str
+    question: str = ""
+
+    def about(self, question: str) -> VerifierPrompt:
+        """The same template about another question."""
+        return replace(self, question=question)
+
+    def ids(self, before: Sequence[int], first: Sequence[int], second: Sequence[int]) -> list[int]:
+        """The prompt up to the letter. `before`: the answer so far; `first` and `second`: what goes on after it."""
+        text = self.text(before)
+        return self.asked(text, *(self.behind(text, [*before, *segment]) for segment in (first, second)))
+
+    def asked(self, text: str, first: str, second: str) -> list[int]:
+        """The prompt of texts."""
+        whole = self.answered(LETTERS[0], text, first, second)
+        return whole[: len(whole) - self.tail]
+
+    def answered(self, letter: str, text: str = "", first: str = "", second: str = "") -> list[int]:
+        """The prompt and an answer."""
+        values = {"question": self.question, "text": text, "a": first, "b": second}
+        content = re.sub(r"\{(question|text|a|b)\}", lambda match: values[match[1]], self.template)
+        return prompt_ids(self.loaded, content, begun=self.opening + letter)
+
+    @cached_property
+    def letters(self) -> tuple[int, int]:
+        """The tokens that tell the two answers apart."""
+        one, other = map(self.answered, LETTERS)
+        same = shared_length(one, other)
+        return one[same], other[same]
+
+    @cached_property
+    def tail(self) -> int:
+        """How many tokens of an answered prompt do not belong to the question: the letter, as a rule."""
+        one, other = map(self.answered, LETTERS)
+        return len(one) - shared_length(one, other)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        return str(self.loaded.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def behind(self, text: str, tokens: Sequence[int]) -> str:
+        """What `tokens` say behind `text`; a character that `text` holds only a part of counts as behind it."""
+        whole = self.text(tokens)
+        return whole[shared_length(whole, text) :]

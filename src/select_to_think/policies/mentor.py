@@ -1,0 +1,139 @@
+"""MentorCollab (arXiv 2602.05307): now and then the LLM, as mentor, is asked for the next word.
+
+The SLM writes word by word. At a random fraction of the words the mentor writes the next word too. If it is the same,
+the SLM goes on; if not, both write a short segment from there, and a verifier takes one of them. `mentor-free`,
+`mentor-mlp` and the control `mentor-coin` differ only in the verifier.
+
+Both models write greedily. Tokens on which both segments agree are the SLM's own; the others count, and are traced, as
+tokens of the one whose segment was taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from select_to_think.models.words import LONGEST, Words
+from select_to_think.policies.base import Limits
+from select_to_think.policies.pen import Drafted, Pen
+from select_to_think.structures import (
+    Counts,
+    ModelUnavailable,
+    Observation,
+    PolicyRun,
+    Request,
+    StepRecord,
+    shared_length,
+)
+from select_to_think.verifiers.base import Dispute, Follower, Verifier
+
+
+@dataclass(frozen=True)
+class Mentor:
+    """Decode with the SLM; at a fraction `consult_rate` of the words, ask the mentor."""
+
+    limits: Limits
+    words: Words
+    verifier: Verifier
+    consult_rate: float
+    segment_tokens: int  # of a segment, unless its word is longer
+
+    def about(self, question: str) -> Mentor:
+        """This policy for answers to `question`."""
+        return replace(self, verifier=self.verifier.about(question))
+
+    def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
+        """Decode; consultations (and coins) are drawn from `seed`."""
+        random, counts, text = Random(seed), Counts(), list(prompt)
+        slm, mentor = (Pen(model, text, self.limits.stop_ids) for model in ("slm", "llm"))
+        context = Follower()
+        steps: list[StepRecord] = []
+        while room := self.limits.room(steps):
+            word = yield from self.word(slm, room)
+            settled = own(slm.draft[:word])
+            if random.random() < self.consult_rate:
+                counts.consultations += 1
+                if segment := (yield from self.contradiction(mentor, slm.tokens(word), room, counts)):
+                    yield from slm.write(longest := min(room, max(word, self.segment_tokens)))
+                    dispute = Dispute(text[len(prompt) :], slm.tokens(longest), mentor.tokens(segment))
+                    margin = yield from self.verifier.margin(dispute, context, random)
+                    settled = decide(slm.draft[:longest], mentor.draft[:segment], margin)
+                    count(counts, dispute, margin)
+            steps += settled
+            tokens = [step.token for step in settled]
+            text += tokens
+            for pen in (slm, mentor):
+                yield from pen.settle(tokens)
+        return replace(self.limits.finish(steps), counts=counts)
+
+    def word(self, pen: Pen, room: int) -> Generator[Request, Observation, int]:
+        """Let `pen` write its next word, of at most `room` tokens; returns its length."""
+        yield from pen.write(1)
+        size = 1
+        while size < min(room, LONGEST) and pen.draft[size - 1].token not in self.words.ends:
+            yield from pen.write(size + 1)
+            if not self.words.goes_on(*pen.tokens(size + 1)[-2:]):
+                break
+            size += 1
+        return size
+
+    def contradiction(
+        self, mentor: Pen, word: tuple[int, ...], room: int, counts: Counts
+    ) -> Generator[Request, Observation, int]:
+        """The mentor writes: the length of its segment if it begins with another word than `word`, else 0."""
+        try:
+            size = yield from self.word(mentor, room)
+            if mentor.tokens(size) == word:
+                return 0
+            yield from mentor.write(size := min(room, max(size, self.segment_tokens)))
+        except ModelUnavailable:
+            counts.mentor_failures += 1
+            return 0
+        return min(size, len(mentor.draft))
+
+
+def own(draft: Sequence[Drafted]) -> list[StepRecord]:
+    """Steps that the SLM took undisputed."""
+    return [StepRecord(each.token, each.logprob, greedy_token=each.token) for each in draft]
+
+
+def decide(slm: Sequence[Drafted], mentor: Sequence[Drafted], margin: float) -> list[StepRecord]:
+    """The steps of the segment that a margin takes. The first one in dispute holds both segments, each with the
+    verifier's probability that it is the better one; `candidate_logprobs` are each model's own."""
+    tokens = [tuple(each.token for each in draft) for draft in (slm, mentor)]
+    same = shared_length(*tokens)
+    trust = (1 + math.tanh(margin / 2)) / 2  # sigmoid, without overflow
+    options = [
+        (draft[same], segment[same:], score)
+        for draft, segment, score in zip((slm, mentor), tokens, (1 - trust, trust), strict=True)
+        if len(draft) > same
+    ]
+    if margin > 0:
+        rest = [StepRecord(each.token, each.logprob, chooser="llm") for each in mentor[same:]]
+    else:
+        rest = own(slm[same:])
+    if rest:
+        rest[0] = replace(
+            rest[0],
+            greedy_token=slm[same].token if len(slm) > same else None,
+            fired=True,
+            candidates=tuple(first.token for first, _, _ in options),
+            candidate_logprobs=tuple(first.logprob for first, _, _ in options),
+            scores=tuple(score for _, _, score in options),
+            segments=tuple(segment for _, segment, _ in options),
+        )
+    return own(slm[:same]) + rest
+
+
+def count(counts: Counts, dispute: Dispute, margin: float) -> None:
+    """Enter a decided dispute; tokens on which both agreed are the SLM's."""
+    disputed = len(dispute.mentor) - dispute.agreed
+    counts.disagreements += 1
+    if margin > 0:
+        counts.mentor_choices += 1
+        counts.mentor_tokens_accepted += disputed
+        counts.llm_tokens_generated += disputed
+    else:
+        counts.mentor_tokens_rejected += disputed

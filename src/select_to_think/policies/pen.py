@@ -1,0 +1,62 @@
+"""A model that writes greedily ahead of the settled text, and keeps what the text then confirms.
+
+Its context holds the settled text as far as it has read it, and its own draft behind. When more text is settled, the
+part of the draft that agrees stays, decoded and cached; the rest is rolled back. A model that is not asked reads
+nothing: what was settled meanwhile goes along with its next token, in one forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+from select_to_think.structures import Extend, Observation, Observe, Request, Truncate, shared_length
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """One greedy token of a draft."""
+
+    token: int
+    logprob: float  # nats
+
+
+@dataclass(slots=True)
+class Pen:
+    """One model's draft. `text` is shared: prompt and settled output, to which the owner appends before `settle`."""
+
+    model: str
+    text: list[int]
+    stop_ids: frozenset[int]
+    draft: list[Drafted] = field(default_factory=list)
+    held: int = 0  # tokens in the model's context: of a draft, all but the newest
+
+    @property
+    def ended(self) -> bool:
+        """Whether the draft ends with a stop token."""
+        return bool(self.draft) and self.draft[-1].token in self.stop_ids
+
+    def tokens(self, size: int) -> tuple[int, ...]:
+        """The first `size` tokens of the draft."""
+        return tuple(drafted.token for drafted in self.draft[:size])
+
+    def write(self, size: int) -> Generator[Request, Observation, None]:
+        """Go on until the draft has `size` tokens or has ended."""
+        while len(self.draft) < size and not self.ended:
+            fresh = [self.draft[-1].token] if self.draft else self.text[self.held :]
+            seen = yield Extend(self.model, fresh, Observe(top_k=1))
+            assert seen.top_ids is not None and seen.top_logprobs is not None
+            self.held += len(fresh)
+            self.draft.append(Drafted(int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])))
+
+    def settle(self, tokens: Sequence[int]) -> Generator[Request, Observation, None]:
+        """`tokens` were appended to the text."""
+        same = shared_length(tokens, self.tokens(len(tokens)))
+        if same == len(tokens):
+            del self.draft[:same]
+            return
+        self.draft.clear()
+        right = len(self.text) - len(tokens) + same
+        if self.held > right:
+            yield Truncate(self.model, right)
+            self.held = right

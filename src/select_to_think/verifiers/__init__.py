@@ -1,0 +1,1 @@
+"""Verifiers: one file per plug-in, one public shape (`verifiers/base.py`)."""

@@ -1,0 +1,25 @@
+"""The trained verifier: a small network on the SLM's last hidden state at the end of the prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from select_to_think.models.verifier import VerifierHead
+from select_to_think.structures import Floats, Observation, Observe
+from select_to_think.verifiers.base import Asking
+
+
+@dataclass(frozen=True)
+class MLPVerifier(Asking):
+    """MentorCollab-MLP (arXiv 2602.05307): the network's logit for "option B leads to the right answer"."""
+
+    head: VerifierHead
+
+    def observe(self, prompts: int) -> Observe:
+        """The hidden state."""
+        return Observe(hidden=True)
+
+    def read(self, seen: Observation) -> Floats:
+        """The network's logits."""
+        assert seen.hidden is not None
+        return self.head(seen.hidden)

@@ -1,0 +1,248 @@
+"""MentorCollab's laws: the policy equals the plain definition, pays for no token twice, and outlives its mentor."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+import reference
+from select_to_think.contexts.transformers_backend import TransformersBackend
+from select_to_think.engine import Engine
+from select_to_think.models.words import LONGEST, Words
+from select_to_think.policies.base import Limits
+from select_to_think.policies.greedy import Greedy
+from select_to_think.policies.mentor import Mentor
+from select_to_think.structures import Generation, ModelUnavailable, S2TError
+from select_to_think.verifiers.base import Dispute, Follower
+from select_to_think.verifiers.coin import CoinVerifier
+from select_to_think.verifiers.free import FreeVerifier
+from tiny import tiny_model
+
+STOP = frozenset({2, 20})
+LIMITS = Limits(STOP, 24)
+PROMPTS = [list(range(3, 3 + n)) for n in (3, 17, 1, 30)]
+STARTS = frozenset(range(0, 64, 3)) | STOP
+WORDS = Words(STARTS, STOP | {7, 8})
+RATE, SEGMENT = 0.6, 6
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt without text: marks around tokens."""
+
+    letters: tuple[int, int] = (11, 12)
+    question: int = 40
+    options: list[int] = field(default_factory=list)  # lengths of what follows the text in each prompt
+
+    def about(self, question: str) -> Asked:
+        return replace(self, question=int(question))
+
+    def ids(self, before: Sequence[int], first: Sequence[int], second: Sequence[int]) -> list[int]:
+        behind = [42, *first, 43, *second, 44, 45]
+        self.options.append(len(behind))
+        return [self.question, 41, *before, *behind]
+
+
+@dataclass(frozen=True)
+class Always:
+    """Takes one side."""
+
+    side: float
+
+    def about(self, question: str) -> Always:
+        return self
+
+    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Any, Any, float]:
+        yield from ()
+        return self.side
+
+
+FREE = FreeVerifier(Asked(), "debiased")
+
+
+def policy(verifier: Any = FREE, rate: float = RATE, segment: int = SEGMENT, words: Words = WORDS) -> Mentor:
+    return Mentor(LIMITS, words, verifier, rate, segment)
+
+
+def run(policy, pair, max_rows=4, seed="seed/{}", **replaced: TransformersBackend) -> list[Generation]:
+    backends: dict[str, Any] = {
+        "slm": TransformersBackend(pair["slm"]),
+        "llm": TransformersBackend(pair["llm"]),
+        "verifier": TransformersBackend(pair["slm"]),
+        **replaced,
+    }
+    engine = Engine(backends, max_rows)
+    results = dict(engine.run((i, policy.run(p, seed.format(i))) for i, p in enumerate(PROMPTS)))
+    return [results[i] for i in range(len(PROMPTS))]
+
+
+def tokens(results: list[Generation]) -> list[list[int]]:
+    return [list(result.tokens) for result in results]
+
+
+def make_pair(arch: str) -> dict[str, Any]:
+    """Two models that agree on many tokens: the LLM is the SLM with other numbers in the head."""
+    slm, llm = tiny_model(arch), tiny_model(arch)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        head = llm.get_output_embeddings().weight
+        head.add_(0.7 * head.std() * torch.randn_like(head))
+    return {"slm": slm, "llm": llm}
+
+
+@pytest.fixture(params=["qwen2", "gemma3"])
+def pair(request):
+    return make_pair(request.param)
+
+
+@pytest.fixture
+def qwen():
+    return make_pair("qwen2")
+
+
+@pytest.mark.parametrize("order", ["ab", "debiased"])
+def test_it_is_the_plain_definition(pair, order) -> None:
+    prompt = Asked()
+
+    def free(out: list[int], ours: list[int], theirs: list[int]) -> bool:
+        asked = [prompt.ids(out, ours, theirs), prompt.ids(out, theirs, ours)][: 1 if order == "ab" else 2]
+        return reference.free_margin(pair["slm"], asked, prompt.letters) > 0
+
+    results = run(policy(FreeVerifier(prompt, order)), pair)
+    expected = [
+        reference.mentor(
+            pair["slm"],
+            pair["llm"],
+            p,
+            24,
+            set(STOP),
+            (set(WORDS.starts), set(WORDS.ends)),
+            RATE,
+            SEGMENT,
+            f"seed/{i}",
+            free,
+        )
+        for i, p in enumerate(PROMPTS)
+    ]
+    assert tokens(results) == expected
+    choices = sum(r.counts.mentor_choices for r in results)
+    assert 0 < choices < sum(r.counts.disagreements for r in results), "the law says nothing without both choices"
+
+
+def test_without_consultations_it_is_slm_greedy(pair) -> None:
+    results = run(policy(rate=0.0), pair)
+    assert tokens(results) == tokens(run(Greedy(LIMITS), pair))
+    assert all(r.counts.llm_forwards == r.counts.consultations == 0 for r in results)
+
+
+@pytest.mark.parametrize("segment", [1, 5])
+def test_always_consulted_and_always_right_the_mentor_writes_the_answer(pair, segment) -> None:
+    results = run(policy(Always(1.0), 1.0, segment), pair)
+    assert tokens(results) == tokens(run(Greedy(LIMITS, model="llm"), pair))
+    assert any(r.counts.disagreements < r.counts.consultations for r in results)
+    never = run(policy(Always(-1.0), 1.0, segment), pair)
+    assert tokens(never) == tokens(run(Greedy(LIMITS), pair))
+
+
+@pytest.mark.parametrize("verifier", [FREE, FreeVerifier(Asked(), "ab"), CoinVerifier()])
+def test_batch_size_and_neighbours_change_nothing(verifier) -> None:
+    pair = make_pair("gemma3")
+    alone, together = (run(policy(verifier), pair, rows) for rows in (1, 3))
+    assert [(r.tokens, r.counts, r.finish_reason) for r in together] == [
+        (r.tokens, r.counts, r.finish_reason) for r in alone
+    ]
+    other = run(policy(verifier), pair, seed="other/{}")
+    assert tokens(other) != tokens(alone), "the seed decides when the mentor is asked"
+
+
+def test_no_token_is_paid_twice(qwen) -> None:
+    """A model reads the text once, the mentor beside it only the tokens of its own that were not taken."""
+    for side in (-1.0, 1.0):
+        results = run(policy(Always(side), 0.8), qwen)
+        assert sum(r.counts.disagreements for r in results) > 5
+        for prompt, result in zip(PROMPTS, results, strict=True):
+            counts, read = result.counts, len(prompt) + len(result.tokens) - 1
+            if side < 0:
+                assert counts.slm_tokens_processed == read
+                assert counts.llm_tokens_processed <= read + counts.mentor_tokens_rejected
+            else:
+                assert counts.llm_tokens_processed <= read
+                assert counts.slm_tokens_processed <= read + counts.mentor_choices * (SEGMENT + LONGEST)
+
+
+class Recording(TransformersBackend):
+    """Adds up what its contexts have read."""
+
+    processed = 0
+
+    def close(self, context) -> None:
+        self.processed += context.tokens_processed
+        super().close(context)
+
+
+def test_the_verifier_reads_the_text_once(qwen) -> None:
+    """Beside the text, a question costs what follows the text, in both orders, however long the text is."""
+    prompt, backend = Asked(), Recording(qwen["slm"])
+    results = run(policy(FreeVerifier(prompt, "debiased"), 1.0), qwen, verifier=backend)
+    disputes = sum(r.counts.disagreements for r in results)
+    assert len(prompt.options) == 2 * disputes > 10
+    assert backend.processed <= sum(2 + len(r.tokens) for r in results) + sum(prompt.options)
+
+
+def test_tokens_are_counted_and_traced_as_tokens(qwen) -> None:
+    results = run(policy(), qwen)
+    assert any(step.span > 1 for r in results for step in r.steps)
+    for result in results:
+        by_mentor = [step for step in result.steps if step.chooser == "llm"]
+        assert result.counts.llm_tokens_generated == result.counts.mentor_tokens_accepted == len(by_mentor)
+        fired = [(i, step) for i, step in enumerate(result.steps) if step.fired]
+        assert result.flip_count == result.counts.mentor_choices
+        for i, step in fired:
+            chosen = step.segments[step.candidates.index(step.token)]
+            assert result.tokens[i : i + step.span] == chosen and len(step.segments) == len(step.scores) <= 2
+            assert {s.chooser for s in result.steps[i : i + step.span]} == {step.chooser}
+            assert sum(step.scores) == pytest.approx(1.0) or len(step.scores) == 1
+            assert (step.chooser == "llm") == (step.scores[-1] > 0.5) or len(step.scores) == 1
+
+
+class Flaky(TransformersBackend):
+    """Fails at every `every`-th request, after it has answered the others of the batch."""
+
+    def __init__(self, model, every: int) -> None:
+        super().__init__(model)
+        self.every, self.asked = every, 0
+
+    def run(self, asks):
+        answers: list[Any] = []
+        for ask in asks:
+            self.asked += 1
+            answers += [ModelUnavailable("no answer")] if self.asked % self.every == 0 else super().run([ask])
+        return answers
+
+
+def test_the_slm_goes_on_alone_when_the_mentor_fails(qwen) -> None:
+    dead = run(policy(rate=1.0), qwen, llm=Flaky(qwen["llm"], 1))
+    assert tokens(dead) == tokens(run(Greedy(LIMITS), qwen))
+    assert all(r.counts.mentor_failures == r.counts.consultations > 0 == r.counts.llm_tokens_generated for r in dead)
+    flaky = run(policy(Always(1.0), rate=1.0), qwen, llm=Flaky(qwen["llm"], 20))
+    for result in flaky:
+        assert result.finish_reason == "stop" or len(result.tokens) == 24
+        assert result.counts.mentor_failures <= result.counts.consultations
+    assert all(sum(getattr(r.counts, name) for r in flaky) for name in ("mentor_failures", "mentor_choices"))
+
+
+def test_a_policy_that_needs_its_model_ends_with_the_error(qwen) -> None:
+    with pytest.raises(S2TError, match="no answer"):
+        run(Greedy(LIMITS, model="llm"), qwen, llm=Flaky(qwen["llm"], 3))
+
+
+def test_a_word_without_end_is_cut(qwen) -> None:
+    endless = Words(frozenset(), frozenset())
+    limits = Limits(frozenset(), 100)
+    results = run(Mentor(limits, endless, Always(1.0), 1.0, 1), qwen)
+    assert all(r.counts.consultations == 4 for r in results)
