@@ -32,7 +32,7 @@ from select_to_think.evaluation.benchmarks import (
     svamp,
 )
 from select_to_think.evaluation.benchmarks.base import CHOOSE, COMPLETE, STEP_BY_STEP, YES_OR_NO, Benchmark, Split
-from select_to_think.evaluation.items import Item, assert_disjoint, load_items
+from select_to_think.evaluation.items import Item, assert_disjoint, load_items, question_key
 from select_to_think.structures import S2TError, unknown_name
 
 __all__ = [
@@ -103,8 +103,6 @@ def load_disjoint(train: Iterable[Item], test: Iterable[Item], *, drop: bool = F
     """
     train, test = list(train), list(test)
     if drop:
-        from select_to_think.evaluation.items import question_key
-
         seen = {question_key(item) for item in test}
         train = [item for item in train if question_key(item) not in seen]
     assert_disjoint(train, test, names=("training", "test"))
@@ -114,9 +112,14 @@ def load_disjoint(train: Iterable[Item], test: Iterable[Item], *, drop: bool = F
 def ask(items: Sequence[Item], style: PromptStyle, *, data_dir: str | Path | None = None) -> list[str]:
     """The prompt of each item. Items that belong to no benchmark get the template, or the default of their type.
 
+    No item is its own example: whoever it would be shown to gets the next one drawn.
+
     Raises:
-        S2TError: examples are wanted and an item's benchmark has no train split or it is not there.
+        S2TError: a template without the question; examples are wanted and an item's benchmark has no train split or it
+            is not there.
     """
+    if style.template is not None and "{question}" not in style.template:
+        raise S2TError(f"the template {style.template!r} has no {{question}}; say where the question goes")
     shots: dict[str, list[Item]] = {}
     prompts = []
     for item in items:
@@ -125,9 +128,10 @@ def ask(items: Sequence[Item], style: PromptStyle, *, data_dir: str | Path | Non
             if known is None:
                 raise S2TError(f"solved examples need a benchmark with a train split, and {item.domain} has none")
             pool = training_items(known.name, data_dir=data_dir)
-            shots[item.domain] = random.Random(style.seed).sample(pool, min(style.shots, len(pool)))
+            shots[item.domain] = random.Random(style.seed).sample(pool, min(style.shots + 1, len(pool)))
         if known is None:
             default = _PROMPTS.get(item.answer_type, "{question}")
             known = Benchmark(item.domain, item.answer_type, default, {})
-        prompts.append(known.ask(item, template=style.template, shots=shots.get(item.domain, ())))
+        others = [shot for shot in shots.get(item.domain, ()) if question_key(shot) != question_key(item)]
+        prompts.append(known.ask(item, template=style.template, shots=others[: style.shots]))
     return prompts

@@ -1,0 +1,85 @@
+"""Joining the folders of a run that was divided by `--shard`, into the folder that the undivided run would have left.
+
+Non-goals: joining runs with other items, methods or settings (that is a comparison: `s2t compare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from select_to_think.config import PriceConfig
+from select_to_think.evaluation.results import RESULTS, ItemRecord, Results, load_results, read_records
+from select_to_think.evaluation.run_folder import RUN, Part, Shard, begin, remarks, stored_runs, tabulate
+from select_to_think.files import make_folder, only_writer, read_json, require_same_settings, write_jsonl_atomic
+from select_to_think.structures import S2TError
+
+REMEDY = "name the folders that `s2t eval --shard I/N --out FOLDER` wrote"
+
+
+def merge(folders: Sequence[Path], out: Path) -> Results:
+    """Write records, settings and results of all shards together into `out`; a repetition changes nothing.
+
+    Raises S2TError for folders that are no finished shards of one run, each once, and for an `out` of another run.
+    """
+    shards, run, parts = read_shards(folders)
+    finished = [load_results(folder / RESULTS) for folder in shards]
+    about = dict(finished[0].provenance)
+    about["config"] = {name: value for name, value in about["config"].items() if name != "shard"}
+    with only_writer(out):
+        begin(out, run, parts)
+        for part in map(Part.named, parts):
+            records = interleaved([read_records(part.path(folder)) for folder in shards])
+            if len(records) != run["items"]["count"] or len({record.id for record in records}) != len(records):
+                raise S2TError(f"the shards do not hold every item once for {part.name}; {REMEDY}")
+            make_folder(part.path(out).parent)
+            write_jsonl_atomic(part.path(out), (record.to_json() for record in records))
+        prices = PriceConfig(**about["config"]["prices"])
+        rows = tabulate(stored_runs(out), baseline=about["config"]["baseline"], prices=prices)
+        own = remarks(finished[0].rows)
+        about["notes"] = [note for note in about["notes"] if note not in own] + remarks(rows)
+        results = Results(rows, about)
+        results.save(out / RESULTS)
+    return results
+
+
+def read_shards(folders: Sequence[Path]) -> tuple[list[Path], dict[str, Any], Mapping[str, Any]]:
+    """The folders in order of their shards, the settings of the undivided run, and those of its parts.
+
+    Raises S2TError as `merge` does.
+    """
+    found: dict[Shard, Path] = {}
+    runs = {}
+    for folder in folders:
+        run = read_json(folder / RUN, remedy=REMEDY)
+        if "shard" not in run:
+            raise S2TError(f"{folder} is not a shard but a whole run; {REMEDY}")
+        shard = Shard.parse(run.pop("shard"))
+        if shard in found:
+            raise S2TError(f"{found[shard]} and {folder} both hold shard {shard}; name each shard once")
+        found[shard], runs[folder] = folder, run
+    if not found:
+        raise S2TError(f"nothing to merge; {REMEDY}")
+    first, *others = runs.items()
+    for folder, run in others:
+        require_same_settings(folder, run, first[1])
+    counts = {shard.count for shard in found}
+    if len(counts) > 1:
+        raise S2TError(f"the runs were divided into {' and '.join(map(str, sorted(counts)))} shards; {REMEDY} of one N")
+    wanted = [Shard(index + 1, count) for count in counts for index in range(count)]
+    missing = [str(shard) for shard in wanted if shard not in found]
+    if missing:
+        raise S2TError(f"shard {', '.join(missing)} is missing; name the folders of all {len(wanted)} shards")
+    shards = [found[shard] for shard in wanted]
+    parts = first[1].pop("methods")
+    for folder in shards:
+        if not all(Part.named(name).path(folder).exists() for name in parts):
+            raise S2TError(f"the shard in {folder} is unfinished; run its `s2t eval` command again")
+    return shards, first[1], parts
+
+
+def interleaved(shards: Sequence[Sequence[ItemRecord]]) -> list[ItemRecord]:
+    """The records in the order of the undivided run: item k is in shard k mod n, at place k div n."""
+    longest = max(map(len, shards))
+    return [shard[place] for place in range(longest) for shard in shards if place < len(shard)]
