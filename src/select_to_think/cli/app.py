@@ -17,6 +17,7 @@ from select_to_think.cli import (
     bench,
     calibrate,
     collect,
+    compare,
     demo,
     evaluate,
     generate,
@@ -52,7 +53,7 @@ def build() -> typer.Typer:
     """The program with all its commands, in the order in which a newcomer meets them."""
     app = typer.Typer(name="s2t", no_args_is_help=True, rich_markup_mode="rich", context_settings=HELP)
     app.callback()(root)
-    for part in (demo, generate, measure, evaluate, merge, report, bench, calibrate, collect, train, pair):
+    for part in (demo, generate, measure, evaluate, merge, compare, report, bench, calibrate, collect, train, pair):
         part.register(app)
     return app
 
