@@ -37,6 +37,7 @@ class Asked:
 
     letters: tuple[int, int] = (11, 12)
     question: int = 40
+    longest: int = 512
     options: list[int] = field(default_factory=list)  # lengths of what follows the text in each prompt
 
     def about(self, question: str) -> Asked:

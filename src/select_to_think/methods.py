@@ -8,18 +8,21 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from select_to_think.config import DecodeConfig, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.models.trigger_head import load_trigger_head
+from select_to_think.models.verifier import load_verifier
+from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.policies.base import Limits, Policy
 from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
+from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
-from select_to_think.policies.table import NEEDS_LLM, check_trigger, default_trigger, parse_method
+from select_to_think.policies.table import MENTOR, NEEDS_LLM, check_trigger, default_trigger, parse_method
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.structures import S2TError
@@ -29,6 +32,10 @@ from select_to_think.triggers.kl import SUPPORT, KLTrigger
 from select_to_think.triggers.learned import LearnedTrigger
 from select_to_think.triggers.margin import MarginTrigger
 from select_to_think.triggers.random import RandomTrigger
+from select_to_think.verifiers.base import Verifier
+from select_to_think.verifiers.coin import CoinVerifier
+from select_to_think.verifiers.free import FreeVerifier
+from select_to_think.verifiers.mlp import MLPVerifier
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -52,7 +59,20 @@ def build_trigger(session: Session, name: str, budget: float) -> Trigger:
     return EntropyTrigger(threshold) if name == "entropy" else MarginTrigger(threshold)
 
 
-def build_policy(session: Session, method: str, decode: DecodeConfig, select: SelectConfig) -> Policy:
+def build_verifier(session: Session, kind: str, config: MentorConfig) -> Verifier:
+    """The verifier of a mentor method."""
+    if kind == "mentor-coin":
+        return CoinVerifier()
+    prompt = VerifierPrompt(session.slm, config.verifier_template, config.verifier_opening)
+    if kind == "mentor-free":
+        return FreeVerifier(prompt, config.order)
+    head = load_verifier(session.verifier_folder, session.slm, (prompt.template, prompt.opening))
+    return MLPVerifier(prompt, config.order, head)
+
+
+def build_policy(
+    session: Session, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig
+) -> Policy:
     """The policy of a method.
 
     Raises:
@@ -62,7 +82,7 @@ def build_policy(session: Session, method: str, decode: DecodeConfig, select: Se
     limits = Limits(session.stop_ids, decode.max_new_tokens)
     sample = Sample(limits, decode.temperature, decode.top_p, decode.top_k, decode.min_p)
     match kind:
-        case "greedy":
+        case "greedy" | "distill":
             return Greedy(limits)
         case "llm":
             return Greedy(limits, model="llm")
@@ -70,6 +90,9 @@ def build_policy(session: Session, method: str, decode: DecodeConfig, select: Se
             return sample
         case "maj":
             return MajorityVote(sample, n, session.text, decode.early_stop)
+        case kind if kind in MENTOR:
+            verifier = build_verifier(session, kind, mentor)
+            return Mentor(limits, session.words, verifier, mentor.consult_rate, mentor.segment_tokens)
     if select.candidates > session.ordinary_vocabulary:
         size = session.ordinary_vocabulary
         raise S2TError(f"{select.candidates} candidates asked of a vocabulary of {size} tokens: lower --candidates")
@@ -88,10 +111,15 @@ def build_policy(session: Session, method: str, decode: DecodeConfig, select: Se
 def build_backends(session: Session, kind: str, select: SelectConfig, stack: ExitStack) -> dict[str, Backend]:
     """The models that a method asks, by the names that its policy uses; `stack` undoes what they need."""
     forbidden = sorted(reserved_ids(session.slm))
+    if kind == "distill":
+        session.distilled.merge()
+        stack.callback(session.distilled.unmerge)
     if kind != "s2t-local":
         backends: dict[str, Backend] = {"slm": TransformersBackend(session.slm.model, forbidden=forbidden)}
         if kind in NEEDS_LLM:
             backends["llm"] = TransformersBackend(session.llm.model, forbidden=sorted(reserved_ids(session.llm)))
+        if kind in MENTOR:
+            backends["verifier"] = TransformersBackend(session.slm.model, forbidden=forbidden)
         return backends
     scorer, switch = session.scorer(select)
     rows = scorer.bin_rows

@@ -18,18 +18,21 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.engine import Engine
 from select_to_think.evaluation.grading import extract as extract_answer
 from select_to_think.methods import build_backends, build_policy, build_trigger
 from select_to_think.models.adapter import AdapterSwitch, attach_adapter
+from select_to_think.models.distilled import attach_distilled
 from select_to_think.models.loading import LoadedModel, load_model
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.scorer import Scorer, load_scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids, stop_ids
+from select_to_think.models.words import Words, word_boundaries
 from select_to_think.policies.base import Policy
 from select_to_think.policies.label import Label
 from select_to_think.policies.majority import MajorityVote
+from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.table import NEEDS_LLM, parse_method
 from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, S2TError, unknown_name
 from select_to_think.triggers.base import Trigger
@@ -90,6 +93,11 @@ class Session:
         return stop_ids(self.slm)
 
     @cached_property
+    def words(self) -> Words:
+        """Where words begin."""
+        return word_boundaries(self.slm)
+
+    @cached_property
     def notes(self) -> list[str]:
         """What must be said wherever numbers of this pair are shown."""
         path = None if self.folder is None else self.folder / "notes.json"
@@ -125,17 +133,34 @@ class Session:
             self._scorers[path] = load_scorer(path, self.slm), attach_adapter(self.slm, path)
         return self._scorers[path]
 
+    @property
+    def verifier_folder(self) -> Path:
+        """The folder of the verifier of mentor-mlp."""
+        return self.artefact(self.config.verifier, "verifier", "s2t train verifier")
+
+    @property
+    def distill_folder(self) -> Path:
+        """The folder of the distilled SLM."""
+        return self.artefact(self.config.distill, "distill/kd", "s2t train distill")
+
+    @cached_property
+    def distilled(self) -> AdapterSwitch:
+        """The adapter that makes the SLM the distilled one, attached and inactive."""
+        return attach_distilled(self.slm, self.distill_folder)
+
     def trigger(self, name: str, budget: float) -> Trigger:
         """A trigger that fires on about a fraction `budget` of the steps."""
         return build_trigger(self, name, budget)
 
-    def policy(self, method: str, decode: DecodeConfig, select: SelectConfig) -> Policy:
+    def policy(
+        self, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig = MentorConfig()
+    ) -> Policy:
         """The policy of a method.
 
         Raises:
             S2TError: unknown names, or settings that this pair cannot serve.
         """
-        return build_policy(self, method, decode, select)
+        return build_policy(self, method, decode, select, mentor)
 
     @property
     def ordinary_vocabulary(self) -> int:
@@ -148,9 +173,10 @@ class Session:
         method: str = "s2t-local",
         decode: DecodeConfig = DecodeConfig(),
         select: SelectConfig = SelectConfig(),
+        mentor: MentorConfig = MentorConfig(),
     ) -> list[Generation]:
         """Answer every question; the results stand in the order of the questions."""
-        results = dict(self.stream(questions, method, decode, select))
+        results = dict(self.stream(questions, method, decode, select, mentor))
         return [results[i] for i in range(len(questions))]
 
     def stream(
@@ -159,6 +185,7 @@ class Session:
         method: str,
         decode: DecodeConfig = DecodeConfig(),
         select: SelectConfig = SelectConfig(),
+        mentor: MentorConfig = MentorConfig(),
         *,
         extract: Extract | None = None,
     ) -> Iterator[tuple[int, Generation]]:
@@ -169,13 +196,14 @@ class Session:
             method: a name of `policies/table.py`.
             decode: how to decode.
             select: triggers and candidates.
+            mentor: consultations and verifier of MentorCollab.
             extract: (index, text) -> the answer that votes under maj@N; by default "The answer is ..." and the like.
 
         Raises:
             S2TError: unknown names, missing artefacts, or a prompt that does not fit the context.
         """
         kind, n = parse_method(method)
-        policy = self.policy(method, decode, select)
+        policy = self.policy(method, decode, select, mentor)
         find = extract or (lambda _, text: extract_answer(text, "text").extracted)
 
         def start(index: int, question: str) -> PolicyRun:
@@ -183,6 +211,8 @@ class Session:
             own = policy
             if isinstance(policy, MajorityVote):
                 own = replace(policy, extract=lambda tokens: find(index, self.text(tokens)))
+            if isinstance(policy, Mentor):
+                own = policy.about(question)
             return own.run(prompt, f"{decode.seed}/{question}")
 
         with ExitStack() as stack:

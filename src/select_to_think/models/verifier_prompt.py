@@ -50,6 +50,11 @@ class VerifierPrompt:
         content = re.sub(r"\{(question|text|a|b)\}", lambda match: values[match[1]], self.template)
         return prompt_ids(self.loaded, content, begun=self.opening + letter)
 
+    @property
+    def longest(self) -> int:
+        """Tokens that the verifier can read."""
+        return self.loaded.max_positions
+
     @cached_property
     def letters(self) -> tuple[int, int]:
         """The tokens that tell the two answers apart."""

@@ -10,12 +10,17 @@ METHODS = {
     "greedy": "the SLM's most probable token at every step",
     "sample": "the SLM, sampled with temperature, top-p, top-k and min-p",
     "maj@8": "self-consistency: majority vote over N samples of the SLM (any N: maj@4, maj@16 ...)",
+    "distill": "the SLM, fine-tuned on the LLM by distillation, greedy; no LLM",
     "llm": "the LLM alone, greedy",
     "takeover": "where the trigger fires, the LLM writes the token",
     "s2t": "where the trigger fires, the LLM selects among the SLM's top-K",
     "s2t-local": "where the trigger fires, the SLM's own scorer selects; no LLM",
+    "mentor-free": "where the LLM's next word differs, the SLM judges between two short segments",
+    "mentor-mlp": "the same, judged by a small network on the SLM's hidden state",
+    "mentor-coin": "the same, judged by a coin: the control",
 }
-NEEDS_LLM = frozenset({"llm", "takeover", "s2t"})
+MENTOR = frozenset({"mentor-free", "mentor-mlp", "mentor-coin"})
+NEEDS_LLM = frozenset({"llm", "takeover", "s2t"}) | MENTOR
 TRIGGERS = ("kl", "entropy", "margin", "random", "learned")
 LLM_FREE_TRIGGERS = ("entropy", "margin", "random", "learned")
 

@@ -71,6 +71,11 @@ class Prompt(Protocol):
     """Puts the two segments into a question to the SLM."""
 
     @property
+    def longest(self) -> int:
+        """Tokens that the SLM can read."""
+        ...
+
+    @property
     def letters(self) -> tuple[int, int]:
         """The tokens with which the SLM would choose the first and the second segment."""
         ...
@@ -100,10 +105,10 @@ class Asking(ABC):
         return replace(self, prompt=self.prompt.about(question))
 
     def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Request, Observation, float]:
-        """One branch of one or two prompts; 0 if they say the same in both orders."""
+        """One branch of one or two prompts; 0 if both orders say the same, or if the SLM cannot read so much."""
         shown = (dispute.slm, dispute.mentor), (dispute.mentor, dispute.slm)
         prompts = [self.prompt.ids(dispute.before, *pair) for pair in shown]
-        if prompts[0] == prompts[1]:
+        if prompts[0] == prompts[1] or max(map(len, prompts)) > self.prompt.longest:
             return 0.0
         same = shared_length(*prompts)
         asked = prompts[:1] if self.order == "ab" else prompts
