@@ -48,6 +48,7 @@ class PairConfig(Checked):
     llm: str | None = option(None, "Large model: a Hugging Face name or a local folder.")
     scorer: str | None = option(None, "Scorer folder for s2t-local (default: the one shipped with the pair).")
     trigger_head: str | None = option(None, "Folder of a learned trigger (default: the one shipped with the pair).")
+    distill: str | None = option(None, "Folder of a distilled SLM (default: the one shipped with the pair).")
     verifier: str | None = option(None, "Verifier folder for mentor-mlp (default: the one shipped with the pair).")
     calibration: str | None = option(None, "Calibration file (default: the one shipped with the pair).")
     device: str = option("auto", "cpu, cuda, cuda:1 ... or auto.")

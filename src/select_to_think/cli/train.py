@@ -1,4 +1,4 @@
-"""`s2t train`: the scorer of s2t-local, and the learned trigger, from a collection."""
+"""`s2t train`: the scorer of s2t-local, the learned trigger and the distillation baseline, from a collection."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from select_to_think.cli.command import add_command
-from select_to_think.cli.options import Only
+from select_to_think.cli.options import Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
-from select_to_think.config import PairConfig, ScorerConfig, TriggerTrainConfig
+from select_to_think.config import DecodeConfig, DistillConfig, PairConfig, ScorerConfig, TriggerTrainConfig
 
 if TYPE_CHECKING:
     from select_to_think.collect.records import Trajectory
@@ -42,6 +42,13 @@ def trajectories(folders: list[Path]) -> Iterator[Trajectory]:
     return itertools.chain.from_iterable(map(read_trajectories, folders))
 
 
+def seen_questions(folders: list[Path]) -> list[str]:
+    """The keys of all questions of several collections."""
+    from select_to_think.collect.records import question_keys
+
+    return [key for folder in folders for key in question_keys(folder)]
+
+
 def scorer(
     pair: SmallModel,
     config: ScorerConfig,
@@ -64,6 +71,7 @@ def scorer(
             seed=seed,
             resume=resume,
             validation=trajectories(validation) if validation else None,
+            question_keys=seen_questions([*collection, *(validation or ())]),
             progress=report,
         )
     payload = {"schema": 1, "scorer": str(out), "mode": config.mode, "score": config.score, **summary}
@@ -102,7 +110,13 @@ def trigger(
 
     with progress("training the trigger") as report:
         summary = train_trigger(
-            Session.load(pair).slm, trajectories(collection), config, out, seed=seed, progress=report
+            Session.load(pair).slm,
+            trajectories(collection),
+            config,
+            out,
+            seed=seed,
+            question_keys=seen_questions(collection),
+            progress=report,
         )
     payload = {"schema": 1, "trigger": str(out), **summary}
     return Reply(payload, lambda console: show_trigger(console, payload))
@@ -117,9 +131,56 @@ def show_trigger(console: Console, payload: dict[str, Any]) -> None:
     console.print(f"trigger: {payload['trigger']}", markup=False, soft_wrap=True)
 
 
+def distill(
+    pair: Models,
+    config: DistillConfig,
+    decode: Annotated[DecodeConfig, Only(("max_new_tokens", "max_batch", "temperature", "top_p", "seed"))],
+    collection: Collections,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new folder of the distilled SLM.")],
+    resume: Resume = False,
+) -> Reply:
+    """Distil the LLM into the SLM on the problems of a collection: what the scorer is compared with (distill)."""
+    from select_to_think.session import Session
+    from select_to_think.training.distill import train_distill
+
+    summary = train_distill(
+        Session.load(pair),
+        trajectories(collection),
+        config,
+        decode,
+        out,
+        resume=resume,
+        question_keys=seen_questions(collection),
+        stage=progress,
+    )
+    payload = {"schema": 1, "distill": str(out), "kind": config.kind, **summary}
+    return Reply(payload, lambda console: show_distill(console, payload))
+
+
+def show_distill(console: Console, payload: dict[str, Any]) -> None:
+    """One line per epoch."""
+    table = Table(title=f"distilled SLM, {payload['kind']}", title_justify="left")
+    for heading in ("epoch", "train loss", "nats per token", "agreement"):
+        table.add_column(heading, justify="right")
+    for epoch in ({"epoch": 0, **payload["before"]}, *payload["epochs"]):
+        values = (epoch.get(name) for name in ("train_loss", "nats_per_token", "agreement"))
+        table.add_row(f"{epoch['epoch']:g}", *("" if value is None else f"{value:.4f}" for value in values))
+    console.print(table)
+    console.print(
+        f"{payload['trainable_parameters']:,} parameters, {payload['answers']:,} answers with {payload['tokens']:,} "
+        f"tokens, {payload['steps']:,} steps, {payload['seconds']:.0f} s",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"distilled SLM: {payload['distill']}", markup=False, soft_wrap=True)
+
+
 def register(app: typer.Typer) -> None:
-    """Add `s2t train scorer` and `s2t train trigger`."""
-    group = typer.Typer(no_args_is_help=True, help="Train the scorer of s2t-local, or the learned trigger.")
+    """Add `s2t train scorer`, `s2t train trigger` and `s2t train distill`."""
+    group = typer.Typer(
+        no_args_is_help=True, help="Train the scorer of s2t-local, the learned trigger or the distillation baseline."
+    )
     add_command(group, "scorer", scorer, resume=RESUME_HINT)
     add_command(group, "trigger", trigger)
+    add_command(group, "distill", distill, resume=RESUME_HINT)
     app.add_typer(group, name="train")

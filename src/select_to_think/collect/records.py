@@ -140,6 +140,12 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def question_keys(folder: str | Path) -> list[str]:
+    """The `question_key` of every item of a finished collection, in item order: what tests must not hold."""
+    shards = read_manifest(folder)["shards"]
+    return [key for shard in shards for key in shard["question_keys"]]
+
+
 def read_trajectories(folder: str | Path) -> Iterator[Trajectory]:
     """Every trajectory of a finished collection, in item order.
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from select_to_think.config import DecodeConfig, SelectConfig
-from select_to_think.policies.table import NEEDS_LLM, default_trigger, parse_method
+from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
+from select_to_think.policies.table import MENTOR, NEEDS_LLM, default_trigger, parse_method
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -42,12 +42,16 @@ def draws(method: str, select: SelectConfig) -> bool:
 
 
 def trained_folders(session: Session, method: str, select: SelectConfig) -> list[Path]:
-    """The folders of what a method uses that was trained on questions: scorer and learned trigger."""
+    """The folders of what a method uses that was trained on questions: an SLM, a scorer, a trigger, a verifier."""
     folders = []
+    if parse_method(method)[0] == "distill":
+        folders.append(session.distill_folder)
     if parse_method(method)[0] == "s2t-local":
         folders.append(Path(session.scorer(select)[0].path))
     if has_trigger(method) and trigger_name(method, select) == "learned":
         folders.append(session.artefact(session.config.trigger_head, "trigger", "s2t train trigger"))
+    if method == "mentor-mlp":
+        folders.append(session.verifier_folder)
     return folders
 
 
@@ -56,7 +60,9 @@ def decode_settings(decode: DecodeConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(decode).items() if name != "max_batch"}
 
 
-def method_settings(session: Session, method: str, decode: DecodeConfig, select: SelectConfig) -> dict[str, Any]:
+def method_settings(
+    session: Session, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig = MentorConfig()
+) -> dict[str, Any]:
     """Everything that decides the answers of one method. Loads only models that the method needs."""
     kind, _ = parse_method(method)
     settings: dict[str, Any] = {
@@ -70,8 +76,14 @@ def method_settings(session: Session, method: str, decode: DecodeConfig, select:
         name = trigger_name(method, select)
         settings["select"] = {**asdict(select), "trigger": name}
         settings["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
+    if kind == "distill":
+        settings["distill"] = folder_digest(session.distill_folder)
     if kind == "s2t-local":
         settings["scorer"] = folder_digest(Path(session.scorer(select)[0].path))
+    if kind in MENTOR:
+        settings["mentor"] = asdict(mentor)
+    if kind == "mentor-mlp":
+        settings["verifier"] = folder_digest(session.verifier_folder)
     return settings
 
 

@@ -22,8 +22,10 @@ KEY_LENGTH = 16  # hexadecimal digits: two sets of a million questions share one
 
 
 def write_trained_on(folder: Path, keys: Iterable[str]) -> None:
-    """Write the `question_key`s of the training items into the folder of what was trained."""
+    """Write the `question_key`s of the training items, if they are known, into the folder of what was trained."""
     short = sorted({key[:KEY_LENGTH] for key in keys})
+    if not short:
+        return
     lines = ",\n".join(f'"{key}"' for key in short)
     write_text_atomic(folder / FILE, f'{{"schema": {SCHEMA}, "question_keys": [\n{lines}\n]}}\n')
 

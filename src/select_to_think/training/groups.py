@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -77,13 +78,25 @@ def is_held_out(item_id: str, share: float = VALIDATION_SHARE, salt: str = "") -
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+class OfItem(Protocol):
+    """Something that belongs to one item."""
+
+    @property
+    def item_id(self) -> str:
+        """The item's id."""
+        ...
+
+
+Part = TypeVar("Part", bound=OfItem)
+
+
+def split(examples: Sequence[Part]) -> tuple[list[Part], list[Part]]:
     """(training, validation) by item, so that no problem is on both sides.
 
     Raises:
         S2TError: one side is empty.
     """
-    sides: tuple[list[Example], list[Example]] = ([], [])
+    sides: tuple[list[Part], list[Part]] = ([], [])
     for each in examples:
         sides[is_held_out(each.item_id)].append(each)
     if not all(sides):

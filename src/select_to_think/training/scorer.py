@@ -18,6 +18,7 @@ from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import ScorerConfig
+from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.scorer import save_scorer
 from select_to_think.models.vocabulary import reserved_ids
@@ -38,6 +39,7 @@ def train_scorer(
     seed: int = 0,
     resume: bool = False,
     validation: Iterable[Trajectory] | None = None,
+    question_keys: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a scorer for `slm` and write its folder to `out`; the SLM itself is left bit-identical.
@@ -50,6 +52,7 @@ def train_scorer(
         seed: of the adapter's start and of the order of the data.
         resume: continue the unfinished training that lies beside `out`.
         validation: a collection from other items; without one, a tenth of the items is held out by a hash of the id.
+        question_keys: of all items of the collections, kept beside the scorer so that no test can hold one of them.
         progress: called with (optimiser steps done, all).
 
     Returns:
@@ -73,6 +76,7 @@ def train_scorer(
         def write(folder: Path, summary: dict[str, Any]) -> None:
             about = describe(slm, config, seed, summary)
             save_scorer(folder, module.switch, module.bin_rows, module.anchor.item(), about)
+            write_trained_on(folder, question_keys)
 
         return train_and_publish(trainer, work, out, resume, lambda: summarise(trainer, module, train, held_out), write)
 

@@ -25,6 +25,7 @@ from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import TriggerTrainConfig
+from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
@@ -50,6 +51,7 @@ def train_trigger(
     out: Path,
     *,
     seed: int = 0,
+    question_keys: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a head for `slm` and write its folder to `out`. The SLM is only read.
@@ -60,6 +62,7 @@ def train_trigger(
         config: label budget, size, optimiser.
         out: the new folder (must not exist).
         seed: of the head's start and of the order of the data.
+        question_keys: of all items of the collection, kept beside the head so that no test can hold one of them.
         progress: called with (optimiser steps done, all).
 
     Returns:
@@ -97,7 +100,12 @@ def train_trigger(
         "seed": seed,
         "config": asdict(config),
     }
-    publish(out, lambda folder: save_trigger_head(folder, TriggerHead(layers, quantiles, summary), slm.fingerprint))
+
+    def write(folder: Path) -> None:
+        save_trigger_head(folder, TriggerHead(layers, quantiles, summary), slm.fingerprint)
+        write_trained_on(folder, question_keys)
+
+    publish(out, write)
     return summary
 
 

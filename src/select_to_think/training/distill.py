@@ -1,0 +1,281 @@
+"""The distillation baseline of arXiv 2604.26940: the SLM itself learns to write as the LLM does, instead of to select.
+
+`kd`: the SLM answers the training problems by sampling; at every token of its answers it is trained towards the LLM's
+next-token distribution over the whole vocabulary, D_KL(p_LLM || p_SLM). `sft`: it is trained on the LLM's own greedy
+answers by cross-entropy. Problems, held-out items, adapter, schedule and number of optimiser steps are those of the
+scorer on the same collection.
+
+The answers are written once, before training (the SLM's are those of the SLM as it is given), and kept beside the
+checkpoints, so that a killed run goes on.
+
+Non-goals: inference (policy `distill`: the adapter is merged, decoding is greedy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers.trainer_utils import set_seed
+
+from select_to_think.collect.records import Trajectory
+from select_to_think.config import DecodeConfig, DistillConfig, SelectConfig
+from select_to_think.engine import Engine
+from select_to_think.evaluation.trained_on import write_trained_on
+from select_to_think.files import Journal
+from select_to_think.methods import build_backends
+from select_to_think.models.distilled import save_distilled
+from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
+from select_to_think.probability import log_probabilities
+from select_to_think.structures import Ids, Progress, S2TError
+from select_to_think.training.folders import ANSWERS, begin, is_leader, resumable, working_folder
+from select_to_think.training.groups import split
+from select_to_think.training.losses import language_kl
+from select_to_think.training.module import AdapterModule
+from select_to_think.training.trainer import AdapterTrainer, arguments, epochs_of, row_sums, train_and_publish
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+METHODS = {"kd": "sample", "sft": "llm"}  # who answers the problems
+METRICS = ("nats_per_token", "agreement")
+Stage = Callable[[str], AbstractContextManager[Progress | None]]  # shows the progress of one named part
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A training problem as the model is asked it."""
+
+    item_id: str
+    prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A problem with an answer to learn from."""
+
+    item_id: str
+    tokens: Ids  # (T,) prompt and answer
+    start: int  # index of the answer's first token, at least 1
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row."""
+        return len(self.tokens)
+
+
+def train_distill(
+    session: Session,
+    trajectories: Iterable[Trajectory],
+    config: DistillConfig,
+    decode: DecodeConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    question_keys: Iterable[str] = (),
+    stage: Stage = lambda name: nullcontext(),
+) -> dict[str, Any]:
+    """Distil the session's LLM into its SLM and write the adapter's folder to `out`; the SLM is left bit-identical.
+
+    Args:
+        session: the pair.
+        trajectories: a collection made with this SLM; only its problems are used, and only those with groups, which
+            are those that a scorer learns from.
+        config: kind and optimiser.
+        decode: how the problems are answered. Its seed is that of the adapter's start and of the data's order too.
+        out: the new folder (must not exist).
+        resume: continue the unfinished training that lies beside `out`.
+        question_keys: of all items of the collection, kept beside the adapter so that no test can hold one of them.
+        stage: makes the progress callback of each part: answering, then training.
+
+    Returns:
+        What `distill.json` holds under `training`: counts, seconds, and, `before` and per epoch, on held-out items,
+        `nats_per_token` (the loss) and `agreement` (share of the answers' tokens at which the SLM's most probable token
+        is the LLM's one).
+
+    Raises:
+        S2TError: no shared vocabulary, too few problems, a prompt that does not fit the context, a diverged loss, an
+            existing `out`, a full disk or an unwritable path.
+    """
+    work = working_folder(out, resume=resume)
+    check_shared_vocabulary(session.slm, session.llm)
+    train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
+    fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
+    settings = {"config": asdict(config), "decode": asdict(decode), "problems": len(train), **fingerprints}
+    begin(work, settings)
+    with resumable(work), ExitStack() as stack:
+        best, device = METRICS[0], session.slm.model.device
+        args = arguments(config, work, decode.seed, device, best=best, greater=False)
+        with args.main_process_first(local=False), stage("answering the training problems") as progress:
+            answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
+        set_seed(decode.seed)
+        module = DistillModule(session.slm.model, config, forbidden_ids(session), session.llm.model)
+        stack.enter_context(module.lent())
+        progress = stack.enter_context(stage("distilling"))
+        learned, measured = answers[: len(train)], answers[len(train) :]
+        trainer = DistillTrainer(module, learned, measured, args, config.patience, collate, mean_metrics, progress)
+        before = trainer.evaluate()
+
+        def write(folder: Path, summary: dict[str, Any]) -> None:
+            names = {"kind": config.kind, "slm": session.slm.name, "llm": session.llm.name}
+            about = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
+            save_distilled(folder, module.switch, {**names, **fingerprints, "training": about})
+            write_trained_on(folder, question_keys)
+
+        return train_and_publish(
+            trainer, work, out, resume, lambda: summarise(trainer, learned, measured, before), write
+        )
+
+
+def problems_of(session: Session, trajectories: Iterable[Trajectory], max_new_tokens: int) -> list[Problem]:
+    """The problems of the trajectories that a scorer learns from.
+
+    Raises:
+        S2TError: there are none, or a prompt does not fit the context.
+    """
+    problems = [Problem(each.id, each.prompt_ids) for each in trajectories if each.groups]
+    if not problems:
+        raise S2TError("the collection holds no candidate groups: collect more items or raise the budgets")
+    room = min(session.slm.max_positions, session.llm.max_positions) - max_new_tokens
+    for problem in problems:
+        if len(problem.prompt_ids) > room:
+            raise S2TError(
+                f"the prompt of item {problem.item_id!r} has {len(problem.prompt_ids)} tokens, which with "
+                f"{max_new_tokens} new ones exceed the context: lower --max-new-tokens"
+            )
+        if max(problem.prompt_ids) >= session.slm.vocab_size:
+            raise S2TError(f"the collection is not of {session.slm.name}: collect with the SLM to be trained")
+    return problems
+
+
+def forbidden_ids(session: Session) -> list[int]:
+    """Ids that neither model may write."""
+    return sorted(reserved_ids(session.slm) | reserved_ids(session.llm))
+
+
+def write_answers(
+    session: Session,
+    problems: Sequence[Problem],
+    method: str,
+    decode: DecodeConfig,
+    work: Path,
+    progress: Progress | None,
+) -> list[Answer]:
+    """Every problem with its answer by `method`, in order; those that a killed run wrote are read from its journal."""
+    with Journal(work / ANSWERS) as journal:
+        outputs = {int(record["index"]): record["output_ids"] for record in journal.records}
+        policy = session.policy(method, decode, SelectConfig())
+        runs = (
+            (index, policy.run(problem.prompt_ids, f"{decode.seed}/{problem.item_id}"))
+            for index, problem in enumerate(problems)
+            if index not in outputs
+        )
+        with ExitStack() as stack:
+            engine = Engine(build_backends(session, method, SelectConfig(), stack), decode.max_batch)
+            for index, generation in engine.run(runs):
+                outputs[index] = list(generation.tokens)
+                if is_leader():
+                    journal.append({"index": index, "output_ids": outputs[index]})
+                if progress is not None:
+                    progress(len(outputs), len(problems))
+    return [
+        Answer(problem.item_id, np.array([*problem.prompt_ids, *outputs[index]], np.int64), len(problem.prompt_ids))
+        for index, problem in enumerate(problems)
+    ]
+
+
+def collate(batch: Sequence[Answer]) -> dict[str, Tensor]:
+    """Arrays of B answers, padded on the right."""
+    ids = torch.zeros(len(batch), max(answer.length for answer in batch), dtype=torch.long)
+    for row, answer in enumerate(batch):
+        ids[row, : answer.length] = torch.from_numpy(answer.tokens)
+    return {
+        "ids": ids,  # (B, L)
+        "starts": torch.tensor([answer.start for answer in batch]),  # (B,)
+        "lengths": torch.tensor([answer.length for answer in batch]),  # (B,)
+    }
+
+
+class DistillModule(AdapterModule):
+    """The SLM with an adapter that learns at every token of the answers, and the LLM that it learns from."""
+
+    def __init__(
+        self, model: PreTrainedModel, config: DistillConfig, forbidden: Sequence[int], llm: PreTrainedModel
+    ) -> None:
+        """See `AdapterModule`. The LLM, which `sft` does not need, is no part of the module."""
+        super().__init__(model, config, forbidden)
+        self.kind = config.kind
+        self.taught_by = (llm,)
+
+    def forward(self, ids: Tensor, starts: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Loss in nats and agreement at each of the N tokens of the answers, and the row of each, (N,)."""
+        first = int(starts.min()) - 1
+        columns = torch.arange(first, ids.shape[1] - 1, device=ids.device)  # (C,): column c predicts token c + 1
+        learned = (columns >= starts[:, None] - 1) & (columns < lengths[:, None] - 1)  # (B, C)
+        logits = self.slm(ids, logits_to_keep=columns, use_cache=False).logits[learned]  # (N, V)
+        if self.kind == "sft":
+            targets = ids[:, first + 1 :][learned]  # (N,)
+            logprobs = log_probabilities(logits, self.forbidden)
+            losses, best = -logprobs.gather(-1, targets[:, None])[:, 0], logprobs.argmax(-1)
+            return {"losses": losses, "agree": best == targets, "rows": learned.nonzero()[:, 0]}
+        llm = self.taught_by[0]
+        with torch.no_grad():
+            wanted = llm(ids.to(llm.device), logits_to_keep=columns.to(llm.device), use_cache=False).logits
+        wanted = wanted.to(ids.device)[learned]
+        rows = min(logits.shape[-1], wanted.shape[-1])  # one of them may be padded further: no tokens there
+        logits, wanted = logits[:, :rows], wanted[:, :rows]
+        forbidden = self.forbidden[self.forbidden < rows]
+        losses = language_kl(logits, wanted, forbidden)
+        best, llm_best = (log_probabilities(each.detach(), forbidden).argmax(-1) for each in (logits, wanted))
+        return {"losses": losses, "agree": best == llm_best, "rows": learned.nonzero()[:, 0]}
+
+
+class DistillTrainer(AdapterTrainer):
+    """Means over the tokens of the answers."""
+
+    def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(answer tokens,)."""
+        return (batch["lengths"] - batch["starts"]).sum(dtype=torch.float32)[None]
+
+    def mean_loss(self, out: Mapping[str, Tensor], counts: Tensor) -> Tensor:
+        """Mean over tokens."""
+        return out["losses"].sum() / counts[0]
+
+    def measured(self, batch: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> Tensor:
+        """Sums over each row of 1, loss and agreement, (B, 3)."""
+        values = torch.stack([torch.ones_like(out["losses"]), out["losses"], out["agree"].float()], 1)
+        return row_sums(out["rows"], values, len(batch["ids"]))
+
+
+def mean_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Means over all held-out tokens of the sums (answers, 3) of `measured`."""
+    tokens, nats, agree = np.asarray(prediction.predictions).sum(0).tolist()
+    return dict(zip(METRICS, (nats / tokens, agree / tokens), strict=True))
+
+
+def summarise(
+    trainer: Trainer, learned: Sequence[Answer], measured: Sequence[Answer], before: Mapping[str, float]
+) -> dict[str, Any]:
+    """The numbers of a finished training, as JSON."""
+    epochs = epochs_of(trainer, METRICS)
+    best = min(epochs, key=lambda epoch: epoch[METRICS[0]])
+    model: Any = trainer.model
+    return {
+        "answers": len(learned),
+        "tokens": sum(answer.length - answer.start for answer in learned),
+        "validation_tokens": sum(answer.length - answer.start for answer in measured),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "steps": trainer.state.global_step,
+        "seconds": trainer.state.log_history[-1]["train_runtime"],
+        "before": {name: before[f"eval_{name}"] for name in METRICS},
+        **{name: best[name] for name in METRICS},
+        "best_epoch": best["epoch"],
+        "epochs": epochs,
+    }
