@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from select_to_think.collect.collect import collect
-from select_to_think.config import CollectConfig, DecodeConfig, PairConfig, SelectConfig
+from select_to_think.config import CollectConfig, DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.policies.table import NEEDS_LLM, parse_method
@@ -61,7 +61,7 @@ class FakeSession:
         self.scorer_folder = scorer
         self.streamed: list[str] = []
 
-    def policy(self, method: str, decode: DecodeConfig, select: SelectConfig) -> None:
+    def policy(self, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig) -> None:
         parse_method(method)
 
     def trigger(self, name: str, budget: float) -> Any:
@@ -87,6 +87,7 @@ class FakeSession:
         method: str,
         decode: DecodeConfig = DecodeConfig(),
         select: SelectConfig = SelectConfig(),
+        mentor: MentorConfig = MentorConfig(),
         *,
         extract: Any = None,
     ) -> Iterator[tuple[int, Generation]]:

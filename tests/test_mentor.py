@@ -197,16 +197,17 @@ def test_the_verifier_reads_the_text_once(qwen) -> None:
 
 def test_tokens_are_counted_and_traced_as_tokens(qwen) -> None:
     results = run(policy(), qwen)
-    assert any(step.span > 1 for r in results for step in r.steps)
+    assert any(len(step.decided) > 1 for r in results for step in r.steps)
     for result in results:
         by_mentor = [step for step in result.steps if step.chooser == "llm"]
         assert result.counts.llm_tokens_generated == result.counts.mentor_tokens_accepted == len(by_mentor)
         fired = [(i, step) for i, step in enumerate(result.steps) if step.fired]
         assert result.flip_count == result.counts.mentor_choices
         for i, step in fired:
-            chosen = step.segments[step.candidates.index(step.token)]
-            assert result.tokens[i : i + step.span] == chosen and len(step.segments) == len(step.scores) <= 2
-            assert {s.chooser for s in result.steps[i : i + step.span]} == {step.chooser}
+            end = i + len(step.decided)
+            assert result.tokens[i:end] == step.decided == step.segments[step.candidates.index(step.token)]
+            assert {s.chooser for s in result.steps[i:end]} == {step.chooser}
+            assert len(step.segments) == len(step.scores) <= 2
             assert sum(step.scores) == pytest.approx(1.0) or len(step.scores) == 1
             assert (step.chooser == "llm") == (step.scores[-1] > 0.5) or len(step.scores) == 1
 

@@ -189,9 +189,9 @@ class StepRecord:
         return self.fired and self.greedy_token is not None and self.token != self.greedy_token
 
     @property
-    def span(self) -> int:
-        """How many tokens, from this one on, were decided here: those of the chosen segment, or 1."""
-        return next((len(segment) for segment in self.segments if segment[0] == self.token), 1)
+    def decided(self) -> tuple[int, ...]:
+        """The tokens that were decided at this step: the chosen segment, or the token alone."""
+        return next((segment for segment in self.segments if segment[0] == self.token), (self.token,))
 
 
 @dataclass(frozen=True, slots=True)

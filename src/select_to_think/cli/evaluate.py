@@ -13,7 +13,7 @@ from select_to_think.cli.data import Out, Style, choose_items, folder_for
 from select_to_think.cli.options import DATA_PANEL
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
-from select_to_think.config import DataConfig, DecodeConfig, PairConfig, PriceConfig, SelectConfig
+from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig, PriceConfig, SelectConfig
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def evaluate(
     pair: PairConfig,
     decode: DecodeConfig,
     select: SelectConfig,
+    mentor: MentorConfig,
     data: DataConfig,
     style: Style,
     prices: PriceConfig,
@@ -63,7 +64,7 @@ def evaluate(
     from select_to_think.session import Session
 
     part = None if shard is None else Shard.parse(shard)
-    folder = folder_for("eval", out, pair, decode, select, data, style, seeds, shard)
+    folder = folder_for("eval", out, pair, decode, select, mentor, data, style, seeds, shard)
     note(f"results go to {folder}")
     if data.benchmarks is not None and pair.slm is None:
         note("the bundled pair knows nothing but its own three domains: near zero is what it gets on benchmarks")
@@ -81,6 +82,7 @@ def evaluate(
             shard=part,
             baseline=baseline,
             prices=prices,
+            mentor=mentor,
             style=style if any(item.prompt is not None for item in items) else None,
         )
     return Reply(results.to_json(), lambda console: show(console, folder, results))

@@ -12,7 +12,7 @@ from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import Decode, pieces, show_generation
-from select_to_think.config import DataConfig, DecodeConfig, PairConfig, SelectConfig
+from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.structures import Generation, S2TError
 
 if TYPE_CHECKING:
@@ -25,10 +25,15 @@ def generate(
     pair: PairConfig,
     decode: DecodeConfig,
     select: SelectConfig,
+    mentor: MentorConfig,
     data: Annotated[DataConfig, Only(("data", "limit"))],
     questions: Annotated[list[str] | None, typer.Argument(help="The questions, each in quotes.")] = None,
     method: Annotated[
-        str, typer.Option(help="greedy, sample, maj@N, llm, takeover, s2t or s2t-local.", rich_help_panel="Selection")
+        str,
+        typer.Option(
+            help="greedy, sample, maj@N, llm, takeover, s2t, s2t-local, mentor-free, mentor-mlp ...",
+            rich_help_panel="Selection",
+        ),
     ] = "s2t-local",
 ) -> Reply:
     """Answer questions; triggered steps are marked and flips are coloured, with the candidates and their scores."""
@@ -42,7 +47,7 @@ def generate(
     from select_to_think.session import Session
 
     session = Session.load(pair)
-    answers = session.generate(asked, method, decode, select)
+    answers = session.generate(asked, method, decode, select, mentor)
     results = [describe(question, answer, session.text) for question, answer in zip(asked, answers, strict=True)]
     payload = {"schema": 1, "method": method, "results": results}
     return Reply(payload, lambda console: show(console, asked, answers, session))

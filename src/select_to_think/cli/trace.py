@@ -39,18 +39,29 @@ def pieces(decode: Decode, tokens: Sequence[int]) -> list[str]:
     return texts
 
 
-def spelt(decode: Decode, token: int | None) -> str:
-    """One token on its own, with blanks made visible."""
-    if token is None:
-        return ""
-    text = decode([token])
-    return text.strip() or repr(text)
+def spelt(decode: Decode, tokens: Sequence[int]) -> str:
+    """A token or a segment on its own, with blanks made visible."""
+    text = decode(tokens)
+    return text.strip() or (repr(text) if tokens else "")
+
+
+def greedy(step: StepRecord) -> Sequence[int]:
+    """What the SLM would have written at a triggered step."""
+    if step.segments and step.candidates[0] == step.greedy_token:
+        return step.segments[0]
+    return () if step.greedy_token is None else (step.greedy_token,)
 
 
 def marked(generation: Generation, decode: Decode, *, colours: bool) -> Text:
     """The answer with its triggered steps marked."""
     answer = Text()
-    for step, piece in zip(generation.steps, pieces(decode, generation.tokens), strict=True):
+    texts = pieces(decode, generation.tokens)
+    end = 0
+    for index, step in enumerate(generation.steps):
+        if index < end:
+            continue
+        end = index + (len(step.decided) if step.fired else 1)
+        piece = "".join(texts[index:end])
         blank, word = piece[: len(piece) - len(piece.lstrip())], piece.lstrip()
         answer.append(blank)
         if not step.fired or not word:
@@ -58,7 +69,7 @@ def marked(generation: Generation, decode: Decode, *, colours: bool) -> Text:
         elif colours:
             answer.append(word, style=FLIPPED if step.flip else KEPT)
         elif step.flip:
-            answer.append(f"[{spelt(decode, step.greedy_token)} -> {word}]")
+            answer.append(f"[{spelt(decode, greedy(step))} -> {word}]")
         else:
             answer.append(f"[{word}]")
     return answer
@@ -77,16 +88,18 @@ def weighed(generation: Generation, decode: Decode) -> Table:
     """A table of the triggered steps: who chose what among which candidates (score, or log-probability, in nats)."""
     table = Table(title="triggered steps", title_justify="left", box=None, pad_edge=False)
     for heading in ("step", "statistic", "greedy", "choice", "by"):
-        table.add_column(heading, justify="right" if heading in ("step", "statistic") else "left", no_wrap=True)
+        table.add_column(
+            heading, justify="right" if heading in ("step", "statistic") else "left", no_wrap=True, max_width=40
+        )
     table.add_column("candidates: score")
     fired = [(index, step) for index, step in enumerate(generation.steps) if step.fired]
     for index, step in fired[:TABLE_ROWS]:
         statistic = "" if step.statistic is None else f"{step.statistic:.3f}"
-        choice = Text(spelt(decode, step.token), style=FLIPPED if step.flip else "")
+        choice = Text(spelt(decode, step.decided), style=FLIPPED if step.flip else "")
         table.add_row(
             str(index),
             statistic,
-            Text(spelt(decode, step.greedy_token)),
+            Text(spelt(decode, greedy(step))),
             choice,
             step.chooser,
             candidates(step, decode),
@@ -100,7 +113,7 @@ def candidates(step: StepRecord, decode: Decode) -> Text:
     """The best candidates of one step, with what decided between them."""
     values = step.scores or step.candidate_logprobs
     ranked = sorted(zip(step.candidates, values, strict=True), key=lambda pair: -pair[1])
-    return Text("  ".join(f"{spelt(decode, token)}: {value:.2f}" for token, value in ranked[:SHOWN_CANDIDATES]))
+    return Text("  ".join(f"{spelt(decode, [token])}: {value:.2f}" for token, value in ranked[:SHOWN_CANDIDATES]))
 
 
 def show_generation(console: Console, question: str, generation: Generation, decode: Decode) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from select_to_think.config import DecodeConfig, PriceConfig, PromptStyle, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, PriceConfig, PromptStyle, SelectConfig
 from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.items import Item, assert_unique, items_digest
@@ -49,6 +49,7 @@ def evaluate(
     baseline: str = BASELINE,
     prices: PriceConfig = PriceConfig(),
     style: PromptStyle | None = None,
+    mentor: MentorConfig = MentorConfig(),
 ) -> Results:
     """Answer every item by every method and count.
 
@@ -61,6 +62,7 @@ def evaluate(
         baseline: the method with which the rows of the others are compared.
         prices: of tokens, for the column `money`.
         style: how the prompts of `items` were made, to be written down.
+        mentor: consultations and verifier of MentorCollab.
 
     Raises:
         S2TError: an unknown method, items that something was calibrated or trained on, code items without
@@ -69,11 +71,12 @@ def evaluate(
     methods = list(dict.fromkeys(methods))
     seeds = list(dict.fromkeys(seeds)) or [decode.seed]
     decode = replace(decode, seed=seeds[0])
-    notes = check(session, items, methods, decode, select, allow_code_execution=allow_code_execution)
+    notes = check(session, items, methods, decode, select, mentor, allow_code_execution=allow_code_execution)
     config = {
         "methods": methods,
         "decode": asdict(decode),
         "select": asdict(select),
+        "mentor": asdict(mentor),
         "baseline": baseline,
         "prices": asdict(prices),
         **described(style, shard),
@@ -87,10 +90,12 @@ def evaluate(
         folder = Path(stack.enter_context(TemporaryDirectory())) if out is None else out
         for place in dict.fromkeys([folder, *(part.path(folder).parent for part in parts)]):
             stack.enter_context(only_writer(place))
-        settings = {part.name: method_settings(session, part.method, own, select) for part, own in parts.items()}
+        settings = {
+            part.name: method_settings(session, part.method, own, select, mentor) for part, own in parts.items()
+        }
         begin(folder, run, settings)
         for number, (part, own) in enumerate(parts.items()):
-            work = partial(answer, session, part.method, own, select, allow_code_execution=allow_code_execution)
+            work = partial(answer, session, part.method, own, select, mentor, allow_code_execution=allow_code_execution)
             for done, _ in enumerate(resumed(part.path(folder), mine, work), 1):
                 if progress:
                     progress(number * len(mine) + done, len(parts) * len(mine))
@@ -120,6 +125,7 @@ def check(
     methods: Sequence[str],
     decode: DecodeConfig,
     select: SelectConfig,
+    mentor: MentorConfig,
     *,
     allow_code_execution: bool = False,
 ) -> list[str]:
@@ -133,7 +139,7 @@ def check(
         raise S2TError("grading these items runs code that a model wrote; allow it with --allow-code-execution")
     unknown: dict[Path, None] = {}
     for method in methods:
-        session.policy(method, decode, select)
+        session.policy(method, decode, select, mentor)
         if is_calibrated(method, select):
             assert_not_calibrated_on(items, session.calibration, purpose="test")
         for folder in trained_folders(session, method, select):
@@ -183,6 +189,7 @@ def answer(
     method: str,
     decode: DecodeConfig,
     select: SelectConfig,
+    mentor: MentorConfig,
     items: Sequence[Item],
     *,
     allow_code_execution: bool = False,
@@ -193,7 +200,7 @@ def answer(
         yield unasked_record(item, method, length)
     if not fitted.fitting:
         return
-    session.generate([fitted.fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select)
+    session.generate([fitted.fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
     clock = SharedClock()
 
     def questions() -> Iterator[str]:
@@ -205,7 +212,7 @@ def answer(
         item, _ = fitted.fitting[index]
         return extract(text, item.answer_type, choices=item.choices, meta=item.meta).extracted
 
-    for index, generation in session.stream(questions(), method, decode, select, extract=vote):
+    for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
         seconds = clock.finish(index)
         item, length = fitted.fitting[index]
         yield make_record(

@@ -111,8 +111,9 @@ def estimated_flops(session: Session, counts: Counts, context: float) -> float |
 def step_records(decode_text: Callable[[Sequence[int]], str], generation: Generation) -> list[dict[str, Any]]:
     """The triggered steps of a generation.
 
-    `index`: place among the tokens; `text[start:end]` of the answer is the token (None where the tokenizer does not let
-    a token be found in the text); `choice`: place among the candidates, None if the choice is none of them.
+    `index`: place among the tokens; `text[start:end]` of the answer is the token, or the segment that it begins (None
+    where the tokenizer does not let it be found in the text); `choice`: place among the candidates, None if the choice
+    is none of them.
     """
     return [
         {**step_json(decode_text, step), "index": index, **_place(decode_text, generation, index)}
@@ -124,14 +125,15 @@ def step_records(decode_text: Callable[[Sequence[int]], str], generation: Genera
 def step_json(decode_text: Callable[[Sequence[int]], str], step: StepRecord) -> dict[str, Any]:
     """One triggered step without its place. Ids are token ids, log-probabilities nats; None where a value is absent."""
     scores = step.scores or (None,) * len(step.candidates)
+    options = step.segments or tuple((token,) for token in step.candidates)
     return {
         "token": step.token,
-        "text": decode_text([step.token]),
+        "text": decode_text(step.decided),
         "greedy": step.greedy_token,
         "statistic": _finite(step.statistic),
         "candidates": [
-            {"id": token, "text": decode_text([token]), "logprob": _finite(logprob), "score": _finite(score)}
-            for token, logprob, score in zip(step.candidates, step.candidate_logprobs, scores, strict=True)
+            {"id": option[0], "text": decode_text(option), "logprob": _finite(logprob), "score": _finite(score)}
+            for option, logprob, score in zip(options, step.candidate_logprobs, scores, strict=True)
         ],
         "choice": step.candidates.index(step.token) if step.token in step.candidates else None,
         "chooser": step.chooser,
@@ -141,9 +143,9 @@ def step_json(decode_text: Callable[[Sequence[int]], str], step: StepRecord) -> 
 
 
 def _place(decode_text: Callable[[Sequence[int]], str], generation: Generation, index: int) -> dict[str, int | None]:
-    """Where a token stands in the answer's text."""
+    """Where a token, or the segment that it begins, stands in the answer's text."""
     before = decode_text(generation.tokens[:index])
-    through = decode_text(generation.tokens[: index + 1])
+    through = decode_text(generation.tokens[: index + len(generation.steps[index].decided)])
     if not (generation.text.startswith(through) and through.startswith(before)):
         return {"start": None, "end": None}
     return {"start": len(before), "end": len(through)}
