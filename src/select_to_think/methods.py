@@ -5,6 +5,7 @@ Non-goals: loading (the session does it, when something is first needed) and run
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -71,15 +72,21 @@ def build_verifier(session: Session, kind: str, config: MentorConfig) -> Verifie
 
 
 def build_policy(
-    session: Session, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig
+    session: Session,
+    method: str,
+    decode: DecodeConfig,
+    select: SelectConfig,
+    mentor: MentorConfig,
+    stop: Sequence[str] = (),
 ) -> Policy:
-    """The policy of a method.
+    """The policy of a method; its answers end with the first of the strings `stop` as well.
 
     Raises:
         S2TError: unknown names, or settings that this pair cannot serve.
     """
     kind, n = parse_method(method)
-    limits = Limits(session.stop_ids, decode.max_new_tokens)
+    stops = (lambda tokens: session.text(tokens) != session.text(tokens, stop)) if stop else None
+    limits = Limits(session.stop_ids, decode.max_new_tokens, stops)
     sample = Sample(limits, decode.temperature, decode.top_p, decode.top_k, decode.min_p)
     match kind:
         case "greedy" | "distill":

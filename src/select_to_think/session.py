@@ -33,6 +33,7 @@ from select_to_think.policies.base import Policy
 from select_to_think.policies.label import Label
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
+from select_to_think.policies.score import score_output
 from select_to_think.policies.table import NEEDS_LLM, parse_method
 from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, S2TError, unknown_name
 from select_to_think.triggers.base import Trigger
@@ -42,6 +43,7 @@ from select_to_think.triggers.kl import SUPPORT
 PAIRS = Path(__file__).parent / "pairs"
 BUNDLED = ("demo",)
 Extract = Callable[[int, str], str | None]
+Question = str | Sequence[int]  # or the token ids of a whole prompt
 
 
 class Session:
@@ -153,14 +155,19 @@ class Session:
         return build_trigger(self, name, budget)
 
     def policy(
-        self, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig = MentorConfig()
+        self,
+        method: str,
+        decode: DecodeConfig,
+        select: SelectConfig,
+        mentor: MentorConfig = MentorConfig(),
+        stop: Sequence[str] = (),
     ) -> Policy:
-        """The policy of a method.
+        """The policy of a method; its answers end with the first of the strings `stop` as well.
 
         Raises:
             S2TError: unknown names, or settings that this pair cannot serve.
         """
-        return build_policy(self, method, decode, select, mentor)
+        return build_policy(self, method, decode, select, mentor, stop)
 
     @property
     def ordinary_vocabulary(self) -> int:
@@ -181,13 +188,14 @@ class Session:
 
     def stream(
         self,
-        questions: Iterable[str],
+        questions: Iterable[Question],
         method: str,
         decode: DecodeConfig = DecodeConfig(),
         select: SelectConfig = SelectConfig(),
         mentor: MentorConfig = MentorConfig(),
         *,
         extract: Extract | None = None,
+        stop: Sequence[str] = (),
     ) -> Iterator[tuple[int, Generation]]:
         """Yield (index, answer) as answers finish, batched over all questions.
 
@@ -198,28 +206,29 @@ class Session:
             select: triggers and candidates.
             mentor: consultations and verifier of MentorCollab.
             extract: (index, text) -> the answer that votes under maj@N; by default "The answer is ..." and the like.
+            stop: strings that end an answer; its text ends before the first of them.
 
         Raises:
             S2TError: unknown names, missing artefacts, or a prompt that does not fit the context.
         """
         kind, n = parse_method(method)
-        policy = self.policy(method, decode, select, mentor)
+        policy = self.policy(method, decode, select, mentor, stop)
         find = extract or (lambda _, text: extract_answer(text, "text").extracted)
 
-        def start(index: int, question: str) -> PolicyRun:
+        def start(index: int, question: Question) -> PolicyRun:
             prompt = self.prompt(question, decode.max_new_tokens, with_llm=kind in NEEDS_LLM)
             own = policy
             if isinstance(policy, MajorityVote):
-                own = replace(policy, extract=lambda tokens: find(index, self.text(tokens)))
+                own = replace(policy, extract=lambda tokens: find(index, self.text(tokens, stop)))
             if isinstance(policy, Mentor):
-                own = policy.about(question)
+                own = policy.about(question if isinstance(question, str) else self.text(question))
             return own.run(prompt, f"{decode.seed}/{question}")
 
         with ExitStack() as stack:
             backends = build_backends(self, kind, select, stack)
             engine = Engine(backends, max(1, decode.max_batch // n))
             for index, generation in engine.run((i, start(i, question)) for i, question in enumerate(questions)):
-                yield index, replace(generation, text=self.text(generation.tokens))
+                yield index, replace(generation, text=self.text(generation.tokens, stop))
 
     def label(
         self,
@@ -242,15 +251,30 @@ class Session:
             )
             yield from engine.run(runs)
 
-    def prompt(self, question: str, max_new_tokens: int, *, with_llm: bool) -> list[int]:
+    def score(
+        self, prompts: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]], decode: DecodeConfig = DecodeConfig()
+    ) -> Iterator[tuple[int, Generation]]:
+        """Yield (index, the given outputs[index] with the SLM's log-probabilities and greedy tokens) as they finish.
+
+        Prompts and outputs are token ids, at least one each.
+        """
+        with ExitStack() as stack:
+            engine = Engine(build_backends(self, "greedy", SelectConfig(), stack), decode.max_batch)
+            yield from engine.run((i, score_output(*pair)) for i, pair in enumerate(zip(prompts, outputs, strict=True)))
+
+    def room(self, *, with_llm: bool) -> int:
+        """Tokens of a prompt and its answer that fit the context."""
+        return min(model.max_positions for model in ((self.slm, self.llm) if with_llm else (self.slm,)))
+
+    def prompt(self, question: Question, max_new_tokens: int, *, with_llm: bool) -> list[int]:
         """Token ids of the prompt.
 
         Raises:
             PromptTooLong: it and the longest answer do not fit the context.
             S2TError: it is empty.
         """
-        ids = prompt_ids(self.slm, question)
-        room = min(m.max_positions for m in ((self.slm, self.llm) if with_llm else (self.slm,)))
+        ids = prompt_ids(self.slm, question) if isinstance(question, str) else list(question)
+        room = self.room(with_llm=with_llm)
         if len(ids) + max_new_tokens > room:
             raise PromptTooLong(
                 f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones exceed the context of {room} tokens: "
@@ -261,9 +285,10 @@ class Session:
             raise S2TError("the question is empty: write one")
         return ids
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """The text of generated tokens, without special tokens."""
-        return str(self.slm.tokenizer.decode(list(tokens), skip_special_tokens=True))
+    def text(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """The text of generated tokens, without special tokens, up to the first of the strings `stop`."""
+        text = str(self.slm.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]
 
 
 def bundled_folder(pair: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,15 +23,20 @@ class Limits:
 
     stop_ids: frozenset[int]
     max_new_tokens: int
+    stops: Callable[[Sequence[int]], bool] | None = None  # whether these output tokens hold a stop string
+
+    def ended(self, steps: Sequence[StepRecord]) -> bool:
+        """Whether the last token, or a string that it completes, ends the sequence."""
+        if not steps:
+            return False
+        return steps[-1].token in self.stop_ids or bool(self.stops and self.stops([step.token for step in steps]))
 
     def room(self, steps: Sequence[StepRecord]) -> int:
         """Tokens that may still be written; 0 once the sequence has ended."""
-        if steps and steps[-1].token in self.stop_ids:
-            return 0
-        return self.max_new_tokens - len(steps)
+        return 0 if self.ended(steps) else self.max_new_tokens - len(steps)
 
     def finish(self, steps: Sequence[StepRecord], llm_tokens_generated: int = 0) -> Generation:
         """The finished sequence; the engine adds what it cost."""
-        reason: FinishReason = "stop" if steps and steps[-1].token in self.stop_ids else "length"
+        reason: FinishReason = "stop" if self.ended(steps) else "length"
         counts = Counts(llm_tokens_generated=llm_tokens_generated)
         return Generation(tuple(step.token for step in steps), reason, tuple(steps), counts)

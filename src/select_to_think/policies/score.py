@@ -1,0 +1,19 @@
+"""What the SLM gives a text that is already there: the log-probability and the greedy token at each of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from select_to_think.structures import Extend, Generation, Observe, PolicyRun, StepRecord
+
+
+def score_output(prompt: Sequence[int], output: Sequence[int]) -> PolicyRun:
+    """`output` (token ids, at least one) as if the SLM had written it after `prompt` (at least one): one forward."""
+    yield Extend("slm", prompt[:-1])
+    inputs = [prompt[-1], *output[:-1]]  # the token before each of the output
+    seen = yield Extend("slm", inputs, Observe(top_k=1, ids=tuple((token,) for token in output), every=True))
+    steps = tuple(
+        StepRecord(token, float(logprob), greedy_token=int(greedy))
+        for token, (logprob,), (greedy,) in zip(output, seen.asked_logprobs, seen.top_ids, strict=True)
+    )
+    return Generation(tuple(output), "stop", steps)

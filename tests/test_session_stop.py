@@ -1,0 +1,79 @@
+"""Stop strings, whole prompts and given outputs, on the bundled pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+
+from select_to_think.config import DecodeConfig
+from select_to_think.pairs.problems import load_split
+from select_to_think.session import Session
+from select_to_think.structures import Generation
+
+METHODS = ("greedy", "sample", "s2t-local", "s2t", "llm")
+STOP = ("=", "is")
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return Session.load()
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[str]:
+    return [problem.question for problem in load_split("validation", limit_per_domain=2)]
+
+
+@cache
+def whole(session: Session, questions: tuple[str, ...], method: str) -> list[Generation]:
+    return session.generate(questions, method)
+
+
+def before(text: str, stop: Sequence[str]) -> str:
+    """The plain definition."""
+    return min((text.split(string, 1)[0] for string in stop), key=len)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_answer_ends_before_the_first_stop_string(session: Session, questions: list[str], method: str) -> None:
+    full = whole(session, tuple(questions), method)
+    cut = dict(session.stream(questions, method, stop=STOP))
+    for index, generation in enumerate(full):
+        assert cut[index].text == before(generation.text, STOP) != generation.text
+        written = cut[index].tokens
+        assert written == generation.tokens[: len(written)]
+        assert cut[index].finish_reason == "stop"
+        if method != "s2t":  # which writes block by block, so that it may go further
+            assert len(written) < len(generation.tokens)
+            assert session.text(written[:-1], STOP) == session.text(written[:-1])
+
+
+def test_votes_are_extracted_before_the_stop_string(session: Session, questions: list[str]) -> None:
+    found: list[str] = []
+    list(session.stream(questions[:1], "maj@2", stop=STOP, extract=lambda _, text: found.append(text)))
+    assert len(found) == 2 and not any(string in text for text in found for string in STOP)
+
+
+@pytest.mark.parametrize("method", METHODS[2:])
+def test_the_ids_of_a_prompt_are_as_good_as_its_question(session: Session, questions: list[str], method: str) -> None:
+    prompts = [session.prompt(question, 1, with_llm=False) for question in questions]
+    found = dict(session.stream(prompts, method))
+    assert [found[i].tokens for i in range(len(prompts))] == [
+        g.tokens for g in whole(session, tuple(questions), method)
+    ]
+
+
+def test_a_scored_output_is_the_one_that_was_written(session: Session, questions: list[str]) -> None:
+    written = whole(session, tuple(questions), "greedy")
+    prompts = [session.prompt(question, 1, with_llm=False) for question in questions]
+    for batch in (1, 4):
+        scored = dict(session.score(prompts, [g.tokens for g in written], DecodeConfig(max_batch=batch)))
+        for index, generation in enumerate(written):
+            assert scored[index].tokens == generation.tokens
+            assert scored[index].logprob == pytest.approx(generation.logprob, abs=1e-4)
+            assert all(step.token == step.greedy_token for step in scored[index].steps)
+            assert scored[index].counts.slm_forwards == 1
+    other = dict(session.score(prompts[:1], [[prompts[0][0]]]))[0]
+    assert other.logprob < -5 and other.steps[0].token != other.steps[0].greedy_token
