@@ -24,7 +24,7 @@ ROW = [
     "method", "domain", "n", "accuracy", "stderr", "tokens", "seconds", "tokens_per_second", "trigger_rate",
     "flip_rate", "hit_at_8", "llm_tokens_generated", "llm_tokens_processed", "llm_forwards",
     "truncated", "prompts_too_long", "slm_tokens_processed", "llm_tokens_share", "flops", "money", "seeds", "baseline",
-    "paired",
+    "paired", "consultations", "disagreements", "mentor_choices", "mentor_tokens_rejected", "mentor_failures",
 ]  # fmt: skip
 
 
@@ -299,3 +299,12 @@ def test_questions_of_the_training_are_not_tested(tmp_path: Path) -> None:
     (tmp_path / "trained_on.json").write_text("{}")
     with pytest.raises(S2TError, match="train it again"):
         evaluate(session, ITEMS, ["s2t-local"], DECODE)
+
+
+def test_mentor_rows_count_consultations_and_say_that_the_mentor_failed() -> None:
+    results = evaluate(FakeSession(), ITEMS, ["greedy", "mentor-coin"], DECODE)
+    rows = {row.method: row for row in results.rows if row.domain == "all"}
+    assert rows["greedy"].consultations is rows["greedy"].mentor_failures is None
+    assert (rows["mentor-coin"].consultations, rows["mentor-coin"].mentor_failures) == (4 * len(ITEMS), len(ITEMS))
+    assert any("mentor failed at 10 of 40" in note for note in results.provenance["notes"])
+    assert results.provenance["config"]["mentor"]["consult_rate"] == 0.25

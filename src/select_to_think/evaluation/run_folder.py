@@ -159,14 +159,21 @@ def tabulate(
 
 
 def remarks(rows: Iterable[ResultRow]) -> list[str]:
-    """What a person must be told beside the rows: prompts that did not fit."""
-    most = max((row for row in rows if row.domain == "all"), key=lambda row: row.prompts_too_long or 0)
-    if not most.prompts_too_long:
-        return []
-    return [
-        f"{most.prompts_too_long} of {most.n} prompts do not fit the context beside the longest answer; they were not "
-        "asked and count as wrong"
+    """What a person must be told beside the rows: prompts that did not fit, a mentor that did not answer."""
+    whole = [row for row in rows if row.domain == "all"]
+    said = [
+        f"{row.method}: the mentor failed at {row.mentor_failures} of {row.consultations} consultations; there the SLM "
+        "went on alone"
+        for row in whole
+        if row.mentor_failures
     ]
+    most = max(whole, key=lambda row: row.prompts_too_long or 0)
+    if most.prompts_too_long:
+        said.append(
+            f"{most.prompts_too_long} of {most.n} prompts do not fit the context beside the longest answer; they were "
+            "not asked and count as wrong"
+        )
+    return said
 
 
 def checked(

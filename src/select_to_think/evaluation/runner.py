@@ -72,16 +72,9 @@ def evaluate(
     seeds = list(dict.fromkeys(seeds)) or [decode.seed]
     decode = replace(decode, seed=seeds[0])
     notes = check(session, items, methods, decode, select, mentor, allow_code_execution=allow_code_execution)
-    config = {
-        "methods": methods,
-        "decode": asdict(decode),
-        "select": asdict(select),
-        "mentor": asdict(mentor),
-        "baseline": baseline,
-        "prices": asdict(prices),
-        **described(style, shard),
-    }
-    about = provenance(session, config, seeds=seeds)
+    config = {"decode": asdict(decode), "select": asdict(select), "mentor": asdict(mentor), "prices": asdict(prices)}
+    chosen = {"methods": methods, "baseline": baseline, **described(style, shard)}
+    about = provenance(session, {**chosen, **config}, seeds=seeds)
     about["notes"] += notes
     run = {"schema": SCHEMA, "items": {"count": len(items), "sha256": items_digest(items)}, **described(style, shard)}
     mine = items if shard is None else shard.of(items)
