@@ -22,7 +22,7 @@ from select_to_think.collect.collect import collect
 from select_to_think.config import CollectConfig, DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.runner import evaluate
-from select_to_think.policies.table import NEEDS_LLM, parse_method
+from select_to_think.policies.table import MENTOR, NEEDS_LLM, parse_method
 from select_to_think.structures import Counts, Generation, Labels, PromptTooLong, StepRecord
 from select_to_think.triggers.calibration import Calibration
 
@@ -134,6 +134,8 @@ class FakeSession:
             llm_tokens_generated=asked // 3,
             llm_tokens_processed=asked,
             llm_forwards=asked,
+            consultations=4 if method in MENTOR else 0,
+            mentor_failures=1 if method in MENTOR else 0,
         )
         return Generation(tokens, "stop", tuple(steps), counts, text, votes)
 
