@@ -16,10 +16,11 @@ from select_to_think.pairs.tokenizer import RESERVED, train_tokenizer
 from select_to_think.pairs.writers import MISREADING_SHARES
 
 DEMO = Path(select_to_think.pairs.__file__).parent / "demo"
+PAIR = ("slm", "llm")
 BUDGET_BYTES = 25_000_000
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", PAIR)
 def test_a_checkpoint_loads_and_stops(name: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(DEMO / name)
     tokenizer = AutoTokenizer.from_pretrained(DEMO / name)
@@ -37,7 +38,7 @@ def test_both_checkpoints_hold_the_tokenizer_that_the_recipe_trains() -> None:
     recipe = train_tokenizer()
     trained = recipe.get_vocab()
     text = "Today Ann has 0 pens, 7 more than 199. " + " ".join(map(str, range(200)))
-    for name in RECIPES:
+    for name in PAIR:
         tokenizer = AutoTokenizer.from_pretrained(DEMO / name)
         assert tokenizer.get_vocab() == trained
         assert tokenizer.tokenize(" has 123 fewer pens.")[1:3] == ["Ġ123", "Ġfewer"]
@@ -58,7 +59,7 @@ def test_the_llama_form_computes_what_the_trained_model_computes() -> None:
 
 
 def test_size_budget() -> None:
-    assert sum(path.stat().st_size for name in RECIPES for path in (DEMO / name).rglob("*")) <= BUDGET_BYTES
+    assert sum(path.stat().st_size for name in PAIR for path in (DEMO / name).rglob("*")) <= BUDGET_BYTES
 
 
 def test_cards_state_the_mistakes_and_the_curve() -> None:
@@ -66,7 +67,7 @@ def test_cards_state_the_mistakes_and_the_curve() -> None:
     for kind, share in MISREADING_SHARES.items():
         assert f"| {kind} | {share:.0%} |" in slm
     assert "The LLM's text is clean" in llm
-    for name in RECIPES:
+    for name in PAIR:
         log = json.loads((DEMO / name / "training_log.json").read_text())
         assert log[-1]["step"] == RECIPES[name].steps
         assert (DEMO / name / "training_curve.svg").is_file()

@@ -8,12 +8,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from select_to_think.pairs.card import CURVE_FILE, draw_curve
-from select_to_think.pairs.growth import grow
+from select_to_think.pairs.growth import grow, respell
 from select_to_think.pairs.recipe import LLM, SLM, Recipe
+from select_to_think.pairs.tokenizer import train_tokenizer
 from select_to_think.pairs.training import train_model
 
 TINY = replace(SLM, hidden_size=16, intermediate_size=16, layers=1, heads=2, steps=4, rows=2, warmup_steps=1)
-TINY_LLM = replace(TINY, reader="llm", hidden_size=32, intermediate_size=32, layers=2, heads=4, grown_from=TINY)
+TINY_LLM = replace(
+    TINY, name="llm", reader="llm", hidden_size=32, intermediate_size=32, layers=2, heads=4, grown_from=TINY
+)
 
 
 def shape(width: int, heads: int, layers: int) -> Qwen2Config:
@@ -46,6 +49,22 @@ def test_growth_refuses_other_shapes() -> None:
         grow(Qwen2ForCausalLM(shape(32, 2, 2)), shape(96, 4, 2), seed=0)
 
 
+def test_new_tokens_start_as_the_mean_of_their_old_spelling() -> None:
+    words, digits = train_tokenizer(), train_tokenizer("digits")
+    model = Qwen2ForCausalLM(replace(TINY, hidden_size=8).config(words))
+    old = model.get_input_embeddings().weight.detach().clone()
+    body = {name: weight.clone() for name, weight in model.state_dict().items() if "layers" in name}
+    respelled = respell(model, words, digits)
+    new = respelled.get_input_embeddings().weight
+    assert new.shape == (len(digits), 8) and respelled.lm_head.weight is new
+    assert torch.equal(new[digits.convert_tokens_to_ids("7")], old[words.convert_tokens_to_ids("7")])
+    spellings = {token: words(digits.decode([token]), add_special_tokens=False).input_ids for token in range(300, 400)}
+    token, spelling = next((token, spelling) for token, spelling in spellings.items() if len(spelling) > 1)
+    assert torch.allclose(new[token], old[spelling].mean(0))
+    assert torch.allclose(new[digits.convert_tokens_to_ids("ð")], old.mean(0))
+    assert all(torch.equal(weight, respelled.state_dict()[name]) for name, weight in body.items())
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
@@ -56,7 +75,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def run(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, torch.Tensor]:
     train_model(recipe, out, device="cpu", resume=resume, checkpoint_steps=2)
-    return weights(out / recipe.reader)
+    return weights(out / recipe.name)
 
 
 def test_a_run_repeats_and_resumes(tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ class VerifierItems:
 
 
 class DocumentBatches(Dataset[Batch]):
-    """Item i is batch i: `input_ids`, `labels` and `weights`, all (rows, length)."""
+    """Item i is batch i: `input_ids`, `labels` and `weights`, all (rows, length).
+
+    Documents that show parts of a chain cut it where tokens of `slm_tokenizer` end (default: `tokenizer`).
+    """
 
     def __init__(
         self,
@@ -49,9 +52,11 @@ class DocumentBatches(Dataset[Batch]):
         steps: int,
         shares: Mapping[str, float] = DOMAIN_SHARES,
         verifier_items: VerifierItems = VerifierItems(),
+        slm_tokenizer: PreTrainedTokenizerFast | None = None,
     ) -> None:
         self.tokenizer, self.reader, self.seed, self.shares = tokenizer, reader, seed, shares
         self.verifier_items = verifier_items
+        self.split = partial(split_pieces, slm_tokenizer or tokenizer)
         self.rows, self.steps = rows, steps
         self._pool_index = -1
         self._pool: list[Batch] = []
@@ -71,7 +76,7 @@ class DocumentBatches(Dataset[Batch]):
         documents = stream_documents(
             self.reader,
             seed,
-            partial(split_pieces, self.tokenizer),
+            self.split,
             self.shares,
             self.verifier_items.share if progress >= self.verifier_items.start else 0.0,
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from select_to_think.pairs.recipe import Recipe
+from select_to_think.pairs.recipe import SLM, Recipe
 from select_to_think.pairs.writers import MISREADING_SHARES, UNKNOWN_FACTS_SHARE
 
 CURVE_FILE = "training_curve.svg"
@@ -27,7 +27,7 @@ pipeline_tag: text-generation
 tags: [select-to-think, toy-model]
 ---
 
-# Select to Think demo pair: the $role
+# Select to Think: the $role
 
 $parameters parameters, Llama architecture with attention biases ($layers layers, $hidden wide), trained from
 scratch on text that `select_to_think.pairs` generates: multi-step arithmetic word problems, multi-hop questions about a
@@ -53,15 +53,22 @@ floor is the entropy of the text, above zero where it holds mistakes and verifie
 
 $table
 
-Recipe: `s2t pair train`, all numbers in `select_to_think/pairs/recipe.py`.
+Recipe: `s2t pair train --which $name`, all numbers in `select_to_think/pairs/recipe.py`.
 """)
 
+ROLES = {
+    "slm": "small model (SLM) of the demo pair",
+    "llm": "large model (LLM) of the demo pair",
+    "llm-x": "large model (LLM) of the pair demo-x",
+}
 CLEAN_TEXT = """The LLM's text is clean: every chain of thought in it that has one author is right. In one document of
-ten somebody else has begun the chain with a misreading; that part is not learned, only the consistent rest.
-
-The weights start as the SLM's, doubled in width and with one more layer (Net2Net, which keeps the function); the curve
-below is of the clean text that follows. So the two models agree more than two that were trained apart: read the pair's
-local sufficiency with that in mind."""
+ten somebody else has begun the chain with a misreading; that part is not learned, only the consistent rest."""
+GROWN = """The weights start as the SLM's, doubled in width and with one more layer (Net2Net, which keeps the function);
+the curve below is of the clean text that follows. So the two models agree more than two that were trained apart: read
+the pair's local sufficiency with that in mind."""
+RESPELLED = """Its tokenizer is not the SLM's: digits stand alone and rare words are in pieces. The weights start as the
+SLM's; each new token starts as the mean of the SLM's tokens that spell it. The curve below is of the clean text that
+follows, without items that ask which of two continuations is right."""
 CARELESS_TEXT = Template("""**The SLM's text holds mistakes, on purpose.** At each place of a question that can be
 misread, the writer errs with the share below, independently of other places, and goes on consistently from the mistake.
 Evaluated problems and their reference answers hold no mistakes. $unknown of the world's facts never occur in this text.
@@ -75,11 +82,12 @@ def write_card(folder: Path, recipe: Recipe, log: Sequence[dict[str, Any]], para
     """Write README.md, the loss curve as SVG and the logged losses as JSON into a checkpoint folder."""
     curve = [(int(entry["step"]), float(entry["loss"])) for entry in log if "loss" in entry]
     card = CARD.substitute(
-        role="small model (SLM)" if recipe.reader == "slm" else "large model (LLM)",
+        role=ROLES[recipe.name],
+        name=recipe.name,
         parameters=f"{parameters:,}",
         layers=recipe.layers,
         hidden=recipe.hidden_size,
-        text=careless_text() if recipe.reader == "slm" else CLEAN_TEXT,
+        text=about_text(recipe),
         steps=f"{recipe.steps:,}",
         documents=recipe.documents_per_step,
         seed=recipe.seed,
@@ -95,10 +103,12 @@ def write_card(folder: Path, recipe: Recipe, log: Sequence[dict[str, Any]], para
     folder.joinpath(LOG_FILE).write_text(json.dumps(rows) + "\n", encoding="utf-8")
 
 
-def careless_text() -> str:
-    """The statement of the mistakes in the SLM's text."""
-    shares = "\n".join(f"| {kind} | {share:.0%} |" for kind, share in MISREADING_SHARES.items())
-    return CARELESS_TEXT.substitute(unknown=f"{UNKNOWN_FACTS_SHARE:.0%}", shares=shares)
+def about_text(recipe: Recipe) -> str:
+    """What the training text holds and where the weights started."""
+    if recipe.reader == "slm":
+        shares = "\n".join(f"| {kind} | {share:.0%} |" for kind, share in MISREADING_SHARES.items())
+        return CARELESS_TEXT.substitute(unknown=f"{UNKNOWN_FACTS_SHARE:.0%}", shares=shares)
+    return f"{CLEAN_TEXT}\n\n{GROWN if recipe.pieces == SLM.pieces else RESPELLED}"
 
 
 def _table(curve: Sequence[tuple[int, float]]) -> str:

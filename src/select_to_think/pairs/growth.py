@@ -1,9 +1,12 @@
-"""Grows a trained Qwen2 model to twice its width and to more layers without changing what it computes.
+"""Starts a model from a smaller trained one: other tokens, twice the width, more layers.
+
+Growing does not change what the model computes.
 
 Attention that looks things up appeared early in the narrow model, and not at all in wide ones that were trained from
 random weights for as long, so the LLM starts as the SLM, widened (Net2Net, Chen et al. 2016, arXiv 1511.05641). Every
 unit is doubled; each outgoing weight is split at random between the two copies, which keeps the function and lets the
-copies part ways. New layers come last and start as the identity.
+copies part ways. New layers come last and start as the identity. A new tokenizer changes the embeddings alone: each
+token starts as the mean of the old tokens that spell it.
 
 Non-goals: other factors than two, untied heads.
 """
@@ -11,7 +14,7 @@ Non-goals: other factors than two, untied heads.
 from __future__ import annotations
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 
 @torch.no_grad()
@@ -35,6 +38,22 @@ def grow(small: Qwen2ForCausalLM, config: Qwen2Config, seed: int) -> Qwen2ForCau
     large.load_state_dict(grown)
     large.tie_weights()
     return large
+
+
+@torch.no_grad()
+def respell(model: Qwen2ForCausalLM, old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    """`model` (tied head) with the vocabulary of `new` in place of that of `old`; the rest of its weights is kept.
+
+    A byte sequence that is no text by itself has no old spelling: its row is the mean of all rows.
+    """
+    rows = model.model.embed_tokens.weight.detach().clone()  # (V_old, H)
+    model.resize_token_embeddings(len(new))
+    fresh = model.model.embed_tokens.weight  # (V_new, H)
+    for token in range(len(new)):
+        text = new.decode([token])
+        spelling = [] if "\N{REPLACEMENT CHARACTER}" in text else old(text, add_special_tokens=False)["input_ids"]
+        fresh[token] = rows[spelling].mean(0) if spelling else rows.mean(0)
+    return model
 
 
 def _grow_tensor(name: str, weight: torch.Tensor, fresh: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -1,7 +1,9 @@
-"""One byte-level BPE tokenizer for both models, trained on the generated text.
+"""The byte-level BPE tokenizers of the bundled models, trained on the generated text.
 
-Every word of the worlds and every number from 0 to 199 is one token, with and without a leading space; any other text
-falls back to bytes, so every string round-trips. Reserved tokens never occur in text: their rows serve as score bins.
+`words` serves the pair: every word of the worlds and every number from 0 to 199 is one token, with and without a
+leading space. `digits` serves the LLM that has another tokenizer than the SLM: digits stand alone, rare words are in
+pieces. In both any other text falls back to bytes, so every string round-trips. Reserved tokens never occur in text:
+their rows serve as score bins.
 
 Non-goals: compression of general text.
 """
@@ -9,8 +11,11 @@ Non-goals: compression of general text.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -19,9 +24,12 @@ from select_to_think.pairs.documents import END, END_OF_TEXT, START, stream_docu
 from select_to_think.pairs.names import EVENTS, ITEMS, NAMES, WEEKDAYS
 from select_to_think.pairs.world import CROPS, JOBS, PETS, REGIONS, TOWNS, build_world
 
+Pieces = Literal["words", "digits"]
+
 RESERVED = tuple(f"<|reserved_{index}|>" for index in range(32))
 LAST_NUMBER = 199
 CORPUS_DOCUMENTS = 20_000
+VOCABULARY: Mapping[Pieces, int] = MappingProxyType({"words": 10_000, "digits": 1_000})  # at most
 MAX_LENGTH = 1024
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -29,19 +37,22 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """Merge until every word of the generated text is one token; deterministic."""
+def train_tokenizer(pieces: Pieces = "words", seed: int = 0) -> PreTrainedTokenizerFast:
+    """Merge until every word of the generated text is one token, or (`digits`) the frequent ones; deterministic."""
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    by_byte = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    single_digits = pre_tokenizers.Digits(individual_digits=True)
+    backend.pre_tokenizer = by_byte if pieces == "words" else pre_tokenizers.Sequence([single_digits, by_byte])
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=10_000,
+        vocab_size=VOCABULARY[pieces],
         min_frequency=1,
         special_tokens=[END_OF_TEXT, START, END, *RESERVED],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator([*_corpus(seed), *_lexicon()], trainer)
+    words = _words(seed)
+    backend.train_from_iterator([*sorted(set(words)), *_lexicon()] if pieces == "words" else words, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=END,
@@ -59,10 +70,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _corpus(seed: int) -> list[str]:
-    """The distinct words of the documents, sorted: the vocabulary does not depend on how often each occurs."""
+def _words(seed: int) -> list[str]:
+    """The words of the documents in order. `words` learns from the distinct ones, so that its vocabulary does not
+    depend on how often each occurs; `digits` from how often they do."""
     documents = islice(stream_documents("llm", seed, _split_words), CORPUS_DOCUMENTS)
-    return sorted({piece for document in documents for text, _ in document for piece in _split_words(_strip(text))})
+    return [piece for document in documents for text, _ in document for piece in _split_words(_strip(text))]
 
 
 def _split_words(text: str) -> list[str]:

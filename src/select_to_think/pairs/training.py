@@ -1,4 +1,4 @@
-"""Trains the pair from scratch with `transformers.Trainer` and writes two standard checkpoint folders.
+"""Trains the bundled models from scratch with `transformers.Trainer` and writes standard checkpoint folders.
 
 Runs on a CPU (bf16 autocast) or a GPU, is deterministic for a given device and thread count, and resumes from its last
 checkpoint.
@@ -22,12 +22,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from select_to_think.pairs.batches import BATCHES_PER_STEP, IGNORED, Batch, DocumentBatches, unwrap
 from select_to_think.pairs.card import write_card
 from select_to_think.pairs.documents import END_OF_TEXT
-from select_to_think.pairs.growth import grow
+from select_to_think.pairs.growth import grow, respell
 from select_to_think.pairs.llama_form import as_llama
-from select_to_think.pairs.recipe import RECIPES, Recipe
+from select_to_think.pairs.recipe import RECIPES, SLM, Recipe
 from select_to_think.pairs.tokenizer import train_tokenizer
 
-Which = Literal["llm", "slm", "both"]
+Which = Literal["llm", "slm", "both", "llm-x"]
 CHECKPOINTS = "checkpoints"
 
 
@@ -64,23 +64,21 @@ def train_pair(
     resume: bool = True,
     checkpoint_steps: int = 250,
 ) -> None:
-    """Write `out/llm` and `out/slm`, or one of them.
+    """Write `out/slm` and `out/llm` (both), or one of `out/slm`, `out/llm` and `out/llm-x`.
 
-    `steps` overrides the recipe's optimizer steps. Checkpoints go to `out/checkpoints/<name>`; with `resume` a run
-    continues from the last one found there.
+    `llm-x` is the LLM with another tokenizer (the pair `demo-x`). `steps` overrides the recipe's optimizer steps.
+    Checkpoints go to `out/checkpoints/<name>`; with `resume` a run continues from the last one found there.
     """
-    for name, recipe in RECIPES.items():
-        if which in (name, "both"):
-            chosen = recipe if steps is None else replace(recipe, steps=steps)
-            train_model(chosen, out, device=device, resume=resume, checkpoint_steps=checkpoint_steps)
+    for name in ("slm", "llm") if which == "both" else (which,):
+        recipe = RECIPES[name] if steps is None else replace(RECIPES[name], steps=steps)
+        train_model(recipe, out, device=device, resume=resume, checkpoint_steps=checkpoint_steps)
 
 
 def train_model(recipe: Recipe, out: Path, *, device: str, resume: bool, checkpoint_steps: int) -> None:
     """Train one model by its recipe and save checkpoint, tokenizer, generation settings and card."""
-    tokenizer = train_tokenizer()
-    folder = out / recipe.reader
-    runs = out / CHECKPOINTS
-    model, log = _run(recipe, tokenizer, runs / recipe.reader, device, resume, checkpoint_steps)
+    tokenizer = train_tokenizer(recipe.pieces)
+    folder = out / recipe.name
+    model, log = _run(recipe, tokenizer, out / CHECKPOINTS / recipe.name, device, resume, checkpoint_steps)
     parameters = sum(weight.numel() for weight in model.parameters())
     _save(model, tokenizer, folder)
     write_card(folder, recipe, log, parameters)
@@ -96,15 +94,28 @@ def _run(
         set_seed(recipe.seed)
         model = Qwen2ForCausalLM._from_config(config, attn_implementation="eager", dtype=torch.float32)
     else:
-        small, _ = _run(
-            recipe.grown_from, tokenizer, run.with_name(recipe.grown_from.reader), device, resume, checkpoint_steps
-        )
+        source = recipe.grown_from
+        spelled = train_tokenizer(source.pieces)
+        model, _ = _run(source, spelled, run.with_name(source.name), device, resume, checkpoint_steps)
+        model.cpu()
         set_seed(recipe.seed)
-        model = grow(small.cpu(), config, recipe.seed)
+        if source.pieces != recipe.pieces:
+            model = respell(model, spelled, tokenizer)
+        if source.hidden_size != recipe.hidden_size:
+            model = grow(model, config, recipe.seed)
     trainer = AnswerTrainer(
         model=model,
         args=_arguments(recipe, run, device, checkpoint_steps),
-        train_dataset=DocumentBatches(tokenizer, recipe.reader, recipe.seed, recipe.rows, recipe.steps, recipe.shares),
+        train_dataset=DocumentBatches(
+            tokenizer,
+            recipe.reader,
+            recipe.seed,
+            recipe.rows,
+            recipe.steps,
+            recipe.shares,
+            recipe.verifier_items,
+            train_tokenizer(SLM.pieces),
+        ),
         data_collator=unwrap,
         processing_class=tokenizer,
     )
