@@ -306,5 +306,5 @@ def test_mentor_rows_count_consultations_and_say_that_the_mentor_failed() -> Non
     rows = {row.method: row for row in results.rows if row.domain == "all"}
     assert rows["greedy"].consultations is rows["greedy"].mentor_failures is None
     assert (rows["mentor-coin"].consultations, rows["mentor-coin"].mentor_failures) == (4 * len(ITEMS), len(ITEMS))
-    assert any("mentor failed at 10 of 40" in note for note in results.provenance["notes"])
+    assert any("mentor failed at 20 of 80" in note for note in results.provenance["notes"])
     assert results.provenance["config"]["mentor"]["consult_rate"] == 0.25
