@@ -132,6 +132,62 @@ def test_collecting_from_test_data_is_refused(place: Path, capfd: pytest.Capture
     assert "test" in capfd.readouterr().err and not (place / "no").exists()
 
 
+def test_collecting_what_the_calibration_saw_is_refused(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ("--data", place / "cal.jsonl", "--calibration", place / "calibration.json", "--out", place / "no")
+    assert app.main(["collect", *map(str, (*pair(place), *flags, *groups()))]) == 2
+    assert "the calibration and the training data share 6 question(s)" in capfd.readouterr().err
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    """A folder with questions of two benchmarks, one of them too long for the models."""
+    for split, first in (("train", 40), ("test", 50)):
+        write_items(tmp_path / f"gsm8k_{split}.jsonl", split, range(first, first + 9))
+    text = (tmp_path / "gsm8k_test.jsonl").read_text().replace('"w53 w54 w5"', f'"{"w7 " * 600}"')
+    (tmp_path / "gsm8k_test.jsonl").write_text(text.replace('"answer": "w', '"answer_type": "number", "answer": "'))
+    write_items(tmp_path / "mine.jsonl", "m", range(20, 22))
+    return tmp_path
+
+
+def test_benchmarks_from_a_folder(bench: Path, place: Path, run: Run) -> None:
+    flags = ("--benchmarks", f"gsm8k,{bench / 'mine.jsonl'}", "--data-dir", bench, "--template", "{question} w4")
+    said = run("eval", *flags, "--methods", "greedy,llm", "--seeds", "0,1", "--out", bench / "out")
+    rows = {(row["method"], row["domain"]): row for row in said["results"]}
+    assert rows["greedy", "gsm8k"]["n"] == 9 and rows["greedy", "gsm8k"]["prompts_too_long"] == 1
+    assert rows["greedy", "a"]["n"] == 1 and rows["llm", "all"]["baseline"] == "greedy"
+    assert rows["llm", "all"]["llm_tokens_share"] == 1 and rows["greedy", "all"]["llm_tokens_share"] == 0
+    assert rows["greedy", "all"]["flops"] < rows["llm", "all"]["flops"]
+    assert said["provenance"]["config"]["prompt"]["template"] == "{question} w4"
+    assert any("1 of 11 prompts do not fit" in note for note in said["provenance"]["notes"])
+    records = [json.loads(line) for line in (bench / "out" / "records-greedy.jsonl").read_text().splitlines()]
+    assert records[1]["question"] == "w54 w55 w5" and records[1]["prompt_tokens"] == 4
+    examples = run(
+        "eval", *flags[2:4], "--benchmarks", "gsm8k", "--shots", "2", "--methods", "greedy", "--out", bench / "shots"
+    )
+    assert examples["results"][-1]["prompts_too_long"] == 1
+    measured = run("measure", "--benchmarks", "gsm8k", "--data-dir", bench, "--limit", "5")
+    assert measured["results"][-1]["n_items"] == 4 and any(
+        "left out" in note for note in measured["provenance"]["notes"]
+    )
+
+
+def test_calibrating_and_collecting_take_the_train_split(bench: Path, place: Path, run: Run) -> None:
+    flags = ("--benchmarks", "gsm8k", "--data-dir", bench)
+    calibration = bench / "calibration.json"
+    assert run("calibrate", *flags, "--limit", "4", "--out", calibration)["n_items"] == 4
+    words = (*flags, "--skip", "4", "--calibration", calibration, *groups(), "--out", bench / "groups")
+    assert run("collect", *words)["trajectories"] == 5
+
+
+def test_shards_on_the_command_line(place: Path, capfd: pytest.CaptureFixture[str], run: Run, tmp_path: Path) -> None:
+    flags = ("--data", place / "test.jsonl", "--methods", "greedy")
+    folders = [tmp_path / str(index) for index in (1, 2)]
+    for index, folder in enumerate(folders, 1):
+        run("eval", *flags, "--shard", f"{index}/2", "--out", folder)
+    assert app.main(["merge", *map(str, folders), "--out", str(tmp_path / "both"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["results"][-1]["n"] == 4
+
+
 def test_train_a_scorer_and_use_it_without_an_llm(place: Path, capfd: pytest.CaptureFixture[str], run: Run) -> None:
     scorer = place / "scorer"
     words = ["train", "scorer", "--slm", place / "slm", "--collection", place / "groups", "--out", scorer]
@@ -141,6 +197,10 @@ def test_train_a_scorer_and_use_it_without_an_llm(place: Path, capfd: pytest.Cap
     flags = ("--scorer", scorer, "--calibration", place / "calibration.json", "--trigger-budget", "0.5")
     told = run("generate", "w5 w6", *flags, "--llm", place / "no-such-model", "--candidates", "4")
     assert {step["chooser"] for step in told["results"][0]["steps"]} == {"slm", "scorer"}
+    write_items(place / "peek.jsonl", "p", range(32, 36))
+    shown = ("--scorer", scorer, "--calibration", place / "calibration.json", "--methods", "s2t-local")
+    assert app.main(["eval", *map(str, (*pair(place), "--data", place / "peek.jsonl", *shown))]) == 2
+    assert "scorer was trained on 2 of the test questions (p32, p33)" in capfd.readouterr().err
     assert app.main([*map(str, words)]) == 2, "the folder is there already"
     assert "already exists" in capfd.readouterr().err
 
@@ -150,6 +210,8 @@ def test_train_a_trigger(place: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert app.main([*map(str, words), "--epochs", "1", "--trigger-budget", "0.3", "--json"]) == 0
     said = json.loads(capfd.readouterr().out)
     assert 0 <= said["recall"] <= 1 and (place / "trigger" / "trigger_head.safetensors").is_file()
+    keys = json.loads((place / "trigger" / "trained_on.json").read_text())["question_keys"]
+    assert len(keys) == 24 and {len(key) for key in keys} == {16}
 
 
 def test_bench_train(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
