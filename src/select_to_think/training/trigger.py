@@ -10,7 +10,6 @@ Non-goals: the decision at inference (`triggers/learned.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -20,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
@@ -29,8 +27,9 @@ from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.folders import Reporter, discard, disk_errors, publish, working_folder
+from select_to_think.training.folders import discard, disk_errors, publish, working_folder
 from select_to_think.training.groups import is_held_out
+from select_to_think.training.head import fit_head, roc_auc
 
 CALIBRATION_SHARE = MEASURED_SHARE = 0.15
 BATCH_TOKENS = 16384  # of the forwards that compute hidden states
@@ -83,7 +82,17 @@ def train_trigger(
     module = HeadModule(fit.hidden, config.hidden_size)
     try:
         with disk_errors(work):
-            seconds = fit_head(module, fit.hidden, torch.from_numpy(labels[0]), config, work, seed, progress)
+            seconds = fit_head(
+                module,
+                fit.hidden,
+                torch.from_numpy(labels[0]),
+                work,
+                epochs=config.epochs,
+                batch=config.batch_steps,
+                learning_rate=config.learning_rate,
+                seed=seed,
+                progress=progress,
+            )
     finally:
         discard(work)
     layers = module.folded()
@@ -185,57 +194,14 @@ class HeadModule(nn.Module):
         return tuple((w.float().numpy(), b.float().numpy()) for w, b in layers)
 
 
-def fit_head(
-    module: HeadModule,
-    hidden: Tensor,
-    labels: Tensor,
-    config: TriggerTrainConfig,
-    work: Path,
-    seed: int,
-    progress: Progress | None,
-) -> float:
-    """Train in place; returns the seconds it took."""
-    args = TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine",
-        save_strategy="no",
-        logging_strategy="epoch",
-        report_to="none",
-        seed=seed,
-        use_cpu=True,  # the states are on the host, and the head is tiny
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-    )
-    trainer = Trainer(
-        model=module,
-        args=args,
-        train_dataset=range(len(labels)),
-        data_collator=lambda rows: {"hidden": hidden[rows], "labels": labels[rows]},
-        callbacks=[Reporter(progress)] if progress else [],
-    )
-    trainer.remove_callback(PrinterCallback)
-    result = trainer.train()
-    if not math.isfinite(result.training_loss):
-        raise S2TError("the trigger's loss diverged: lower --learning-rate")
-    return float(result.metrics["train_runtime"])
-
-
 def quality(logits: Floats, marks: np.ndarray[Any, Any], threshold: float) -> dict[str, float]:
     """Precision, recall and spent budget of firing above `threshold`, and the area under the ROC curve."""
-    from scipy.stats import rankdata
-
     fired = logits > threshold
     positive, hits = int(marks.sum()), int((fired & marks).sum())
-    ranks = rankdata(logits)
-    area = (ranks[marks].sum() - positive * (positive + 1) / 2) / (positive * (len(marks) - positive))
     return {
         "precision": hits / max(1, int(fired.sum())),
         "recall": hits / positive,
         "spent_budget": float(fired.mean()),
         "positive_share": float(marks.mean()),
-        "roc_auc": float(area),
+        "roc_auc": roc_auc(logits, marks),
     }

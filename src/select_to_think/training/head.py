@@ -1,0 +1,75 @@
+"""Fitting a small network on hidden states of the SLM to yes-or-no labels: what the trigger and the verifier share.
+
+Non-goals: where states and labels come from, and what the network looks like.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from select_to_think.structures import Floats, Progress, S2TError
+from select_to_think.training.folders import Reporter
+
+
+def fit_head(
+    module: nn.Module,
+    hidden: Tensor,
+    labels: Tensor,
+    work: Path,
+    *,
+    epochs: float,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    weight_decay: float = 0.0,
+    progress: Progress | None = None,
+) -> float:
+    """Train `module` in place on (N, H) states and (N,) labels; returns the seconds it took.
+
+    `module` takes `hidden` and `labels` and returns its `loss` and `logits`.
+
+    Raises:
+        S2TError: the loss is not a number.
+    """
+    args = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        lr_scheduler_type="cosine",
+        save_strategy="no",
+        logging_strategy="epoch",
+        report_to="none",
+        seed=seed,
+        use_cpu=True,  # the states are on the host, and the head is tiny
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=module,
+        args=args,
+        train_dataset=range(len(labels)),
+        data_collator=lambda rows: {"hidden": hidden[rows], "labels": labels[rows]},
+        callbacks=[Reporter(progress)] if progress else [],
+    )
+    trainer.remove_callback(PrinterCallback)
+    result = trainer.train()
+    if not math.isfinite(result.training_loss):
+        raise S2TError("the loss diverged: lower --learning-rate")
+    return float(result.metrics["train_runtime"])
+
+
+def roc_auc(logits: Floats, marks: np.ndarray[Any, Any]) -> float:
+    """Area under the ROC curve: how often a positive is ranked above a negative. Needs both kinds."""
+    positive = int(marks.sum())
+    area = rankdata(logits)[marks].sum() - positive * (positive + 1) / 2
+    return float(area / (positive * (len(marks) - positive)))
