@@ -12,6 +12,7 @@ import pytest
 from select_to_think.config import PromptStyle
 from select_to_think.evaluation import benchmarks
 from select_to_think.evaluation.benchmarks import base
+from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import assert_disjoint, load_items
 from select_to_think.structures import S2TError
 
@@ -50,7 +51,7 @@ ROWS = {
         "id": "c", "question": "Q", "question_concept": "k",
         "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answerKey": "B",
     },
-    "strategyqa": {"qid": "s", "question": "Q?", "answer": False},
+    "strategyqa": {"qid": "018cb-", "question": "Q?", "answer": False},
     "aqua": {"question": "Q", "options": ["A)21", "B) 21.5"], "correct": "B", "rationale": ""},
 }  # fmt: skip
 EXPECTED = {
@@ -66,7 +67,7 @@ EXPECTED = {
     "arc-challenge": ("arc_challenge/test/X1", "B"),
     "supergpqa": ("supergpqa/test/u", "B"),
     "commonsenseqa": ("commonsenseqa/dev/c", "B"),
-    "strategyqa": ("strategyqa/dev/s", "no"),
+    "strategyqa": ("strategyqa/dev/018cb-", "no"),
     "aqua": ("aqua/test/0", "B"),
 }
 COUNTS = {
@@ -193,7 +194,41 @@ def test_whole_files_of_the_pack(name, split):
             float(item.answer)
         elif item.answer_type == "code":
             assert item.meta and item.meta["prompt"] == item.question and "def check(" in item.meta["test"]
-    assert all("{question}" not in prompt for prompt in benchmarks.ask(items[:50], PromptStyle()))
+    for item, prompt in zip(items, benchmarks.ask(items, PromptStyle()), strict=True):
+        assert item.question in prompt and "{question}" not in prompt
+        assert all(f"{chr(65 + i)}. {choice}" in prompt for i, choice in enumerate(item.choices or ()))
+
+
+@needs_pack
+@pytest.mark.parametrize(("name", "split"), sorted(COUNTS))
+def test_the_gold_answers_of_the_pack_are_right(name, split):
+    found = benchmarks.BENCHMARKS[name]
+    if found.answer_type == "code":
+        pytest.skip("run in the tests of the sandbox")
+
+    def says(item, answer):
+        text = f"\\boxed{{{answer}}}" if item.answer_type == "math" else found.solution.replace("{answer}", answer)
+        return grade(text, item.answer, item.answer_type, choices=item.choices, meta=item.meta).right
+
+    items = benchmarks.load(name, split, data_dir=PACK)
+    assert [item.id for item in items if not says(item, item.answer)] == []
+    if found.answer_type in ("choice", "bool"):
+        others = {"yes": "no", "no": "yes"} | {letter: "B" if letter == "A" else "A" for letter in "ABCDEFGHIJ"}
+        assert [item.id for item in items if says(item, others[item.answer])] == []
+
+
+@needs_pack
+def test_strategyqa_of_the_hub_is_divided_as_in_the_pack():
+    splits = {split: benchmarks.load("strategyqa", split, data_dir=PACK) for split in ("dev", "train")}
+    items = [item for split in splits.values() for item in split]
+    rows = [
+        {"qid": item.id.rsplit("/", 1)[1], "question": item.question, "answer": item.answer == "yes"} for item in items
+    ]
+    for split, expected in splits.items():
+        found = benchmarks.BENCHMARKS["strategyqa"].from_rows(rows, split)
+        assert [(item.id, item.question, item.answer) for item in found] == [
+            (item.id, item.question, item.answer) for item in expected
+        ]
 
 
 @needs_pack

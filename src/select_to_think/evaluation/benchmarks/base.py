@@ -55,6 +55,7 @@ class Benchmark:
     prompt: str  # the zero-shot default; may hold {question}, {choices} and {letters}
     splits: Mapping[str, Split]
     to_record: ToRecord | None = None
+    split_of: Callable[[Row], str] | None = None  # the split of a hub row, where the hub divides the rows otherwise
     hub: str | None = None  # the data set's name on the hub
     config: str | None = None
     revision: str | None = None  # a commit; None: not verified, see the benchmark's docstring
@@ -104,6 +105,8 @@ class Benchmark:
         items = []
         for index, row in enumerate(rows):
             try:
+                if self.split_of is not None and self.split_of(row) != split:
+                    continue
                 items.append(item_of(self.to_record(row, index, split)))
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 raise S2TError(
