@@ -191,7 +191,8 @@ COLLECT = CollectConfig(shard_items=4, collect_budget=0.3, entropy_budget=0.3)
 def work(command: str, folder: Path, **settings: Any) -> Any:
     """The same evaluation or collection every time."""
     if command == "evaluate":
-        return evaluate(FakeSession(), fake_items(), METHODS, DECODE, out=folder, **settings)  # type: ignore[arg-type]
+        session: Any = FakeSession()
+        return evaluate(session, fake_items(), METHODS, DECODE, out=folder, seeds=[0, 4], **settings)
     return collect(FakeSession(), fake_items(), COLLECT, DECODE, folder, **settings)  # type: ignore[arg-type]
 
 

@@ -21,13 +21,14 @@ ENVIRONMENT = {"PYTHONPATH": f"{SCRIPT.parents[1] / 'src'}:{SCRIPT.parent}", "PA
 def contents(command: str, folder: Path) -> dict[str, object]:
     """What the files say, without what differs from run to run: times and dates."""
     found: dict[str, object] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("shard-"):
-            found[path.name] = path.read_bytes()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = str(path.relative_to(folder))
+        if name.startswith("shard-"):
+            found[name] = path.read_bytes()
         elif path.suffix == ".jsonl":
-            found[path.name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
+            found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
         else:
-            found[path.name] = timeless(json.loads(path.read_text()))
+            found[name] = timeless(json.loads(path.read_text()))
     return found
 
 
