@@ -47,6 +47,7 @@ COMMANDS = (
     "pair train",
     "pair info",
 )
+PASSED_ON = ("lm-eval",)  # whose flags and help are another program's
 OnlySeed = Annotated[DecodeConfig, Only(("seed",), defaults=(("seed", 7),))]
 
 
@@ -95,7 +96,7 @@ def test_the_commands_are_those_of_the_program() -> None:
     found = [
         f"{name} {inner}".strip() for name, c in root.commands.items() for inner in getattr(c, "commands", {"": None})
     ]
-    assert sorted(found) == sorted(COMMANDS)
+    assert sorted(found) == sorted((*COMMANDS, *PASSED_ON))
 
 
 def test_no_arguments_show_the_help(run: Callable[..., tuple[int, str, str]]) -> None:

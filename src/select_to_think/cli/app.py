@@ -21,6 +21,7 @@ from select_to_think.cli import (
     demo,
     evaluate,
     generate,
+    lm_eval,
     measure,
     merge,
     pair,
@@ -53,7 +54,8 @@ def build() -> typer.Typer:
     """The program with all its commands, in the order in which a newcomer meets them."""
     app = typer.Typer(name="s2t", no_args_is_help=True, rich_markup_mode="rich", context_settings=HELP)
     app.callback()(root)
-    for part in (demo, generate, measure, evaluate, merge, compare, report, bench, calibrate, collect, train, pair):
+    looking = (demo, generate, measure, evaluate, merge, compare, report, lm_eval, bench)
+    for part in (*looking, calibrate, collect, train, pair):
         part.register(app)
     return app
 
