@@ -203,6 +203,17 @@ class TriggerTrainConfig(Checked):
 
 
 @dataclass(frozen=True)
+class VerifierTrainConfig(Checked):
+    """Training of the verifier of mentor-mlp: which of two segments leads to the right answer?"""
+
+    items: int = option(600, "Problems per domain at whose disagreements it learns.", low=1)
+    epochs: float = option(8.0, "Passes over the disputes.", low=0.0)
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
+    batch_prompts: int = option(64, "Prompts per optimiser step.", low=2)
+    weight_decay: float = option(0.01, "Weight decay.", low=0.0)
+
+
+@dataclass(frozen=True)
 class BenchConfig(Checked):
     """What `s2t bench decode` times. Weights of a shape are random: triggers are forced at the budget by a coin."""
 

@@ -32,6 +32,7 @@ from select_to_think.config import (
     ScorerConfig,
     SelectConfig,
     TriggerTrainConfig,
+    VerifierTrainConfig,
 )
 from select_to_think.structures import unknown_name
 
@@ -48,6 +49,7 @@ PANELS = {
     ScorerConfig: "Training",
     DistillConfig: "Training",
     TriggerTrainConfig: "Training",
+    VerifierTrainConfig: "Training",
     BenchConfig: "Timing",
 }
 

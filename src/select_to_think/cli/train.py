@@ -1,9 +1,10 @@
-"""`s2t train`: the scorer of s2t-local, the learned trigger and the distillation baseline, from a collection."""
+"""`s2t train`: scorer, learned trigger and distillation baseline from a collection, the verifier from problems."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +13,20 @@ from rich.console import Console
 from rich.table import Table
 
 from select_to_think.cli.command import add_command
-from select_to_think.cli.options import Models, Only
+from select_to_think.cli.data import Style, choose_items, fitting_items
+from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
-from select_to_think.config import DecodeConfig, DistillConfig, PairConfig, ScorerConfig, TriggerTrainConfig
+from select_to_think.config import (
+    DataConfig,
+    DecodeConfig,
+    DistillConfig,
+    MentorConfig,
+    PairConfig,
+    ScorerConfig,
+    TriggerTrainConfig,
+    VerifierTrainConfig,
+)
 
 if TYPE_CHECKING:
     from select_to_think.collect.records import Trajectory
@@ -31,6 +42,10 @@ Validation = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="INT", min=0, help="Seed of start and order.")]
+Consulting = Annotated[
+    MentorConfig,
+    Only(("consult_rate", "segment_tokens", "verifier_template", "verifier_opening"), (("consult_rate", 1.0),)),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training beside --out.")]
 RESUME_HINT = "add --resume to the same command to go on from the last checkpoint"
 
@@ -175,12 +190,51 @@ def show_distill(console: Console, payload: dict[str, Any]) -> None:
     console.print(f"distilled SLM: {payload['distill']}", markup=False, soft_wrap=True)
 
 
+def verifier(
+    pair: Models,
+    config: VerifierTrainConfig,
+    mentor: Consulting,
+    decode: Batching,
+    data: Annotated[DataConfig, Only(("data", "benchmarks", "data_dir", "split", "skip"))],
+    style: Style,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new folder of the verifier.")],
+    resume: Resume = False,
+) -> Reply:
+    """Train the network with which mentor-mlp judges between two segments, at the disputes of training problems."""
+    items = choose_items(pair, replace(data, limit=config.items), style, purpose="train")
+    from select_to_think.session import Session
+    from select_to_think.training.verifier import train_verifier
+
+    session = Session.load(pair)
+    items = fitting_items(session, items, decode.max_new_tokens, with_llm=True)
+    with progress("judging disputes") as report:
+        summary = train_verifier(session, items, config, mentor, decode, out, resume=resume, progress=report)
+    payload = {"schema": 1, "verifier": str(out), **summary}
+    return Reply(payload, lambda console: show_verifier(console, payload))
+
+
+def show_verifier(console: Console, payload: dict[str, Any]) -> None:
+    """How well it judges disputes of problems that trained nothing."""
+    table = Table(title="verifier, on held-out problems", title_justify="left", show_header=False, box=None)
+    for name in ("disputes", "ties", "trained", "measured"):
+        table.add_row(name, f"{payload[name]:,}")
+    for name in ("roc_auc", "right_choices", "free_right_choices"):
+        table.add_row(name, f"{payload[name]:.3f}")
+    console.print(table)
+    curve = Table("predicted", "right", "prompts", title="calibration", title_justify="left", box=None)
+    for entry in payload["calibration"]:
+        curve.add_row(f"{entry['predicted']:.2f}", f"{entry['right']:.2f}", f"{entry['prompts']:,}")
+    console.print(curve)
+    console.print(f"verifier: {payload['verifier']}", markup=False, soft_wrap=True)
+
+
 def register(app: typer.Typer) -> None:
-    """Add `s2t train scorer`, `s2t train trigger` and `s2t train distill`."""
+    """Add `s2t train scorer`, `s2t train trigger`, `s2t train distill` and `s2t train verifier`."""
     group = typer.Typer(
-        no_args_is_help=True, help="Train the scorer of s2t-local, the learned trigger or the distillation baseline."
+        no_args_is_help=True, help="Train a scorer, a learned trigger, the distillation baseline or a verifier."
     )
     add_command(group, "scorer", scorer, resume=RESUME_HINT)
     add_command(group, "trigger", trigger)
     add_command(group, "distill", distill, resume=RESUME_HINT)
+    add_command(group, "verifier", verifier, resume=RESUME_HINT)
     app.add_typer(group, name="train")

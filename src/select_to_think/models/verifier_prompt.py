@@ -16,7 +16,7 @@ from functools import cached_property
 
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import prompt_ids
-from select_to_think.structures import shared_length
+from select_to_think.structures import S2TError, shared_length
 
 LETTERS = ("A", "B")
 
@@ -59,6 +59,8 @@ class VerifierPrompt:
     def letters(self) -> tuple[int, int]:
         """The tokens that tell the two answers apart."""
         one, other = map(self.answered, LETTERS)
+        if one == other:
+            raise S2TError(f"{self.loaded.name} has no tokens for the letters A and B: use another verifier")
         same = shared_length(one, other)
         return one[same], other[same]
 

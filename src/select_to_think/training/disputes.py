@@ -1,0 +1,140 @@
+"""What the verifier learns from: disputes between the SLM and the mentor, each with what comes of either segment.
+
+Training problems are answered with the mentor, a coin deciding every dispute, so that the disputes are those of answers
+which go either way. From each segment the SLM then finishes the answer alone, greedily; what it arrives at is graded.
+
+Non-goals: the network (`training/verifier.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
+from select_to_think.engine import Engine
+from select_to_think.evaluation.grading import grade
+from select_to_think.evaluation.items import Item
+from select_to_think.files import Journal
+from select_to_think.methods import build_backends, build_policy
+from select_to_think.policies.base import Limits
+from select_to_think.policies.greedy import Greedy
+from select_to_think.policies.mentor import Mentor
+from select_to_think.structures import Observation, Progress, Request
+from select_to_think.verifiers.base import Dispute, Follower
+from select_to_think.verifiers.coin import CoinVerifier
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A dispute of one item and which of its segments led to the right answer."""
+
+    item_id: str
+    question: str
+    dispute: Dispute
+    slm_right: bool
+    mentor_right: bool
+
+
+@dataclass(frozen=True)
+class Noting(CoinVerifier):
+    """A coin that writes down what it decided on."""
+
+    seen: list[Dispute] = field(default_factory=list)
+
+    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Request, Observation, float]:
+        """Certain, and arbitrary."""
+        self.seen.append(dispute)
+        return (yield from super().margin(dispute, context, random))
+
+
+def judge_disputes(
+    session: Session,
+    items: Sequence[Item],
+    decode: DecodeConfig,
+    mentor: MentorConfig,
+    journal: Journal,
+    progress: Progress | None = None,
+) -> list[Judged]:
+    """Every dispute of the items, judged. What the journal holds is not done again; `progress` counts items."""
+    done = {record["id"]: record["disputes"] for record in journal.records}
+    todo = [item for item in items if item.id not in done]
+    for start in range(0, len(todo), decode.max_batch):
+        part = todo[start : start + decode.max_batch]
+        disputes = find_disputes(session, part, decode, mentor)
+        right = iter(outcomes(session, part, disputes, decode))
+        for item, found in zip(part, disputes, strict=True):
+            done[item.id] = [
+                {
+                    "before": list(each.before),
+                    "slm": list(each.slm),
+                    "mentor": list(each.mentor),
+                    "right": [next(right), next(right)],
+                }
+                for each in found
+            ]
+            journal.append({"id": item.id, "disputes": done[item.id]})
+            if progress:
+                progress(len(done), len(items))
+    return [judged(item, record) for item in items for record in done[item.id]]
+
+
+def judged(item: Item, record: dict[str, Any]) -> Judged:
+    """One dispute of the journal."""
+    dispute = Dispute(record["before"], record["slm"], record["mentor"])
+    return Judged(item.id, item.asked, dispute, *record["right"])
+
+
+def find_disputes(
+    session: Session, items: Sequence[Item], decode: DecodeConfig, mentor: MentorConfig
+) -> list[list[Dispute]]:
+    """The disputes of each item's answer."""
+    policy = build_policy(session, "mentor-coin", decode, SelectConfig(), mentor)
+    assert isinstance(policy, Mentor)
+    noting = [Noting() for _ in items]
+    with ExitStack() as stack:
+        engine = Engine(build_backends(session, "mentor-coin", SelectConfig(), stack), decode.max_batch)
+        runs = (
+            (i, replace(policy, verifier=noting[i]).run(prompt_of(session, item, decode), f"{decode.seed}/{item.id}"))
+            for i, item in enumerate(items)
+        )
+        for _ in engine.run(runs):
+            pass
+    return [coin.seen for coin in noting]
+
+
+def outcomes(
+    session: Session, items: Sequence[Item], disputes: Sequence[Sequence[Dispute]], decode: DecodeConfig
+) -> Iterator[bool]:
+    """Whether the SLM arrives at the right answer from the SLM's and from the mentor's segment of each dispute."""
+    begun = [
+        (item, [*dispute.before, *segment])
+        for item, found in zip(items, disputes, strict=True)
+        for dispute in found
+        for segment in (dispute.slm, dispute.mentor)
+    ]
+    whole = {i: tokens for i, (_, tokens) in enumerate(begun)}
+    with ExitStack() as stack:
+        engine = Engine(build_backends(session, "greedy", SelectConfig(), stack), decode.max_batch)
+        runs = []
+        for i, (item, tokens) in enumerate(begun):
+            room = decode.max_new_tokens - len(tokens)
+            if room > 0 and tokens[-1] not in session.stop_ids:
+                rest = Greedy(Limits(session.stop_ids, room))
+                runs.append((i, rest.run([*prompt_of(session, item, decode), *tokens], "")))
+        for i, generation in engine.run(runs):
+            whole[i] = [*begun[i][1], *generation.tokens]
+    for i, (item, _) in enumerate(begun):
+        text = session.text(whole[i])
+        yield grade(text, item.answer, item.answer_type, choices=item.choices, meta=item.meta).right
+
+
+def prompt_of(session: Session, item: Item, decode: DecodeConfig) -> list[int]:
+    """The prompt of an item."""
+    return session.prompt(item.asked, decode.max_new_tokens, with_llm=True)

@@ -1,0 +1,249 @@
+"""Training the verifier of mentor-mlp: a network on the SLM's last hidden state behind the verifier's question.
+
+At disputes of training problems the answer is finished from both segments (`training/disputes.py`). A dispute counts if
+exactly one of them leads to the right answer; it is shown in both orders, so as many prompts have "option B" for an
+answer as "option A". The problems are split by a hash of their id: a tenth of them trains nothing and measures.
+
+The network (arXiv 2602.05307) is h -> 2h -> h -> h/2 -> 1 with batch norm, ReLU and dropout; at inference the norms are
+folded into the layers. The SLM is only read.
+
+Non-goals: judging (`verifiers/mlp.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.trainer_utils import set_seed
+
+from select_to_think.config import DecodeConfig, MentorConfig, VerifierTrainConfig
+from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.trained_on import write_trained_on
+from select_to_think.files import Journal
+from select_to_think.models.layers import Layers, apply_layers
+from select_to_think.models.loading import LoadedModel
+from select_to_think.models.verifier import VerifierHead, save_verifier
+from select_to_think.models.verifier_prompt import VerifierPrompt
+from select_to_think.structures import Floats, Progress, S2TError
+from select_to_think.training.disputes import Judged, judge_disputes
+from select_to_think.training.folders import (
+    ANSWERS,
+    begin,
+    discard,
+    disk_errors,
+    publish,
+    resumable,
+    working_folder,
+)
+from select_to_think.training.groups import is_held_out
+from select_to_think.training.head import fit_head, roc_auc
+
+if TYPE_CHECKING:
+    from select_to_think.session import Session
+
+DROPOUT = 0.1
+BATCH_TOKENS = 16384  # of the forwards that compute hidden states
+CURVE_BINS = 10
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """N disputes, each as two prompts: the SLM's segment first, then the mentor's first."""
+
+    hidden: Tensor  # (N, 2, H) fp32, on the host
+    right: Tensor  # (N, 2) bool: option B leads to the right answer
+    free: Floats  # (N, 2) log-odds of the letter B under the SLM itself
+
+
+def train_verifier(
+    session: Session,
+    items: Sequence[Item],
+    config: VerifierTrainConfig,
+    mentor: MentorConfig,
+    decode: DecodeConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Judge the disputes of `items`, train the network and write its folder to `out`.
+
+    Args:
+        session: the pair.
+        items: training problems.
+        config: size of the training, optimiser.
+        mentor: how often the mentor is asked, the length of the segments, and the prompt.
+        decode: how the problems are answered; its seed is that of the network's start too.
+        out: the new folder (must not exist).
+        resume: go on with the disputes that a stopped run has judged.
+        progress: called with (items judged, all).
+
+    Returns:
+        Counts and, on disputes of problems that trained nothing, `roc_auc`, `right_choices` (share of disputes decided
+        rightly, both orders averaged) beside `free_right_choices` of the SLM's own letters, and the `calibration`
+        curve.
+
+    Raises:
+        S2TError: too few disputes, an existing `out`, an unwritable path.
+    """
+    work = working_folder(out, resume=resume)
+    settings = {"mentor": asdict(mentor), "decode": asdict(decode), "items": len(items)}
+    begin(work, {**settings, "slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint})
+    prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
+    with resumable(work), disk_errors(work):
+        with Journal(work / ANSWERS) as journal:
+            found = judge_disputes(session, items, decode, mentor, journal, progress)
+        telling = [each for each in found if each.slm_right != each.mentor_right]
+        fit, measured = (
+            read_prompts(session.slm, prompt, [each for each in telling if is_held_out(each.item_id) == held_out])
+            for held_out in (False, True)
+        )
+        layers, seconds = fit_layers(fit, config, decode.seed, work)
+        summary = {
+            "disputes": len(found),
+            "ties": len(found) - len(telling),
+            "mentor_right": sum(each.mentor_right for each in telling) / len(telling),
+            "trained": len(fit.right),
+            "measured": len(measured.right),
+            "seconds": seconds,
+            **quality(layers, measured),
+            "config": asdict(config),
+            **settings,
+        }
+
+        def write(folder: Path) -> None:
+            save_verifier(
+                folder, VerifierHead(layers, (prompt.template, prompt.opening), summary), session.slm.fingerprint
+            )
+            write_trained_on(folder, map(question_key, items))
+
+        publish(out, write)
+    discard(work)
+    return summary
+
+
+def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: Path) -> tuple[Layers, float]:
+    """Train a network; its layers, and the seconds it took."""
+    set_seed(seed)
+    module = VerifierModule(prompts.hidden.shape[-1])
+    seconds = fit_head(
+        module,
+        prompts.hidden.flatten(0, 1),
+        prompts.right.flatten(),
+        work,
+        epochs=config.epochs,
+        batch=config.batch_prompts,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        seed=seed,
+    )
+    return module.folded(), seconds
+
+
+@torch.no_grad()
+def read_prompts(slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged]) -> Prompts:
+    """Ask the SLM about every dispute, in both orders.
+
+    Raises:
+        S2TError: there is none.
+    """
+    if not disputes:
+        raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
+    ids: list[list[int]] = []
+    for each in disputes:
+        asked, dispute = prompt.about(each.question), each.dispute
+        ids.append(asked.ids(dispute.before, dispute.slm, dispute.mentor))
+        ids.append(asked.ids(dispute.before, dispute.mentor, dispute.slm))
+    hidden = last_states(slm, ids)
+    first, second = prompt.letters
+    head = slm.model.get_output_embeddings()
+    rows = head.weight[[first, second]].float().cpu()  # (2, H)
+    odds = hidden @ (rows[1] - rows[0])
+    right = torch.tensor([[each.mentor_right, each.slm_right] for each in disputes])
+    return Prompts(hidden.view(len(disputes), 2, -1), right, odds.view(-1, 2).numpy())
+
+
+def last_states(slm: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """(prompts, H) fp32 on the host: the state from which the token after each prompt would be chosen."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    states = torch.zeros(len(prompts), slm.model.config.get_text_config().hidden_size)
+    while order:
+        size = max(1, BATCH_TOKENS // len(prompts[order[-1]]))
+        batch, order = order[-size:], order[:-size]
+        rows = [torch.tensor(prompts[i]) for i in batch]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(slm.model.device)  # padded on the right: causal
+        hidden = slm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        ends = torch.tensor([len(row) - 1 for row in rows], device=hidden.device)
+        states[batch] = hidden[torch.arange(len(batch), device=hidden.device), ends].float().cpu()
+    return states
+
+
+class VerifierModule(nn.Module):
+    """The network in training."""
+
+    def __init__(self, hidden_size: int) -> None:
+        """Layers of 2h, h, h/2 and 1 outputs."""
+        super().__init__()
+        sizes = (hidden_size, 2 * hidden_size, hidden_size, max(1, hidden_size // 2))
+        self.linears = [nn.Linear(a, b) for a, b in pairwise((*sizes, 1))]
+        self.norms = [nn.BatchNorm1d(size) for size in sizes[1:]]
+        self.registered = nn.ModuleList([*self.linears, *self.norms])
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Binary cross-entropy of (B, H) states against (B,) marks."""
+        x = hidden
+        for linear, norm in zip(self.linears, self.norms, strict=False):
+            x = self.dropout(norm(linear(x)).relu())
+        logits = self.linears[-1](x)[:, 0]
+        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels.float()), "logits": logits}
+
+    def folded(self) -> Layers:
+        """The layers as they act at inference: norm(W x + b) = (s W) x + s (b - mean) + shift, s = scale / spread."""
+        layers = []
+        for linear, norm in zip_longest(self.linears, self.norms):
+            weight, bias = (each.detach().double().cpu() for each in (linear.weight, linear.bias))
+            if norm is not None:
+                state = {name: each.double().cpu() for name, each in norm.state_dict().items()}
+                factor = state["weight"] / (state["running_var"] + norm.eps).sqrt()
+                weight, bias = factor[:, None] * weight, factor * (bias - state["running_mean"]) + state["bias"]
+            layers.append((weight.float().numpy(), bias.float().numpy()))
+        return tuple(layers)
+
+
+def quality(layers: Layers, prompts: Prompts) -> dict[str, Any]:
+    """How well the network tells right from wrong on prompts that trained nothing."""
+    logits = apply_layers(layers, prompts.hidden.flatten(0, 1).numpy())
+    marks = prompts.right.flatten().numpy()
+    return {
+        "roc_auc": roc_auc(logits, marks),
+        "right_choices": right_choices(logits.reshape(-1, 2), prompts.right.numpy()),
+        "free_right_choices": right_choices(prompts.free, prompts.right.numpy()),
+        "calibration": calibration_curve(1 / (1 + np.exp(-logits.astype(np.float64))), marks),
+    }
+
+
+def right_choices(odds: Floats, right: np.ndarray[Any, Any]) -> float:
+    """Share of N disputes that the log-odds of option B, (N, 2), decide rightly if both orders are averaged."""
+    return float(((odds[:, 0] > odds[:, 1]) == right[:, 0]).mean())
+
+
+def calibration_curve(probabilities: np.ndarray[Any, Any], marks: np.ndarray[Any, Any]) -> list[dict[str, float]]:
+    """In ten equal bins: the mean predicted probability and the share that was right. Empty bins are left out."""
+    bins = np.minimum((probabilities * CURVE_BINS).astype(int), CURVE_BINS - 1)
+    return [
+        {
+            "predicted": float(probabilities[bins == b].mean()),
+            "right": float(marks[bins == b].mean()),
+            "prompts": int((bins == b).sum()),
+        }
+        for b in range(CURVE_BINS)
+        if (bins == b).any()
+    ]
