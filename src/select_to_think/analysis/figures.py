@@ -42,11 +42,7 @@ def write_figures(run_folders: Sequence[Path], out: Path, *, formats: Iterable[s
     Returns the files. Raises S2TError if matplotlib is missing, a format is unknown, or a file cannot be read or
     written.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise S2TError("figures need matplotlib: run `pip install 'select-to-think[plots]'`") from None
+    matplotlib, figure_class = matplotlib_figure()
     formats = list(formats)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
@@ -56,23 +52,34 @@ def write_figures(run_folders: Sequence[Path], out: Path, *, formats: Iterable[s
     make_folder(out)
     written = []
     with matplotlib.rc_context(STYLE):
-        figures = {"accuracy": _accuracy(Figure(figsize=(6, 0.6 + 0.3 * len(rows))).subplots(), rows)}
+        figures = {"accuracy": _accuracy(figure_class(figsize=(6, 0.6 + 0.3 * len(rows))).subplots(), rows)}
         for axis in COST_AXES:
             if any(row[axis.key] for row in rows):
                 words = axis.title.lower().replace(" ", "-")
-                figures[f"accuracy-against-{words}"] = _cost(Figure(figsize=(5, 3.4)).subplots(), rows, axis)
+                figures[f"accuracy-against-{words}"] = _cost(figure_class(figsize=(5, 3.4)).subplots(), rows, axis)
         if hits:
-            figures["hit-at-k"] = _hits(Figure(figsize=(5, 3.4)).subplots(), hits)
+            figures["hit-at-k"] = _hits(figure_class(figsize=(5, 3.4)).subplots(), hits)
         for stem, axes in figures.items():
             for kind in formats:
-                written.append(_save(axes, out / f"{stem}.{kind}"))
+                written.append(save_figure(axes.get_figure(), out / f"{stem}.{kind}"))
     return written
 
 
-def _save(axes: Axes, path: Path) -> Path:
+def matplotlib_figure() -> tuple[Any, Any]:
+    """(matplotlib, its class Figure). Raises S2TError if it is not installed."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise S2TError("figures need matplotlib: run `pip install 'select-to-think[plots]'`") from None
+    return matplotlib, Figure
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a figure in the format that the name ends with; the same figure gives the same bytes."""
     content = io.BytesIO()
     metadata = {"Date": None} if path.suffix == ".svg" else {}
-    axes.get_figure().savefig(content, format=path.suffix[1:], bbox_inches="tight", metadata=metadata)
+    figure.savefig(content, format=path.suffix[1:], bbox_inches="tight", metadata=metadata)
     write_bytes_atomic(path, content.getvalue())
     return path
 

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from select_to_think import __version__
 from select_to_think.cli import (
+    ablate,
     bench,
     calibrate,
     collect,
@@ -54,7 +55,7 @@ def build() -> typer.Typer:
     """The program with all its commands, in the order in which a newcomer meets them."""
     app = typer.Typer(name="s2t", no_args_is_help=True, rich_markup_mode="rich", context_settings=HELP)
     app.callback()(root)
-    looking = (demo, generate, measure, evaluate, merge, compare, report, lm_eval, bench)
+    looking = (demo, generate, measure, evaluate, merge, compare, ablate, report, lm_eval, bench)
     for part in (*looking, calibrate, collect, train, pair):
         part.register(app)
     return app

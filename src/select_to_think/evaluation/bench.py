@@ -10,35 +10,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from random import Random
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
-from select_to_think.config import BenchConfig, DecodeConfig, SelectConfig
+from select_to_think.config import BenchConfig, DecodeConfig, MentorConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
+from select_to_think.evaluation.plain import PlainMentor, run_plain
+from select_to_think.evaluation.timing import Contender, Cost, time_contenders
+from select_to_think.methods import build_backends
 from select_to_think.models.adapter import AdapterSwitch, inject_adapter
 from select_to_think.models.loading import choose_device
 from select_to_think.models.shapes import random_model
+from select_to_think.models.verifier_prompt import VerifierPrompt
+from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.policies.base import Limits, Policy
 from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
+from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
-from select_to_think.probability import bucketed_kl_nats, log_probabilities
+from select_to_think.probability import bucketed_kl_nats
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.structures import Progress, unknown_name
 from select_to_think.triggers.base import StepView
 from select_to_think.triggers.kl import KLTrigger
 from select_to_think.triggers.random import RandomTrigger
+from select_to_think.verifiers.free import FreeVerifier
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -46,26 +52,8 @@ if TYPE_CHECKING:
 CANDIDATES, BINS, LORA_RANK = 8, 16, 32
 NAMES = tuple(
     "greedy transformers-generate s2t-local-coupled s2t-local-proposer s2t-local-activated s2t-kl s2t-kl-plain "
-    "s2t-entropy takeover maj@8 llm".split()
+    "s2t-entropy takeover maj@8 mentor-free mentor-free-plain llm".split()
 )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One timed run."""
-
-    seconds: float
-    tokens: int
-    llm_forwards: int = 0
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One row of the table: how to run it once, and what must hold while it runs (a merged adapter)."""
-
-    name: str
-    run: Callable[[], Cost]
-    around: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
 
 
 @dataclass(frozen=True)
@@ -103,32 +91,6 @@ def run_generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_t
         pad_token_id=0,
     )
     return Cost(time.perf_counter() - start, len(prompts) * new_tokens)
-
-
-Fires = Callable[[torch.Tensor, torch.Tensor, Random], bool]  # log-probabilities of SLM and LLM (V,), the row's coin
-
-
-@torch.inference_mode()
-def run_plain(
-    slm: PreTrainedModel,
-    llm: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    new_tokens: int,
-    fires: Fires,
-    stop_ids: frozenset[int] = frozenset(),
-) -> Cost:
-    """Time the plain reference of S2T: both models over the whole prefix at every token, one sequence, no cache."""
-    start, written = time.perf_counter(), 0
-    for number, prompt in enumerate(prompts):
-        coin, prefix = Random(str(number)), list(prompt)
-        while len(prefix) - len(prompt) < new_tokens and not (len(prefix) > len(prompt) and prefix[-1] in stop_ids):
-            ids = torch.tensor([prefix], device=slm.device)
-            small, large = (log_probabilities(model(ids, use_cache=False).logits[0, -1]) for model in (slm, llm))
-            candidates = small.topk(CANDIDATES).indices
-            chosen = int(large[candidates].argmax()) if fires(small, large, coin) else 0
-            prefix.append(int(candidates[chosen]))
-            written += 1
-    return Cost(time.perf_counter() - start, written, written)
 
 
 def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
@@ -172,7 +134,7 @@ def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
         timed("s2t-local-proposer", local("scorer")),
         timed("s2t-local-activated", local("slm")),
         timed("s2t-kl", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(), CANDIDATES)),
-        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.plain_tokens, toss)),
+        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.plain_tokens, toss, CANDIDATES)),
         timed("s2t-entropy", Select(limits, RandomTrigger(threshold), LLMSelector(), CANDIDATES)),
         timed("takeover", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(takeover=True), CANDIDATES)),
         timed("maj@8", vote),
@@ -188,21 +150,6 @@ def merged(switch: AdapterSwitch) -> Iterator[None]:
         yield
     finally:
         switch.unmerge()
-
-
-def time_contenders(
-    contenders: Sequence[Contender], repeats: int, tick: Callable[[], None]
-) -> dict[str, tuple[Cost, float]]:
-    """Run all contenders in turn, one warm-up round and `repeats` counted ones; (last cost, median seconds) by name."""
-    costs: dict[str, list[Cost]] = {contender.name: [] for contender in contenders}
-    for repeat in range(repeats + 1):
-        for contender in contenders:
-            with contender.around():
-                cost = contender.run()
-            if repeat:
-                costs[contender.name].append(cost)
-            tick()
-    return {name: (runs[-1], median(cost.seconds for cost in runs)) for name, runs in costs.items()}
 
 
 def wanted_names(names: str) -> tuple[str, ...]:
@@ -230,9 +177,18 @@ def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, tuple[Cos
             "tokens_per_second": cost.tokens / seconds,
             "ratio_to_greedy": seconds / cost.tokens / base,
             "llm_forwards_per_token": cost.llm_forwards / cost.tokens,
+            "same_text": same_text(name, timed),
         }
         for name, (cost, seconds) in timed.items()
     ]
+
+
+def same_text(name: str, timed: dict[str, tuple[Cost, float]]) -> bool | None:
+    """Whether a method wrote what its plain reference wrote; None where that was not compared."""
+    plain = timed.get(f"{name}-plain")
+    if plain is None or not plain[0].outputs:
+        return None
+    return timed[name][0].outputs == plain[0].outputs
 
 
 def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[str]) -> list[Contender]:
@@ -261,12 +217,49 @@ def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[s
         timed("greedy", "greedy"),
         *(timed(f"s2t-local-{mode}", "s2t-local", scorer_mode=mode) for mode in ("coupled", "proposer", "activated")),
         timed("s2t-kl", "s2t"),
-        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.new_tokens, diverge, session.stop_ids)),
+        Contender(
+            "s2t-kl-plain",
+            lambda: run_plain(slm, llm, prompts, config.new_tokens, diverge, CANDIDATES, session.stop_ids),
+        ),
         timed("s2t-entropy", "s2t", trigger="entropy"),
         timed("takeover", "takeover"),
         timed("maj@8", "maj@8"),
+        *mentor_contenders(session, config, questions),
         timed("llm", "llm"),
     ]
+
+
+def mentor_contenders(session: Session, config: BenchConfig, questions: Sequence[str]) -> list[Contender]:
+    """`mentor-free` and its plain reference. Nothing ends their answers, so that long texts can be timed."""
+    mentor, forbidden = MentorConfig(), sorted(reserved_ids(session.slm))
+    asked = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
+    verifier = FreeVerifier(asked, mentor.order)
+    limits = Limits(frozenset(), config.new_tokens)
+    policy = Mentor(limits, session.words, verifier, mentor.consult_rate, mentor.segment_tokens)
+    prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
+
+    def fast() -> Cost:
+        stack = ExitStack()
+        made = build_backends(session, "mentor-free", SelectConfig(), stack)
+        start = time.perf_counter()
+        runs = [
+            (i, policy.about(question).run(prompt, str(i)))
+            for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True))
+        ]
+        results = dict(Engine(made, config.batch).run(runs))
+        seconds = time.perf_counter() - start
+        outputs = tuple(results[i].tokens for i in range(len(runs)))
+        forwards = sum(generation.counts.llm_forwards for generation in results.values())
+        return Cost(seconds, sum(map(len, outputs)), forwards, outputs)
+
+    def plain() -> Cost:
+        models, never = (session.slm.model, session.llm.model), torch.tensor(forbidden, dtype=torch.long)
+        reference = PlainMentor(
+            *models, never.to(models[0].device), session.words, mentor.consult_rate, mentor.segment_tokens
+        )
+        return reference.run(prompts, [asked.about(question) for question in questions], config.new_tokens)
+
+    return [Contender("mentor-free", fast), Contender("mentor-free-plain", plain)]
 
 
 def bench_decode(

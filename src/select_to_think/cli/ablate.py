@@ -1,0 +1,112 @@
+"""`s2t ablate`: what consultation rate and segment length do to accuracy, mentor share and time."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from select_to_think.cli.command import AGAIN, add_command
+from select_to_think.cli.data import Out, Style, choose_items, folder_for
+from select_to_think.cli.options import Batching, Only
+from select_to_think.cli.output import Reply, note
+from select_to_think.cli.progress import progress
+from select_to_think.config import DataConfig, MentorConfig, PairConfig
+from select_to_think.structures import S2TError
+
+if TYPE_CHECKING:
+    from select_to_think.evaluation.ablation import Cell
+
+FIGURE, TABLE = "ablation.svg", "ablation.json"
+Verifying = Annotated[MentorConfig, Only(("order", "verifier_template", "verifier_opening"))]
+
+
+def ablate(
+    pair: PairConfig,
+    decode: Batching,
+    mentor: Verifying,
+    data: DataConfig,
+    style: Style,
+    method: Annotated[str, typer.Option(metavar="NAME", help="mentor-free, mentor-mlp or mentor-coin.")] = (
+        "mentor-free"
+    ),
+    consult_rates: Annotated[
+        str, typer.Option(metavar="FRACTIONS", help="Consultation rates, comma-separated.")
+    ] = "0,0.05,0.1,0.25,0.5,1",
+    segment_lengths: Annotated[
+        str, typer.Option(metavar="INTS", help="Segment lengths in tokens, comma-separated.")
+    ] = "1,4,8,16,32",
+    out: Out = None,
+) -> Reply:
+    """MentorCollab over a grid of consultation rates and segment lengths: one table, one figure.
+
+    A run that was stopped goes on where it stopped.
+    """
+    from select_to_think.analysis.ablation import draw_ablation
+    from select_to_think.analysis.figures import matplotlib_figure
+    from select_to_think.evaluation.ablation import ablate as run
+    from select_to_think.files import write_json_atomic
+    from select_to_think.session import Session
+
+    matplotlib_figure()  # missing, it is missed before the work
+    rates, lengths = numbers(consult_rates, float), numbers(segment_lengths, int)
+    items = choose_items(pair, data, style)
+    folder = folder_for("ablate", out, pair, decode, mentor, data, style, method)
+    note(f"results go to {folder}")
+    with progress("evaluating") as report:
+        cells = run(
+            Session.load(pair),
+            items,
+            method,
+            decode,
+            mentor,
+            folder,
+            rates=rates,
+            lengths=lengths,
+            progress=report,
+        )
+    results = list(map(describe, cells))
+    figure = draw_ablation(results, folder / FIGURE)
+    payload = {"schema": 1, "method": method, "results": results, "figure": str(figure)}
+    write_json_atomic(folder / TABLE, payload)
+    return Reply(payload, lambda console: show(console, payload))
+
+
+def numbers(text: str, kind: type[Any]) -> list[Any]:
+    """The numbers in a comma-separated list, each once. Raises S2TError for anything else."""
+    try:
+        return list(dict.fromkeys(kind(part) for part in text.split(",") if part.strip()))
+    except ValueError:
+        raise S2TError(f"numbers are wanted, comma-separated, got {text!r}") from None
+
+
+def describe(cell: Cell) -> dict[str, Any]:
+    """One cell as JSON: its settings, the row over all domains, seconds per answer."""
+    setting = {"consult_rate": cell.consult_rate, "segment_tokens": cell.segment_tokens}
+    return {**setting, **asdict(cell.row), "seconds_per_answer": cell.row.seconds / cell.row.n}
+
+
+def show(console: Console, payload: dict[str, Any]) -> None:
+    """A line for each cell."""
+    table = Table(title=payload["method"], title_justify="left")
+    for heading in ("consult rate", "segment", "accuracy", "±", "mentor share", "seconds per answer"):
+        table.add_column(heading, justify="right")
+    for cell in payload["results"]:
+        table.add_row(
+            f"{cell['consult_rate']:g}",
+            "" if cell["segment_tokens"] is None else str(cell["segment_tokens"]),
+            f"{100 * cell['accuracy']:.1f} %",
+            f"{100 * (cell['stderr'] or 0):.1f}",
+            f"{100 * (cell['llm_tokens_share'] or 0):.1f} %",
+            f"{cell['seconds_per_answer']:.3f}",
+        )
+    console.print(table)
+    console.print(f"figure: {payload['figure']}", markup=False, soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `s2t ablate`."""
+    add_command(app, "ablate", ablate, resume=AGAIN)

@@ -1,0 +1,48 @@
+"""`s2t ablate`, and the refusals of the mentor's settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from select_to_think.cli import app
+
+FEW = ("--split", "validation", "--limit", "1", "--max-new-tokens", "40")
+
+
+def test_a_grid_becomes_a_table_and_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra `plots`")
+    out = tmp_path / "grid"
+    grid = ("--method", "mentor-coin", "--consult-rates", "0,1", "--segment-lengths", "1,8", "--out", str(out))
+    assert app.main(["ablate", *FEW, *grid, "--json"]) == 0
+    payload = json.loads(capsys.readouterr().out)
+    cells = payload["results"]
+    assert [(c["consult_rate"], c["segment_tokens"]) for c in cells] == [(0, None), (1, 1), (1, 8)]
+    assert cells[0]["consultations"] == 0 < cells[1]["consultations"] and cells[0]["llm_tokens_share"] == 0
+    assert all(c["n"] == 3 and c["seconds_per_answer"] > 0 for c in cells)
+    figure = (out / "ablation.svg").read_text()
+    assert figure.startswith("<?xml") and "1 tokens" in figure and "Accuracy (%)" in figure
+    assert json.loads((out / "ablation.json").read_text()) == payload
+    assert app.main(["ablate", *FEW, *grid]) == 0
+    assert "100" in capsys.readouterr().out and (out / "ablation.svg").read_text() == figure
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("ablate", "--method", "greedy"), "mentor"),
+        (("ablate", "--consult-rates", "0,much"), "comma-separated"),
+        (("ablate", "--consult-rates", "2"), "between 0.0 and 1.0"),
+        (("eval", "--methods", "mentor-free", "--order", "ba"), "unknown order"),
+        (("eval", "--methods", "mentor-free", "--verifier-template", "Which?"), "{question}"),
+        (("eval", "--methods", "mentor-mlp", "--verifier", "nowhere"), "s2t train verifier"),
+        (("eval", "--methods", "mentor-fre"), "mentor-free"),
+    ],
+)
+def test_refusals_are_one_line(words, message, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, *flags = words
+    assert app.main([command, *FEW, *flags, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error

@@ -1,0 +1,212 @@
+"""The verifier: its prompt is what the bundled SLM was taught, its network learns, folds and reads back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+import reference
+from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig, VerifierTrainConfig
+from select_to_think.evaluation.grading import grade
+from select_to_think.evaluation.items import load_pair_split
+from select_to_think.evaluation.trained_on import assert_not_trained_on
+from select_to_think.files import Journal
+from select_to_think.models.layers import apply_layers
+from select_to_think.models.loading import LoadedModel
+from select_to_think.models.prompting import prompt_ids
+from select_to_think.models.verifier import load_verifier
+from select_to_think.models.verifier_prompt import VerifierPrompt
+from select_to_think.models.words import token_texts, word_boundaries
+from select_to_think.pairs.batches import split_pieces
+from select_to_think.pairs.problems import stream_puzzles
+from select_to_think.pairs.verifier_items import OPTION_TOKENS, draw_options
+from select_to_think.session import Session
+from select_to_think.structures import S2TError
+from select_to_think.training import verifier as training
+from select_to_think.training.disputes import Judged, judge_disputes
+from select_to_think.training.verifier import (
+    VerifierModule,
+    calibration_curve,
+    last_states,
+    read_prompts,
+    right_choices,
+    train_verifier,
+)
+from select_to_think.verifiers.base import Dispute
+from tiny import tiny_loaded
+
+MENTOR = MentorConfig()
+WORDING = (MENTOR.verifier_template, MENTOR.verifier_opening)
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return Session.load()
+
+
+@pytest.fixture(scope="module")
+def prompt(session) -> VerifierPrompt:
+    return VerifierPrompt(session.slm, *WORDING)
+
+
+def test_the_default_wording_is_what_the_bundled_slm_was_taught(session, prompt) -> None:
+    tokenizer = session.slm.tokenizer
+    for puzzle, _ in zip(stream_puzzles("logic", "train"), range(5), strict=False):
+        taught, _ = draw_options(puzzle, Random(3), lambda text: split_pieces(tokenizer, text))
+        text = puzzle.solve().text
+        first, second = (line.split("):", 1)[1] for line in taught.splitlines()[-2:])
+        so_far = taught[len(puzzle.question) + 1 :].split("\nWhich option")[0]
+        assert text.startswith(so_far)
+        asked = prompt.about(puzzle.question).asked(so_far, first, second)
+        assert asked == prompt_ids(session.slm, taught, begun="My choice: Option (")
+        before = tokenizer(so_far, add_special_tokens=False).input_ids
+        options = [tokenizer(option, add_special_tokens=False).input_ids for option in (first, second)]
+        assert prompt.about(puzzle.question).ids(before, *options) == asked
+    assert MENTOR.segment_tokens == OPTION_TOKENS
+
+
+def test_the_letters_are_the_tokens_that_differ(session, prompt) -> None:
+    assert session.slm.tokenizer.convert_ids_to_tokens(list(prompt.letters)) == ["A", "B"]
+    asked = prompt.asked("so far", " one", " two")
+    for letter, name in zip(prompt.letters, "AB", strict=True):
+        assert [*asked, letter] == prompt.answered(name, "so far", " one", " two")
+    with pytest.raises(S2TError, match="letters"):
+        _ = VerifierPrompt(tiny_loaded(), *WORDING).letters
+
+
+def test_texts_are_put_in_as_they_are(prompt) -> None:
+    about = prompt.about("What is {text} and {a}?")
+    text = about.loaded.tokenizer.decode(about.asked("{b}", " {question}", " 5"))
+    assert "What is {text} and {a}?\n{b}\nWhich" in text and "(A): {question}\nOption (B): 5\n" in text
+    with pytest.raises(S2TError, match=r"\{b\}"):
+        MentorConfig(verifier_template="{question}{text}{a}")
+
+
+def test_a_half_written_character_counts_as_behind_the_text(session, prompt) -> None:
+    whole = session.slm.tokenizer(" né", add_special_tokens=False).input_ids
+    cut = next(i for i in range(1, len(whole)) if prompt.text(whole[:i]).endswith("�"))
+    assert prompt.behind(prompt.text(whole[:cut]), whole) == "é"
+
+
+def test_word_boundaries_of_a_byte_level_vocabulary(session) -> None:
+    texts, words = token_texts(session.slm), word_boundaries(session.slm)
+    ids = session.slm.tokenizer("Kim has 31 pens.\nThe answer", add_special_tokens=False).input_ids
+    assert "".join(texts[i] for i in ids) == "Kim has 31 pens.\nThe answer"
+    marks = "".join("" if words.goes_on(a, b) else "|" + texts[b] for a, b in pairwise(ids))
+    assert [piece.strip() for piece in marks.split("|") if piece.strip()] == ["has", "31", "pens", "The", "answer"]
+    assert session.stop_ids <= words.starts & words.ends
+
+
+def test_states_and_letters_are_those_of_single_forwards(session, prompt) -> None:
+    dispute = Dispute([300, 301, 302], [303, 304], [305, 306, 307])
+    judged = [Judged(str(i), question, dispute, True, False) for i, question in enumerate(("Who?", "What is this?"))]
+    read = read_prompts(session.slm, prompt, judged)
+    assert read.right.tolist() == [[False, True]] * 2
+    for i, each in enumerate(judged):
+        pairs = (dispute.slm, dispute.mentor), (dispute.mentor, dispute.slm)
+        for j, pair in enumerate(pairs):
+            ids = prompt.about(each.question).ids(dispute.before, *pair)
+            odds = reference.next_logprobs(session.slm.model, ids)[list(prompt.letters)]
+            assert read.free[i, j] == pytest.approx(float(odds[1] - odds[0]), abs=1e-3)
+            torch.testing.assert_close(read.hidden[i, j], last_states(session.slm, [ids])[0], atol=1e-4, rtol=1e-4)
+
+
+def test_folded_layers_are_the_network_at_inference() -> None:
+    torch.manual_seed(0)
+    module = VerifierModule(8)
+    hidden, labels = torch.randn(64, 8), torch.rand(64) < 0.5
+    module.train()
+    for _ in range(3):
+        module(hidden + 1, labels)
+    module.eval()
+    with torch.no_grad():
+        logits = module(hidden, labels)["logits"]
+    np.testing.assert_allclose(apply_layers(module.folded(), hidden.numpy()), logits.numpy(), atol=1e-5)
+    assert [weight.shape for weight, _ in module.folded()] == [(16, 8), (8, 16), (4, 8), (1, 4)]
+
+
+def test_disputes_are_judged_by_what_the_slm_makes_of_each_segment(session, tmp_path: Path) -> None:
+    items = load_pair_split("validation", limit_per_domain=2)
+    decode, mentor = DecodeConfig(max_new_tokens=80), MentorConfig(consult_rate=1.0)
+    with Journal(tmp_path / "disputes") as journal:
+        found = judge_disputes(session, items, decode, mentor, journal)
+    for each in found[:3]:
+        item = next(item for item in items if item.id == each.item_id)
+        prompt = session.prompt(item.question, 80, with_llm=True)
+        for segment, right in ((each.dispute.slm, each.slm_right), (each.dispute.mentor, each.mentor_right)):
+            begun = [*each.dispute.before, *segment]
+            rest = [] if begun[-1] in session.stop_ids else [*prompt, *begun]
+            if rest:
+                begun += reference.greedy(session.slm.model, rest, 80 - len(begun), set(session.stop_ids))
+            assert grade(session.text(begun), item.answer, item.answer_type).right == right
+    with Journal(tmp_path / "disputes") as journal:
+        assert judge_disputes(None, items, decode, mentor, journal) == found  # type: ignore[arg-type]
+
+
+def learnable(slm: LoadedModel, count: int) -> list[Judged]:
+    """Disputes in which the segment with a certain token is right."""
+    random = Random(0)
+    found = []
+    for i in range(count):
+        sides = [[random.randrange(300, 340), 400 + side, 410] for side in range(2)]
+        mentor_right = random.random() < 0.7
+        slm_side, mentor_side = sides if mentor_right else sides[::-1]
+        dispute = Dispute([random.randrange(300, 340)], slm_side, mentor_side)
+        found.append(Judged(f"item-{i}", "Which?", dispute, not mentor_right, mentor_right))
+    return found
+
+
+def test_it_learns_publishes_and_reads_back(session, tmp_path: Path, monkeypatch) -> None:
+    items = load_pair_split("train", limit_per_domain=1)
+    ties = [replace(each, slm_right=True, mentor_right=True) for each in learnable(session.slm, 5)]
+    monkeypatch.setattr(training, "judge_disputes", lambda *_: learnable(session.slm, 200) + ties)
+    config, out = VerifierTrainConfig(epochs=30, learning_rate=3e-3), tmp_path / "verifier"
+    report = train_verifier(session, items, config, MENTOR, DecodeConfig(), out)
+    assert report["roc_auc"] > 0.9 and report["right_choices"] > 0.9
+    assert (report["disputes"], report["ties"], report["trained"] + report["measured"]) == (205, 5, 200)
+    assert report["calibration"][0]["right"] < 0.3 and report["calibration"][-1]["right"] > 0.7
+    assert [path.name for path in tmp_path.iterdir()] == ["verifier"]
+    head = load_verifier(out, session.slm, WORDING)
+    assert head.training == report
+    with pytest.raises(S2TError, match="train"):
+        assert_not_trained_on(items, out)
+    with pytest.raises(S2TError, match="another prompt"):
+        load_verifier(out, session.slm, ("{question}", ""))
+    with pytest.raises(S2TError, match="already exists"):
+        train_verifier(session, items, config, MENTOR, DecodeConfig(), out)
+    with pytest.raises(S2TError, match="another SLM"):
+        load_verifier(out, tiny_loaded(), WORDING)
+    with pytest.raises(S2TError, match="s2t train verifier"):
+        load_verifier(tmp_path / "none", session.slm, WORDING)
+    trained = Session(replace(session.config, verifier=str(out)), slm=session.slm, llm=session.llm)
+    answer = trained.generate([items[0].question], "mentor-mlp", DecodeConfig(max_new_tokens=40))[0]
+    assert answer.counts.consultations > 0
+    monkeypatch.setattr(training, "judge_disputes", lambda *_: ties)
+    with pytest.raises(S2TError, match="too few disputes"):
+        train_verifier(session, items, config, MENTOR, DecodeConfig(), tmp_path / "other")
+
+
+@pytest.mark.parametrize("method", ["mentor-free", "mentor-coin"])
+def test_a_session_answers_with_a_mentor(session, method) -> None:
+    questions = [item.question for item in load_pair_split("validation", limit_per_domain=1)]
+    mentor = MentorConfig(consult_rate=1.0)
+    decode = DecodeConfig(max_new_tokens=60)
+    together = session.generate(questions, method, decode, SelectConfig(), mentor)
+    assert sum(r.counts.consultations for r in together) > 0
+    alone = [session.generate([question], method, decode, SelectConfig(), mentor)[0] for question in questions]
+    assert [r.text for r in alone] == [r.text for r in together]
+    none = session.generate(questions, method, decode, SelectConfig(), MentorConfig(consult_rate=0.0))
+    assert [r.text for r in none] == [r.text for r in session.generate(questions, "greedy", decode)]
+
+
+def test_measures_of_a_verifier() -> None:
+    right = np.array([[True, False], [False, True], [True, False]])
+    assert right_choices(np.array([[2.0, 1.0], [0.0, 1.0], [-1.0, 0.0]], np.float32), right) == pytest.approx(2 / 3)
+    curve = calibration_curve(np.array([0.05, 0.91, 1.0]), np.array([False, True, False]))
+    assert [entry["prompts"] for entry in curve] == [1, 2] and curve[1]["right"] == 0.5
