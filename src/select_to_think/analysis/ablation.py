@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from select_to_think.analysis.tables import Z95
 from select_to_think.analysis.figures import COLOURS, STYLE, matplotlib_figure, save_figure
+from select_to_think.analysis.tables import Z95
 
 PANELS = (
     ("accuracy", "Accuracy (%)", 100.0),
