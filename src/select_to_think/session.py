@@ -21,27 +21,28 @@ from pathlib import Path
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.engine import Engine
 from select_to_think.evaluation.grading import extract as extract_answer
-from select_to_think.methods import build_backends, build_policy, build_trigger
+from select_to_think.methods import build_backends, build_policy, build_trigger, with_interpreter
 from select_to_think.models.adapter import AdapterSwitch, attach_adapter
 from select_to_think.models.distilled import attach_distilled
 from select_to_think.models.loading import LoadedModel, load_model
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.scorer import Scorer, load_scorer
-from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids, stop_ids
+from select_to_think.models.spelling import Spelling
+from select_to_think.models.translation import Translation
+from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids, share_vocabulary, stop_ids
 from select_to_think.models.words import Words, word_boundaries
+from select_to_think.pairs.bundled import bundled_folder, bundled_model, bundled_notes
 from select_to_think.policies.base import Policy
 from select_to_think.policies.label import Label
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.score import score_output
 from select_to_think.policies.table import NEEDS_LLM, parse_method
-from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, S2TError, unknown_name
+from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, S2TError
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.calibration import Calibration
 from select_to_think.triggers.kl import SUPPORT
 
-PAIRS = Path(__file__).parent / "pairs"
-BUNDLED = ("demo",)
 Extract = Callable[[int, str], str | None]
 Question = str | Sequence[int]  # or the token ids of a whole prompt
 
@@ -70,7 +71,7 @@ class Session:
         if given is None:
             if self.folder is None:
                 raise S2TError(f"this needs an {role.upper()}: give one with --{role} NAME_OR_PATH")
-            path, name = str(self.folder / role), f"{self.config.pair}/{role}"
+            path, name = str(bundled_model(self.config.pair, role)), f"{self.config.pair}/{role}"
         assert path is not None
         config = self.config
         return load_model(
@@ -84,10 +85,18 @@ class Session:
 
     @cached_property
     def llm(self) -> LoadedModel:
-        """The large model, with the SLM's vocabulary."""
-        llm = self._llm or self._load("llm", self.config.llm)
-        check_shared_vocabulary(self.slm, llm)
-        return llm
+        """The large model."""
+        return self._llm or self._load("llm", self.config.llm)
+
+    @cached_property
+    def shares_vocabulary(self) -> bool:
+        """Whether the LLM has the SLM's tokens; if not, `policies/interpreter.py` stands between them."""
+        return share_vocabulary(self.slm, self.llm)
+
+    @cached_property
+    def translation(self) -> Translation:
+        """Between the SLM's vocabulary and the LLM's."""
+        return Translation(Spelling(self.slm), Spelling(self.llm))
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -102,7 +111,7 @@ class Session:
     @cached_property
     def notes(self) -> list[str]:
         """What must be said wherever numbers of this pair are shown."""
-        path = None if self.folder is None else self.folder / "notes.json"
+        path = None if self.folder is None else bundled_notes(self.config.pair)
         return list(json.loads(path.read_text(encoding="utf-8"))) if path is not None and path.exists() else []
 
     @property
@@ -222,7 +231,10 @@ class Session:
                 own = replace(policy, extract=lambda tokens: find(index, self.text(tokens, stop)))
             if isinstance(policy, Mentor):
                 own = policy.about(question if isinstance(question, str) else self.text(question))
-            return own.run(prompt, f"{decode.seed}/{question}")
+            run = own.run(prompt, f"{decode.seed}/{question}")
+            if kind not in NEEDS_LLM or self.shares_vocabulary:
+                return run
+            return with_interpreter(self, run, question, prompt, decode.max_new_tokens)
 
         with ExitStack() as stack:
             backends = build_backends(self, kind, select, stack)
@@ -239,7 +251,13 @@ class Session:
         hidden: bool = False,
         decode: DecodeConfig = DecodeConfig(),
     ) -> Iterator[tuple[int, Labels]]:
-        """Yield (index, what both models say at every token of outputs[index]) as they finish."""
+        """Yield (index, what both models say at every token of outputs[index]) as they finish.
+
+        Raises:
+            S2TError: with an LLM that has another vocabulary than the SLM.
+        """
+        if with_llm:
+            check_shared_vocabulary(self.slm, self.llm)
         policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden)
         with ExitStack() as stack:
             engine = Engine(
@@ -289,10 +307,3 @@ class Session:
         """The text of generated tokens, without special tokens, up to the first of the strings `stop`."""
         text = str(self.slm.tokenizer.decode(list(tokens), skip_special_tokens=True))
         return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]
-
-
-def bundled_folder(pair: str) -> Path:
-    """The folder of a pair that ships with the library. Raises S2TError with the nearest name."""
-    if pair not in BUNDLED:
-        raise unknown_name("pair", pair, BUNDLED)
-    return PAIRS / pair

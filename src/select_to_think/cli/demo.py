@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 LOCAL = "s2t-local"
-METHODS = ("greedy", "maj@8", LOCAL, "s2t", "takeover", "llm")
+METHODS = ("greedy", "maj@8", LOCAL, "s2t", "takeover", "mentor-free", "llm")
+SHIPPED = {"mentor-mlp": "verifier", "distill": "distill/kd"}  # methods whose trained part may come with the pair
 SPLIT = "test"
 
 BigBatches = Annotated[DecodeConfig, Only(("max_new_tokens", "max_batch", "seed"), (("max_batch", 128),))]
@@ -57,8 +58,9 @@ def demo(
     items = load_pair_split(SPLIT, limit_per_domain=limit)
     folder = folder_for("demo", out, pair, decode, select, limit)
     session = Session.load(pair)
-    note(f"{len(items)} test problems, {len(METHODS)} methods; everything goes to {folder}")
-    results = run_methods(session, items, decode, select, folder)
+    methods = offered(session)
+    note(f"{len(items)} test problems, {len(methods)} methods; everything goes to {folder}")
+    results = run_methods(session, items, methods, decode, select, folder)
     scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, decode, select, folder)}
     measured = run_measure(session, items, decode, select, folder)
     item = telling_item(folder, items)
@@ -74,14 +76,25 @@ def demo(
     return Reply(payload, lambda console: show(console, session, results, scorers, measured, item, example, page))
 
 
+def offered(session: Session) -> tuple[str, ...]:
+    """The methods that the pair can show: those that need nothing trained, and those whose trained part it brings."""
+    assert session.folder is not None
+    return (*METHODS, *(name for name, part in SHIPPED.items() if (session.folder / part).exists()))
+
+
 def run_methods(
-    session: Session, items: list[Item], decode: DecodeConfig, select: SelectConfig, folder: Path
+    session: Session,
+    items: list[Item],
+    methods: tuple[str, ...],
+    decode: DecodeConfig,
+    select: SelectConfig,
+    folder: Path,
 ) -> Results:
     """Every method over every item."""
     from select_to_think.evaluation.runner import evaluate
 
     with progress("1/3 answering") as report:
-        return evaluate(session, items, METHODS, decode, select, out=folder, progress=report)
+        return evaluate(session, items, methods, decode, select, out=folder, progress=report)
 
 
 def scorer_name(select: SelectConfig) -> str:
@@ -99,7 +112,8 @@ def run_scorers(
 ) -> dict[str, list[ResultRow]]:
     """s2t-local with every other scorer that comes with the pair; the rows of each."""
     from select_to_think.evaluation.runner import evaluate
-    from select_to_think.session import Session, bundled_folder
+    from select_to_think.pairs.bundled import bundled_folder
+    from select_to_think.session import Session
 
     found: dict[str, list[ResultRow]] = {}
     shipped = sorted(path.name for path in (bundled_folder(pair.pair) / "scorers").iterdir() if path.is_dir())

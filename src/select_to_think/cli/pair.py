@@ -14,17 +14,20 @@ from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.output import Reply, note
 from select_to_think.structures import unknown_name
 
-Which = Literal["slm", "llm", "both"]
+Which = Literal["slm", "llm", "both", "llm-x"]
+MODELS = ("slm", "llm", "llm-x")
 ROLES = ("slm", "llm")
 DEVICES = "cpu or cuda."
 MEBI = 1024 * 1024
 
 
 def train(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where slm/ and llm/ are written.")] = Path(
-        "runs/pair"
-    ),
-    which: Annotated[str, typer.Option("--which", metavar="NAME", help="slm, llm or both.")] = "both",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where slm/, llm/ or llm-x/ are written.")
+    ] = Path("runs/pair"),
+    which: Annotated[
+        str, typer.Option("--which", metavar="NAME", help="slm, llm, both, or llm-x (the LLM of demo-x).")
+    ] = "both",
     steps: Annotated[
         int | None, typer.Option("--steps", metavar="INT", min=1, help="Optimiser steps (default: the recipe's).")
     ] = None,
@@ -42,7 +45,7 @@ def train(
 
     note(f"training {which} into {out}")
     train_pair(out, which=cast(Which, which), steps=steps, device=device, resume=not fresh)
-    folders = [str(out / name) for name in ROLES if (out / name).is_dir()]
+    folders = [str(out / name) for name in MODELS if (out / name).is_dir()]
     return Reply({"schema": 1, "models": folders}, lambda console: console.print("\n".join(folders), markup=False))
 
 
@@ -50,16 +53,18 @@ def info(
     pair: Annotated[str, typer.Option("--pair", metavar="TEXT", help="A bundled pair by name.")] = "demo",
 ) -> Reply:
     """Say what a bundled pair holds: models, sizes, problems, scorers."""
+    from select_to_think.pairs.bundled import bundled_folder, bundled_model
     from select_to_think.pairs.problems import DOMAINS, SPLIT_PERMILLE, SPLIT_SIZES
-    from select_to_think.session import bundled_folder
 
     folder = bundled_folder(pair)
+    models = {role: bundled_model(pair, role) for role in ROLES}
+    files = {*folder.rglob("*")} - {*(folder / "llm").rglob("*")} | {*models["llm"].rglob("*")}
     payload = {
         "schema": 1,
         "pair": pair,
         "folder": str(folder),
-        "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        "models": {role: model_facts(folder / role) for role in ROLES},
+        "bytes": sum(path.stat().st_size for path in files if path.is_file()),
+        "models": {role: model_facts(path) for role, path in models.items()},
         "scorers": sorted(path.name for path in (folder / "scorers").glob("*") if path.is_dir()),
         "domains": list(DOMAINS),
         "problems_per_domain": {split: SPLIT_SIZES.get(split) for split in SPLIT_PERMILLE},

@@ -24,9 +24,9 @@ def has_trigger(method: str) -> bool:
     return parse_method(method)[0] in ("takeover", "s2t", "s2t-local")
 
 
-def trigger_name(method: str, select: SelectConfig) -> str:
+def trigger_name(method: str, select: SelectConfig, shared_vocabulary: bool = True) -> str:
     """The trigger that a method with one will use."""
-    return select.trigger or default_trigger(parse_method(method)[0])
+    return select.trigger or default_trigger(parse_method(method)[0], shared_vocabulary)
 
 
 def is_calibrated(method: str, select: SelectConfig) -> bool:
@@ -73,7 +73,7 @@ def method_settings(
     if kind in NEEDS_LLM:
         settings["llm"] = session.llm.fingerprint
     if has_trigger(method):
-        name = trigger_name(method, select)
+        name = trigger_name(method, select, kind not in NEEDS_LLM or session.shares_vocabulary)
         settings["select"] = {**asdict(select), "trigger": name}
         settings["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
     if kind == "distill":

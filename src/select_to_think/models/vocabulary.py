@@ -31,17 +31,24 @@ def reserved_ids(loaded: LoadedModel) -> frozenset[int]:
     return frozenset((named | padded) - stop_ids(loaded))
 
 
+def share_vocabulary(slm: LoadedModel, llm: LoadedModel) -> bool:
+    """Whether both have the same tokens under the same ids; different padding behind them is fine."""
+    ours: dict[str, int] = slm.tokenizer.get_vocab()
+    theirs: dict[str, int] = llm.tokenizer.get_vocab()
+    return ours == theirs
+
+
 def check_shared_vocabulary(slm: LoadedModel, llm: LoadedModel) -> None:
-    """Same tokens under the same ids; different padding behind them is fine.
+    """For what compares whole distributions.
 
     Raises:
         S2TError: the vocabularies differ; the first difference is named.
     """
-    ours, theirs = slm.tokenizer.get_vocab(), llm.tokenizer.get_vocab()
-    if ours == theirs:
+    if share_vocabulary(slm, llm):
         return
+    ours, theirs = slm.tokenizer.get_vocab(), llm.tokenizer.get_vocab()
     token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
     raise S2TError(
         f"{slm.name} and {llm.name} have different vocabularies (token {token!r} is {ours.get(token)} in one and "
-        f"{theirs.get(token)} in the other): choose two models of one family"
+        f"{theirs.get(token)} in the other), and this needs one: choose two models of one family"
     )

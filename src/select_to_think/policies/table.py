@@ -38,15 +38,18 @@ def parse_method(name: str) -> tuple[str, int]:
     return name, 1
 
 
-def default_trigger(method: str) -> str:
-    """The trigger of a method where none is named."""
-    return "entropy" if method == "s2t-local" else "kl"
+def default_trigger(method: str, shared_vocabulary: bool = True) -> str:
+    """The trigger of a method where none is named: the one of the paper wherever it works."""
+    return "kl" if method != "s2t-local" and shared_vocabulary else "entropy"
 
 
-def check_trigger(method: str, trigger: str) -> None:
-    """Raises S2TError: an unknown trigger, or one that needs an LLM in a method that must not have one."""
+def check_trigger(method: str, trigger: str, shared_vocabulary: bool = True) -> None:
+    """Raises S2TError: an unknown trigger, one that needs an LLM in a method that must not have one, or one that needs
+    the LLM to have the SLM's vocabulary."""
     if trigger not in TRIGGERS:
         raise unknown_name("trigger", trigger, TRIGGERS)
+    choices = ", ".join(LLM_FREE_TRIGGERS)
     if method == "s2t-local" and trigger not in LLM_FREE_TRIGGERS:
-        choices = ", ".join(LLM_FREE_TRIGGERS)
         raise S2TError(f"s2t-local runs without an LLM, which the {trigger} trigger needs: choose {choices}")
+    if not shared_vocabulary and trigger not in LLM_FREE_TRIGGERS:
+        raise S2TError(f"the {trigger} trigger needs an LLM with the SLM's vocabulary: choose {choices}")

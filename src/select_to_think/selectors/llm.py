@@ -14,7 +14,7 @@ from select_to_think.structures import Extend, Observation, Observe, Request
 class LLMSelector:
     """S2T: the argmax of p_LLM(c | prefix) over the candidates (arXiv 2604.26940). Ties go to the SLM's order.
 
-    With `takeover` the LLM's own top-1 over the whole vocabulary is taken instead.
+    With `takeover` the LLM's own top-1 over the whole vocabulary is taken instead; candidates are not scored then.
     """
 
     takeover: bool = False
@@ -29,9 +29,12 @@ class LLMSelector:
         """One LLM observation, unless the trigger has made it already."""
         look, line = step.llm, step.line
         if look is None:
-            look, line = (yield Extend("llm", (), Observe(top_k=1, ids=(step.candidates,)))), 0
-        assert look.asked_logprobs is not None and look.top_ids is not None
-        scores = look.asked_logprobs[line, : len(step.candidates)]  # (K,)
+            asked = None if self.takeover else (step.candidates,)
+            look, line = (yield Extend("llm", (), Observe(top_k=1, ids=asked))), 0
+        assert look.top_ids is not None
         top = int(look.top_ids[line, 0])
+        if look.asked_logprobs is None:
+            return Choice(top, (), "llm", top)
+        scores = look.asked_logprobs[line, : len(step.candidates)]  # (K,)
         token = top if self.takeover else step.candidates[int(scores.argmax())]
         return Choice(token, tuple(map(float, scores)), "llm", top)

@@ -1,0 +1,212 @@
+"""Between a policy that thinks in SLM tokens and an LLM that has others: the policy stays as it is.
+
+`interpret` wraps one run. What the policy asks of the LLM is asked in the LLM's own tokens, and the answer is given in
+the SLM's; requests to other models pass. The LLM's context holds its own tokenisation of the same text behind its own
+prompt, rolled back to the last common token where appended text changes it; what the LLM itself wrote stays as written.
+
+- *The LLM's choice* (`top_k=1`): the first SLM token in the LLM's greedy text, which is written on until the SLM's
+  tokenizer would not go on with that token. What was written beyond it is kept for the next question.
+- *Candidates* (`ids`): see `policies/candidates.py`. The choice beside them is read off the LLM's next token alone.
+
+Non-goals: the LLM's whole distribution in SLM tokens, which does not exist: the KL trigger needs one vocabulary.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import numpy as np
+
+from select_to_think.models.translation import Translation
+from select_to_think.policies.candidates import Question
+from select_to_think.structures import (
+    Branch,
+    Extend,
+    Fork,
+    Generation,
+    Labels,
+    ModelUnavailable,
+    Observation,
+    Observe,
+    Request,
+    S2TError,
+    Truncate,
+    shared_length,
+)
+
+R = TypeVar("R", Generation, Labels)
+LONGEST_ROLL = 24  # LLM tokens written for one SLM token, at most
+
+
+def interpret(
+    run: Generator[Request, Any, R],
+    translation: Translation,
+    prompt: Sequence[int],
+    llm_prompt: Sequence[int],
+    llm_positions: int,
+) -> Generator[Request, Any, R]:
+    """The same run over an LLM with another vocabulary.
+
+    Args:
+        run: a policy's run behind `prompt`.
+        translation: between the SLM's vocabulary and the LLM's.
+        prompt: the prompt in SLM tokens, as the policy was given it.
+        llm_prompt: the prompt in the LLM's own tokens and template.
+        llm_positions: length of the LLM's context in tokens.
+    """
+    return _interpret(run, Listener(translation, len(prompt), tuple(llm_prompt), llm_positions))
+
+
+def _interpret(run: Generator[Request, Any, R], listener: Listener) -> Generator[Request, Any, R]:
+    answer: Any = None
+    failure: ModelUnavailable | None = None
+    try:
+        while True:
+            try:
+                request = run.send(answer) if failure is None else run.throw(failure)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            answer, failure = None, None
+            try:
+                if isinstance(request, Fork):
+                    copies = [listener.copy() for _ in request.children]
+                    request = Fork([_interpret(*pair) for pair in zip(request.children, copies, strict=True)])
+                if isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
+                    answer = yield from listener.hear(request)
+                else:
+                    answer = yield request
+            except ModelUnavailable as error:
+                failure = error
+    finally:
+        run.close()
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer in LLM tokens; those from place `own` on were chosen by the LLM itself."""
+
+    own: int
+    ids: tuple[int, ...]
+    ends: tuple[int, ...]  # where in `text` each token ends
+    logprobs: tuple[float, ...]  # nats; 0 before `own`
+    text: bytes
+
+    @classmethod
+    def by_others(cls, ids: Sequence[int], pieces: Sequence[bytes], text: bytes) -> Written:
+        """A text as the LLM's tokenizer writes it."""
+        ends = tuple(accumulate(len(pieces[i]) for i in ids))
+        return cls(len(ids), tuple(ids), ends, (0.0,) * len(ids), text)
+
+    def followed_by(self, token: int, logprob: float, piece: bytes) -> Written:
+        """The same and one token more, chosen by the LLM."""
+        text = self.text + piece
+        return replace(
+            self,
+            ids=(*self.ids, token),
+            ends=(*self.ends, len(text)),
+            logprobs=(*self.logprobs, logprob),
+            text=text,
+        )
+
+    def continues(self, text: bytes) -> bool:
+        """Whether everything known behind `text` is the LLM's own."""
+        start = self.ends[self.own - 1] if self.own else 0
+        return len(text) >= start and self.text.startswith(text)
+
+
+@dataclass
+class Listener:
+    """One sequence: its SLM tokens as the policy has them, and the LLM's context."""
+
+    translation: Translation
+    prompt_length: int  # SLM tokens
+    llm_prompt: tuple[int, ...]
+    room: int  # LLM tokens
+    tokens: list[int] = field(default_factory=list)  # SLM tokens, prompt included
+    held: tuple[int, ...] = ()  # LLM tokens in the LLM's context
+    written: Written | None = None
+
+    def copy(self) -> Listener:
+        """The same sequence for a child."""
+        return replace(self, tokens=list(self.tokens))
+
+    def hear(self, request: Extend | Branch | Truncate) -> Generator[Request, Any, Observation | None]:
+        """Answer a request in SLM tokens."""
+        if isinstance(request, Truncate):
+            del self.tokens[request.length :]
+            return None
+        look = request.observe
+        if isinstance(request, Branch) or (look and (look.top_k > 1 or look != Observe(look.top_k, ids=look.ids))):
+            raise NotImplementedError("an LLM with another vocabulary tells its choice and scores candidates, no more")
+        self.tokens.extend(request.tokens)
+        if look is None:
+            return None
+        if len(self.tokens) < self.prompt_length:
+            raise NotImplementedError("an LLM with another vocabulary is asked behind the prompt, not inside it")
+        answer = self.tokens[self.prompt_length :]
+        return (yield from self.choice(answer) if look.ids is None else self.scores(answer, look.ids[0]))
+
+    def choice(self, answer: Sequence[int]) -> Generator[Request, Any, Observation]:
+        """The LLM's next token behind `answer`, in SLM tokens."""
+        text = self.translation.slm.read(answer)
+        pieces = self.translation.llm.pieces
+        if self.written is None or not self.written.continues(text):
+            self.written = Written.by_others(self.translation.to_llm(answer), pieces, text)
+        while (found := self.settled(self.written, len(text))) is None:
+            path = (*self.llm_prompt, *self.written.ids)
+            yield from self.hold(path[:-1])
+            seen = yield Extend("llm", path[len(self.held) :], Observe(top_k=1))
+            self.held = path
+            chosen = int(seen.top_ids[0, 0])
+            self.written = self.written.followed_by(chosen, float(seen.top_logprobs[0, 0]), pieces[chosen])
+        token, logprob = found
+        return Observation(np.array([[token]]), np.array([[logprob]], np.float32))
+
+    def settled(self, written: Written, start: int) -> tuple[int, float] | None:
+        """The SLM token that begins at byte `start` of what the LLM wrote, with the log-probability of the LLM tokens
+        that begin in it; None while more must be written to tell."""
+        slm, stops = self.translation.slm, self.translation.llm.stops
+        first = max(written.own, bisect_right(written.ends, start))
+        if first == len(written.ids) > written.own and written.ids[-1] in stops:
+            return self.translation.special_to_slm(written.ids[-1]), written.logprobs[-1]
+        for i in range(first, len(written.ids)):
+            ended = written.ids[i] in stops or i - first + 1 == LONGEST_ROLL
+            token = self.translation.first_token(written.text[start : written.ends[i]], ended)
+            if token is not None:
+                begins = (written.ends[j - 1] if j else 0 for j in range(first, i + 1))
+                inside = (start <= place < start + len(slm.pieces[token]) for place in begins)
+                return token, sum(v for v, own in zip(written.logprobs[first:], inside, strict=False) if own)
+        return None
+
+    def scores(self, answer: Sequence[int], candidates: Sequence[int]) -> Generator[Request, Any, Observation]:
+        """The log-probability of each candidate behind `answer`, and the LLM's choice."""
+        path = (*self.llm_prompt, *self.spelled(answer))
+        question = Question(self.translation, path, len(path) - len(self.llm_prompt), candidates)
+        yield from self.hold(path[: question.base])
+        yield Extend("llm", path[len(self.held) : question.base])
+        self.held = path[: question.base]
+        seen = yield Branch("llm", question.leaves, question.observe)
+        return question.read(seen)
+
+    def spelled(self, answer: Sequence[int]) -> tuple[int, ...]:
+        """The LLM's tokens for the answer so far: its own where it wrote to just there."""
+        text = self.translation.slm.read(answer)
+        if self.written is not None and self.written.continues(text):
+            place = bisect_right(self.written.ends, len(text))
+            if place >= self.written.own and self.translation.llm.read(self.written.ids[:place]) == text:
+                return self.written.ids[:place]
+        return tuple(self.translation.to_llm(answer))
+
+    def hold(self, path: Sequence[int]) -> Generator[Request, Any, None]:
+        """Roll the LLM's context back to what it has in common with `path`."""
+        if len(path) >= self.room:
+            raise S2TError(f"the text exceeds the LLM's context of {self.room} tokens: lower --max-new-tokens")
+        same = shared_length(self.held, path)
+        if same < len(self.held):
+            yield Truncate("llm", same)
+            self.held = self.held[:same]

@@ -1,0 +1,254 @@
+"""An LLM with other tokens than the SLM: what changes nothing, and what a candidate's score is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference
+from select_to_think.contexts.transformers_backend import TransformersBackend
+from select_to_think.engine import Engine
+from select_to_think.models.loading import LoadedModel
+from select_to_think.models.spelling import Spelling
+from select_to_think.models.translation import Translation
+from select_to_think.models.vocabulary import reserved_ids
+from select_to_think.pairs.tokenizer import Pieces, train_tokenizer
+from select_to_think.policies.base import Limits
+from select_to_think.policies.candidates import Question
+from select_to_think.policies.greedy import Greedy
+from select_to_think.policies.interpreter import interpret
+from select_to_think.policies.select import Select
+from select_to_think.selectors.llm import LLMSelector
+from select_to_think.triggers.random import RandomTrigger
+from tiny import tiny_model
+
+TEXTS = ("Today Ann has 12 pens.", "Which town is 199 + 7?", "Émile: 😀 中文!")
+STOP = 2
+
+
+@cache
+def loaded(pieces: Pieces = "words", seed: int = 0, layers: int = 2) -> LoadedModel:
+    tokenizer = train_tokenizer(pieces)
+    return LoadedModel(tiny_model("llama", vocab=len(tokenizer) + 5, seed=seed, layers=layers), tokenizer, pieces)
+
+
+@cache
+def translation(slm: Pieces = "words", llm: Pieces = "words") -> Translation:
+    return Translation(Spelling(loaded(slm)), Spelling(loaded(llm)))
+
+
+def ids(model: LoadedModel, text: str) -> list[int]:
+    return list(model.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def run(policy, slm, llm, between=None, rows=4):
+    backends = {
+        name: TransformersBackend(model.model, forbidden=[*reserved_ids(model), 1])
+        for name, model in (("slm", slm), ("llm", llm))
+    }
+
+    def start(text):
+        own = policy.run(ids(slm, text), text)
+        return own if between is None else interpret(own, between, ids(slm, text), ids(llm, text), 512)
+
+    results = dict(Engine(backends, rows).run((i, start(text)) for i, text in enumerate(TEXTS)))
+    assert all(len(backend.free) == backend.buffer.rows for backend in backends.values()), "a context was not closed"
+    return [results[i] for i in range(len(TEXTS))]
+
+
+def policies():
+    limits = Limits(frozenset({STOP}), 20)
+    return {
+        "llm": Greedy(limits, model="llm"),
+        "takeover": Select(limits, RandomTrigger(0.5), LLMSelector(takeover=True), 6),
+        "s2t": Select(limits, RandomTrigger(0.5), LLMSelector(), 6),
+    }
+
+
+@pytest.mark.parametrize("method", policies())
+def test_with_twice_the_same_vocabulary_nothing_changes(method) -> None:
+    """Whatever bytes these random models write: broken characters, words in needless pieces."""
+    policy, slm, llm = policies()[method], loaded(), loaded(seed=1, layers=3)
+    shared, apart = run(policy, slm, llm), run(policy, slm, llm, translation())
+    for one, other in zip(shared, apart, strict=True):
+        assert one.tokens == other.tokens and one.finish_reason == other.finish_reason
+        for a, b in zip(one.steps, other.steps, strict=True):
+            assert (a.fired, a.candidates, a.llm_top_token, a.chooser) == (
+                b.fired,
+                b.candidates,
+                b.llm_top_token,
+                b.chooser,
+            )
+            assert a.scores == pytest.approx(b.scores, abs=1e-4)
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+    if method == "llm":
+        assert [r.counts.llm_forwards for r in shared] == [r.counts.llm_forwards for r in apart]
+
+
+@pytest.mark.parametrize("method", policies())
+def test_rows_do_not_depend_on_their_neighbours(method) -> None:
+    policy, slm, llm = policies()[method], loaded(), loaded("digits", seed=1)
+    between = translation("words", "digits")
+    one, many = run(policy, slm, llm, between, rows=1), run(policy, slm, llm, between, rows=3)
+    assert [(r.tokens, r.counts) for r in one] == [(r.tokens, r.counts) for r in many]
+
+
+def test_the_llm_alone_writes_its_own_greedy_text() -> None:
+    slm, llm = loaded(), loaded("digits", seed=1)
+    results = run(policies()["llm"], slm, llm, translation("words", "digits"))
+    spelling = Spelling(llm)
+    for text, result in zip(TEXTS, results, strict=True):
+        own = reference_greedy(llm, ids(llm, text), 60)
+        written = Spelling(slm).read(result.tokens)
+        assert spelling.read(own)[: len(written)] == written and written
+        assert result.counts.llm_tokens_generated == len(result.tokens)
+
+
+def reference_greedy(model: LoadedModel, prompt: list[int], new: int) -> list[int]:
+    out: list[int] = []
+    while len(out) < new and STOP not in out:
+        out.append(int(reference.next_logprobs(model.model, [*prompt, *out], [*reserved_ids(model), 1]).argmax()))
+    return out
+
+
+def test_takeover_writes_the_number_that_the_llm_means() -> None:
+    """The LLM's own greedy text, one SLM token at a time, whatever it is cut into by the SLM's tokenizer."""
+    limits = Limits(frozenset({STOP}), 20)
+    always = Select(limits, RandomTrigger(-1.0), LLMSelector(takeover=True), 6)
+    slm, llm, between = loaded(), loaded("digits", seed=1), translation("words", "digits")
+    alone = run(Greedy(limits, model="llm"), slm, llm, between)
+    assert [r.tokens for r in run(always, slm, llm, between)] == [r.tokens for r in alone]
+    assert between.first_token(b" 14", ended=False) is None, "145 may follow"
+    assert between.first_token(b" 145", ended=False) == between.slm.ids[b" 145"]
+    assert between.first_token(b" 14.", ended=False) == between.slm.ids[b" 14"]
+    assert between.first_token(b" 14", ended=True) == between.slm.ids[b" 14"]
+    assert between.first_token("\N{GRINNING FACE}".encode()[:2], ended=False) is None, "the character goes on"
+
+
+def test_a_selected_token_is_the_best_scored_candidate_and_the_context_is_the_running_text() -> None:
+    slm, llm, between = loaded(), loaded("digits", seed=1), translation("words", "digits")
+    for text, result in zip(TEXTS, run(policies()["s2t"], slm, llm, between), strict=True):
+        assert result.fired_count
+        for place, step in enumerate(result.steps):
+            if step.fired:
+                assert step.token == step.candidates[step.scores.index(max(step.scores))]
+                path = (*ids(llm, text), *between.to_llm(result.tokens[:place]))
+                assert step.scores == pytest.approx(plain_scores(llm, between, path, step.candidates, place), abs=1e-3)
+
+
+class Plain:
+    """The LLM's distributions, one whole prefix at a time."""
+
+    def __init__(self, model: LoadedModel, prefix: tuple[int, ...]) -> None:
+        self.model, self.prefix = model, prefix
+
+    def logprobs(self, leaf: tuple[int, ...]) -> torch.Tensor:
+        return reference.next_logprobs(self.model.model, [*self.prefix, *leaf], [*reserved_ids(self.model), 1])
+
+    def p(self, leaf, token) -> float:
+        return math.exp(self.logprobs(leaf)[token])
+
+    def likely(self, leaf):
+        values, tokens = self.logprobs(leaf).topk(16)
+        return zip(tokens.tolist(), values.exp().tolist(), strict=True)
+
+
+def plain_scores(llm, between, path, candidates, answered) -> list[float]:
+    question = Question(between, path, len(path), candidates) if answered else Question(between, path, 0, candidates)
+    return question.log_scores(Plain(llm, path[: question.base]))
+
+
+class Book:
+    """An LLM that is a table: text -> probabilities of what follows, by token text."""
+
+    def __init__(self, spelling: Spelling, table: dict[str, dict[str, float]], base: bytes) -> None:
+        self.spelling, self.table, self.base = spelling, table, base
+
+    def after(self, leaf) -> dict[str, float]:
+        return self.table.get((self.base + self.spelling.read(leaf)).decode(), {})
+
+    def p(self, leaf, token) -> float:
+        return self.after(leaf).get(self.spelling.pieces[token].decode(), 0.0)
+
+    def likely(self, leaf):
+        found = self.after(leaf)
+        return [(self.spelling.ids[text.encode()], p) for text, p in found.items()]
+
+
+def scores(running: str, candidates: list[str], table, slm: Pieces, llm: Pieces) -> list[float]:
+    between = translation(slm, llm)
+    path = (STOP, *between.llm.write(running.encode()))
+    question = Question(between, path, len(path) - 1, [between.slm.ids[c.encode()] for c in candidates])
+    base = between.llm.read(path[: question.base])
+    return [math.exp(v) for v in question.log_scores(Book(between.llm, table, base))]
+
+
+def test_a_number_in_digits_is_scored_as_a_number() -> None:
+    """The LLM means 14 (0.6) or 145 (0.3): its first digit alone is no candidate's, however probable."""
+    table = {
+        "is": {" ": 0.9, ".": 0.1},
+        "is ": {"1": 1.0},
+        "is 1": {"4": 1.0},
+        "is 14": {"5": 1 / 3, ".": 2 / 3},
+        "is 145": {".": 1.0},
+    }
+    found = scores("is", [" 1", " 14", " 145", "."], table, "words", "digits")
+    assert found == pytest.approx([0.0, 0.6, 0.3, 0.1])
+
+
+def test_the_beginning_of_a_longer_token_is_not_punished() -> None:
+    """The SLM writes digit by digit, the LLM whole numbers: what it gives " 145" and " 14" goes to the space."""
+    table = {"is": {" 145": 0.5, " 14": 0.2, ".": 0.3}}
+    assert scores("is", [" ", ".", " has"], table, "digits", "words") == pytest.approx([0.7, 0.3, 0.0])
+
+
+def test_a_boundary_that_the_llm_would_not_draw_is_healed() -> None:
+    """Behind "is 1" the LLM, which writes numbers whole, is asked what it would have written instead of " 1"."""
+    table = {"is": {" 1": 0.1, " 14": 0.6, " 15": 0.1, " has": 0.2}, "is 1": {".": 0.9, "4": 0.1}}
+    found = scores("is 1", ["4", "5", "."], table, "digits", "words")
+    assert found == pytest.approx([(0.01 + 0.6) / 0.8, 0.1 / 0.8, 0.09 / 0.8])
+
+
+def spelled(pieces: Pieces, text: str) -> list[int]:
+    return ids(loaded(pieces), text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.text(st.sampled_from("ab 1907.\né中文😀👩‍🚀Ann pens")),
+    st.sampled_from(list(product(("words", "digits"), repeat=2))),
+)
+def test_word_by_word_is_the_tokenisation_of_the_whole_text(text, pair) -> None:
+    between = translation(*pair)
+    tokens = spelled(pair[0], text)
+    assert between.to_llm(tokens) == spelled(pair[1], text)
+    for size in range(len(tokens)):
+        part = between.slm.read(tokens[:size])
+        assert between.llm.read(between.to_llm(tokens[:size])) == part, "every byte survives, of broken characters too"
+        words = between.words(tokens[:size])
+        assert between.words(tokens[: size + 1])[: len(words) - 1] == words[:-1], "only the last word is unstable"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(35, 1578), max_size=12))
+def test_any_tokens_keep_their_bytes(tokens) -> None:
+    between = translation("words", "digits")
+    assert between.llm.read(between.to_llm(tokens)) == between.slm.read(tokens)
+    same = translation()
+    assert same.to_llm(tokens) == tokens
+
+
+def test_padding_of_a_vocabulary_is_no_vocabulary() -> None:
+    slm = loaded()
+    wide = LoadedModel(tiny_model("llama", vocab=len(slm.tokenizer) + 40, seed=1), slm.tokenizer, "padded")
+    results = run(policies()["s2t"], slm, wide)
+    assert all(token < len(slm.tokenizer) for result in results for token in result.tokens)
+    assert reserved_ids(wide) >= set(range(len(slm.tokenizer), wide.vocab_size))
+    assert replace(results[0]).fired_count
