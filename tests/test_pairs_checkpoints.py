@@ -68,6 +68,7 @@ def test_cards_state_the_mistakes_and_the_curve() -> None:
         assert f"| {kind} | {share:.0%} |" in slm
     assert "The LLM's text is clean" in llm
     for name in PAIR:
-        log = json.loads((DEMO / name / "training_log.json").read_text())
-        assert log[-1]["step"] == RECIPES[name].steps
-        assert (DEMO / name / "training_curve.svg").is_file()
+        logs = json.loads((DEMO / name / "training_log.json").read_text())
+        for stage in RECIPES[name].stages:
+            assert logs[stage.name][-1]["step"] == stage.steps
+            assert (DEMO / name / f"training_curve_{stage.name}.svg").is_file()

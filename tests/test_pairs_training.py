@@ -9,11 +9,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from select_to_think.pairs.card import CURVE_FILE, draw_curve
 from select_to_think.pairs.growth import grow, respell
-from select_to_think.pairs.recipe import LLM, SLM, Recipe
+from select_to_think.pairs.recipe import BASE, LLM, SLM, Recipe
 from select_to_think.pairs.tokenizer import train_tokenizer
-from select_to_think.pairs.training import train_model
+from select_to_think.pairs.training import shortened, train_model
 
-TINY = replace(SLM, hidden_size=16, intermediate_size=16, layers=1, heads=2, steps=4, rows=2, warmup_steps=1)
+TINY = replace(BASE, hidden_size=16, intermediate_size=16, layers=1, heads=2, steps=4, rows=2, warmup_steps=1)
+TINY_SLM = replace(TINY, name="slm", steps=2, grown_from=TINY)
 TINY_LLM = replace(
     TINY, name="llm", reader="llm", hidden_size=32, intermediate_size=32, layers=2, heads=4, grown_from=TINY
 )
@@ -73,30 +74,29 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
 
 
-def run(recipe: Recipe, out: Path, resume: bool = True) -> dict[str, torch.Tensor]:
-    train_model(recipe, out, device="cpu", resume=resume, checkpoint_steps=2)
+def run(recipe: Recipe, out: Path) -> dict[str, torch.Tensor]:
+    train_model(recipe, out, device="cpu", checkpoint_steps=2)
     return weights(out / recipe.name)
 
 
 def test_a_run_repeats_and_resumes(tmp_path: Path) -> None:
-    whole = run(TINY, tmp_path / "whole")
-    assert same(whole, run(TINY, tmp_path / "again"))
+    whole = run(TINY_SLM, tmp_path / "whole")
+    assert same(whole, run(TINY_SLM, tmp_path / "again"))
     stopped = tmp_path / "stopped"
-    run(TINY, stopped)
-    last = stopped / "checkpoints" / "slm" / "checkpoint-4"
+    run(TINY_SLM, stopped)
+    last = stopped / "checkpoints" / "slm" / "checkpoint-2"
     for path in last.iterdir():
         path.unlink()
     last.rmdir()
-    assert same(whole, run(TINY, stopped))
+    assert same(whole, run(TINY_SLM, stopped))
 
 
 def test_the_llm_grows_from_the_slm_and_saves_a_standard_folder(tmp_path: Path) -> None:
-    run(TINY, tmp_path)
     run(TINY_LLM, tmp_path)
     folder = tmp_path / "llm"
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json", "README.md"} <= names
-    assert CURVE_FILE in names
+    assert {CURVE_FILE.format("base"), CURVE_FILE.format("llm")} <= names
     assert AutoTokenizer.from_pretrained(folder).chat_template
     assert AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id == [2, 0]
 
@@ -104,6 +104,12 @@ def test_the_llm_grows_from_the_slm_and_saves_a_standard_folder(tmp_path: Path) 
 def test_the_recipe_is_clean_for_the_llm() -> None:
     assert (LLM.reader, SLM.reader) == ("llm", "slm")
     assert sum(LLM.shares.values()) == pytest.approx(1)
+
+
+def test_a_shorter_recipe_is_shorter_in_every_stage() -> None:
+    assert [stage.name for stage in SLM.stages] == ["base", "slm"]
+    assert [stage.steps for stage in shortened(SLM, 7).stages] == [7, 7]
+    assert shortened(SLM, None) is SLM
 
 
 def test_an_empty_curve_draws() -> None:

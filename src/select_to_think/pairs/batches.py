@@ -10,7 +10,6 @@ Non-goals: packing several documents into one row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from select_to_think.pairs.documents import DOMAIN_SHARES, Document, stream_documents
+from select_to_think.pairs.documents import DOMAIN_SHARES, VERIFIER_SHARE, Document, stream_documents
 from select_to_think.pairs.writers import Reader
 
 IGNORED = -100
@@ -29,12 +28,8 @@ Batch = dict[str, torch.Tensor]
 Row = tuple[list[int], list[int], list[float]]
 
 
-@dataclass(frozen=True)
-class VerifierItems:
-    """How many documents are verifier items, from which part of the run on: before, their letters are noise."""
-
-    share: float = 0.05
-    start: float = 0.0
+Schedule = tuple[tuple[float, float], ...]
+"""(part of the run, from 0 to 1; value from there on), in order; 0 before the first."""
 
 
 class DocumentBatches(Dataset[Batch]):
@@ -51,11 +46,11 @@ class DocumentBatches(Dataset[Batch]):
         rows: int,
         steps: int,
         shares: Mapping[str, float] = DOMAIN_SHARES,
-        verifier_items: VerifierItems = VerifierItems(),
+        verifier_shares: Schedule = ((0.0, VERIFIER_SHARE),),
         slm_tokenizer: PreTrainedTokenizerFast | None = None,
     ) -> None:
         self.tokenizer, self.reader, self.seed, self.shares = tokenizer, reader, seed, shares
-        self.verifier_items = verifier_items
+        self.verifier_shares = verifier_shares
         self.split = partial(split_pieces, slm_tokenizer or tokenizer)
         self.rows, self.steps = rows, steps
         self._pool_index = -1
@@ -73,13 +68,8 @@ class DocumentBatches(Dataset[Batch]):
     def _draw_pool(self, pool_index: int) -> list[Batch]:
         seed = self.seed * 1_000_003 + pool_index
         progress = pool_index * STEPS_PER_POOL / self.steps
-        documents = stream_documents(
-            self.reader,
-            seed,
-            self.split,
-            self.shares,
-            self.verifier_items.share if progress >= self.verifier_items.start else 0.0,
-        )
+        verifier_share = [0.0, *(share for start, share in self.verifier_shares if start <= progress)][-1]
+        documents = stream_documents(self.reader, seed, self.split, self.shares, verifier_share)
         count = self.rows * BATCHES_PER_STEP * STEPS_PER_POOL
         drawn = [encode(self.tokenizer, next(documents)) for _ in range(count)]
         drawn.sort(key=lambda row: len(row[0]))

@@ -6,18 +6,18 @@ Non-goals: evaluation results, which belong to the commands that measure them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
 
-from select_to_think.pairs.recipe import SLM, Recipe
+from select_to_think.pairs.recipe import BASE, Recipe
 from select_to_think.pairs.writers import MISREADING_SHARES, UNKNOWN_FACTS_SHARE
 
-CURVE_FILE = "training_curve.svg"
+CURVE_FILE = "training_curve_{}.svg"
 LOG_FILE = "training_log.json"
 TABLE_ROWS = 20
 WIDTH, HEIGHT, MARGIN = 640, 280, 48
+Curve = Sequence[tuple[int, float]]
 
 CARD = Template("""---
 license: apache-2.0
@@ -45,15 +45,21 @@ a stable hash of each problem's canonical key decides its split.
 
 ## Training
 
+Loss in nats per learned token, mean since the previous row; the floor is the entropy of the text, above zero where it
+holds mistakes and verifier items.
+
+$stages
+Recipe: `s2t pair train --which $name`, all numbers in `select_to_think/pairs/recipe.py`.
+""")
+
+STAGE = Template("""### $name
+
 $steps optimizer steps of $documents documents (seed $seed), AdamW, peak learning rate $rate, warm-up $warmup steps,
-constant, then a decay over the last $decay steps. Loss in nats per learned token, mean since the previous row; the
-floor is the entropy of the text, above zero where it holds mistakes and verifier items.
+constant, then a decay over the last $decay steps. Share of verifier items: $verifier.
 
 ![training loss by step]($curve)
 
 $table
-
-Recipe: `s2t pair train --which $name`, all numbers in `select_to_think/pairs/recipe.py`.
 """)
 
 ROLES = {
@@ -63,12 +69,12 @@ ROLES = {
 }
 CLEAN_TEXT = """The LLM's text is clean: every chain of thought in it that has one author is right. In one document of
 ten somebody else has begun the chain with a misreading; that part is not learned, only the consistent rest."""
-GROWN = """The weights start as the SLM's, doubled in width and with one more layer (Net2Net, which keeps the function);
-the curve below is of the clean text that follows. So the two models agree more than two that were trained apart: read
-the pair's local sufficiency with that in mind."""
-RESPELLED = """Its tokenizer is not the SLM's: digits stand alone and rare words are in pieces. The weights start as the
-SLM's; each new token starts as the mean of the SLM's tokens that spell it. The curve below is of the clean text that
-follows, without items that ask which of two continuations is right."""
+GROWN = """The weights start as those of the SLM's first stage (`base` below, the SLM's text), doubled in width and with
+one more layer (Net2Net, which keeps the function); then follows clean text. So the two models agree more than two that
+were trained apart: read the pair's local sufficiency with that in mind."""
+RESPELLED = """Its tokenizer is not the SLM's: digits stand alone and rare words are in pieces. The weights start as
+those of the SLM's first stage (`base` below, the SLM's text); each new token starts as the mean of the SLM's tokens
+that spell it. Then follows clean text."""
 CARELESS_TEXT = Template("""**The SLM's text holds mistakes, on purpose.** At each place of a question that can be
 misread, the writer errs with the share below, independently of other places, and goes on consistently from the mistake.
 Evaluated problems and their reference answers hold no mistakes. $unknown of the world's facts never occur in this text.
@@ -78,9 +84,11 @@ Evaluated problems and their reference answers hold no mistakes. $unknown of the
 $shares""")
 
 
-def write_card(folder: Path, recipe: Recipe, log: Sequence[dict[str, Any]], parameters: int) -> None:
-    """Write README.md, the loss curve as SVG and the logged losses as JSON into a checkpoint folder."""
-    curve = [(int(entry["step"]), float(entry["loss"])) for entry in log if "loss" in entry]
+def write_card(folder: Path, recipe: Recipe, logs: Mapping[str, Curve], *, parameters: int) -> None:
+    """Write README.md and, for each stage of the recipe, the loss curve as SVG and the losses as JSON.
+
+    `logs`: stage name -> (step, loss in nats) as logged.
+    """
     card = CARD.substitute(
         role=ROLES[recipe.name],
         name=recipe.name,
@@ -88,19 +96,29 @@ def write_card(folder: Path, recipe: Recipe, log: Sequence[dict[str, Any]], para
         layers=recipe.layers,
         hidden=recipe.hidden_size,
         text=about_text(recipe),
-        steps=f"{recipe.steps:,}",
-        documents=recipe.documents_per_step,
-        seed=recipe.seed,
-        rate=recipe.learning_rate,
-        warmup=recipe.warmup_steps,
-        decay=f"{recipe.decay_steps:,}",
-        curve=CURVE_FILE,
-        table=_table(curve),
+        stages="\n".join(_stage(stage, logs[stage.name]) for stage in recipe.stages),
     )
     folder.joinpath("README.md").write_text(card, encoding="utf-8")
-    folder.joinpath(CURVE_FILE).write_text(draw_curve(curve), encoding="utf-8")
-    rows = [{"step": step, "loss_nats": loss} for step, loss in curve]
-    folder.joinpath(LOG_FILE).write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    for name, curve in logs.items():
+        folder.joinpath(CURVE_FILE.format(name)).write_text(draw_curve(curve), encoding="utf-8")
+    losses = {name: [{"step": step, "loss_nats": loss} for step, loss in curve] for name, curve in logs.items()}
+    folder.joinpath(LOG_FILE).write_text(json.dumps(losses) + "\n", encoding="utf-8")
+
+
+def _stage(stage: Recipe, curve: Curve) -> str:
+    shares = [f"{share:.0%} from {start:.0%} of the steps on" for start, share in stage.verifier_shares]
+    return STAGE.substitute(
+        name=stage.name,
+        steps=f"{stage.steps:,}",
+        documents=stage.documents_per_step,
+        seed=stage.seed,
+        rate=stage.learning_rate,
+        warmup=stage.warmup_steps,
+        decay=f"{stage.decay_steps:,}",
+        verifier=", ".join(shares) or "0%",
+        curve=CURVE_FILE.format(stage.name),
+        table=_table(curve),
+    )
 
 
 def about_text(recipe: Recipe) -> str:
@@ -108,10 +126,10 @@ def about_text(recipe: Recipe) -> str:
     if recipe.reader == "slm":
         shares = "\n".join(f"| {kind} | {share:.0%} |" for kind, share in MISREADING_SHARES.items())
         return CARELESS_TEXT.substitute(unknown=f"{UNKNOWN_FACTS_SHARE:.0%}", shares=shares)
-    return f"{CLEAN_TEXT}\n\n{GROWN if recipe.pieces == SLM.pieces else RESPELLED}"
+    return f"{CLEAN_TEXT}\n\n{GROWN if recipe.pieces == BASE.pieces else RESPELLED}"
 
 
-def _table(curve: Sequence[tuple[int, float]]) -> str:
+def _table(curve: Curve) -> str:
     size = max(1, -(-len(curve) // TABLE_ROWS))
     rows = ["| step | loss |", "|---|---|"]
     for start in range(0, len(curve), size):
@@ -120,7 +138,7 @@ def _table(curve: Sequence[tuple[int, float]]) -> str:
     return "\n".join(rows)
 
 
-def draw_curve(curve: Sequence[tuple[int, float]]) -> str:
+def draw_curve(curve: Curve) -> str:
     """The loss by step as an SVG image; losses above twice the median are cut off so that the plateau is readable."""
     last = max((step for step, _ in curve), default=1)
     losses = sorted(loss for _, loss in curve) or [1.0]

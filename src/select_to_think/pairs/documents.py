@@ -22,6 +22,7 @@ from select_to_think.pairs.writers import Reader, misreadings, tells
 
 Document = list[tuple[str, float]]
 
+VERIFIER_SHARE = 0.05
 GIVEN, LEARNED, LETTER = 0.0, 1.0, 8.0
 START, END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 DOMAIN_SHARES: Mapping[str, float] = MappingProxyType({"arithmetic": 0.42, "facts": 0.22, "logic": 0.36})
@@ -163,7 +164,7 @@ def stream_documents(
     seed: int,
     split: Splitter,
     shares: Mapping[str, float] = DOMAIN_SHARES,
-    verifier_share: float = 0.05,
+    verifier_share: float = VERIFIER_SHARE,
 ) -> Iterator[Document]:
     """Endless training documents; the same for the same arguments.
 

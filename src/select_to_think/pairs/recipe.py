@@ -11,15 +11,15 @@ from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
-from select_to_think.pairs.batches import BATCHES_PER_STEP, VerifierItems
-from select_to_think.pairs.documents import DOMAIN_SHARES
+from select_to_think.pairs.batches import BATCHES_PER_STEP, Schedule
+from select_to_think.pairs.documents import DOMAIN_SHARES, VERIFIER_SHARE
 from select_to_think.pairs.tokenizer import MAX_LENGTH, Pieces
 from select_to_think.pairs.writers import Reader
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model: its Qwen2 shape, its training run and the smaller model that it is grown from."""
+    """One training run: the model's Qwen2 shape, its text and the run whose model it goes on from or grows."""
 
     name: str
     reader: Reader
@@ -34,13 +34,18 @@ class Recipe:
     decay_share: float = 0.3
     seed: int = 1
     shares: Mapping[str, float] = field(default_factory=lambda: DOMAIN_SHARES)
-    verifier_items: VerifierItems = field(default_factory=VerifierItems)
+    verifier_shares: Schedule = ((0.0, VERIFIER_SHARE),)
     grown_from: Recipe | None = None
     pieces: Pieces = "words"
 
     @property
     def documents_per_step(self) -> int:
         return self.rows * BATCHES_PER_STEP
+
+    @property
+    def stages(self) -> tuple[Recipe, ...]:
+        """The runs that lead to the model, its own last."""
+        return (*(self.grown_from.stages if self.grown_from else ()), self)
 
     @property
     def decay_steps(self) -> int:
@@ -63,8 +68,10 @@ class Recipe:
         )
 
 
-SLM = Recipe(
-    "slm",
+# Letters of verifier items are noise until the SLM knows how to look things up, and are learned only where nothing else
+# is: so the SLM's run ends with a stretch of verifier items alone, then mixed with chains again.
+BASE = Recipe(
+    "base",
     "slm",
     128,
     384,
@@ -73,7 +80,18 @@ SLM = Recipe(
     steps=6500,
     rows=16,
     learning_rate=2.5e-3,
-    verifier_items=VerifierItems(share=0.25, start=0.45),
+    verifier_shares=((0.45, 0.25),),
+)
+SLM = replace(
+    BASE,
+    name="slm",
+    steps=1200,
+    learning_rate=1.5e-3,
+    warmup_steps=50,
+    decay_share=0.4,
+    seed=4,
+    verifier_shares=((0.0, 1.0), (0.5, 0.4)),
+    grown_from=BASE,
 )
 LLM_SHARES = MappingProxyType({"arithmetic": 0.4, "facts": 0.08, "logic": 0.52})
 LLM = Recipe(
@@ -89,19 +107,20 @@ LLM = Recipe(
     decay_share=0.4,
     seed=2,
     shares=LLM_SHARES,
-    grown_from=SLM,
+    grown_from=BASE,
 )
 LLM_X = replace(
-    SLM,
+    BASE,
     name="llm-x",
     reader="llm",
-    steps=2000,
-    learning_rate=2e-3,
-    decay_share=0.4,
+    steps=4000,
+    rows=8,
+    learning_rate=1.5e-3,
+    decay_share=0.3,
     seed=3,
-    shares=MappingProxyType({"arithmetic": 0.45, "facts": 0.1, "logic": 0.45}),
-    verifier_items=VerifierItems(share=0.0),
-    grown_from=SLM,
+    shares=MappingProxyType({"arithmetic": 0.5, "facts": 0.1, "logic": 0.4}),
+    verifier_shares=(),
+    grown_from=BASE,
     pieces="digits",
 )
-RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in (SLM, LLM, LLM_X)})
+RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in (BASE, SLM, LLM, LLM_X)})

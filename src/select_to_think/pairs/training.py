@@ -8,6 +8,8 @@ Non-goals: the scorer and the trigger, which are trained on top of the finished 
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +26,7 @@ from select_to_think.pairs.card import write_card
 from select_to_think.pairs.documents import END_OF_TEXT
 from select_to_think.pairs.growth import grow, respell
 from select_to_think.pairs.llama_form import as_llama
-from select_to_think.pairs.recipe import RECIPES, SLM, Recipe
+from select_to_think.pairs.recipe import BASE, RECIPES, Recipe
 from select_to_think.pairs.tokenizer import train_tokenizer
 
 Which = Literal["llm", "slm", "both", "llm-x"]
@@ -69,34 +71,50 @@ def train_pair(
     `llm-x` is the LLM with another tokenizer (the pair `demo-x`). `steps` overrides the recipe's optimizer steps.
     Checkpoints go to `out/checkpoints/<name>`; with `resume` a run continues from the last one found there.
     """
+    if not resume:
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     for name in ("slm", "llm") if which == "both" else (which,):
-        recipe = RECIPES[name] if steps is None else replace(RECIPES[name], steps=steps)
-        train_model(recipe, out, device=device, resume=resume, checkpoint_steps=checkpoint_steps)
+        train_model(shortened(RECIPES[name], steps), out, device=device, checkpoint_steps=checkpoint_steps)
 
 
-def train_model(recipe: Recipe, out: Path, *, device: str, resume: bool, checkpoint_steps: int) -> None:
+def shortened(recipe: Recipe, steps: int | None) -> Recipe:
+    """The recipe with other optimizer steps in all of its stages; unchanged for None."""
+    if steps is None:
+        return recipe
+    source = recipe.grown_from
+    return replace(recipe, steps=steps, grown_from=None if source is None else shortened(source, steps))
+
+
+def train_model(recipe: Recipe, out: Path, *, device: str, checkpoint_steps: int) -> None:
     """Train one model by its recipe and save checkpoint, tokenizer, generation settings and card."""
     tokenizer = train_tokenizer(recipe.pieces)
     folder = out / recipe.name
-    model, log = _run(recipe, tokenizer, out / CHECKPOINTS / recipe.name, device, resume, checkpoint_steps)
-    parameters = sum(weight.numel() for weight in model.parameters())
+    model = _run(recipe, tokenizer, out / CHECKPOINTS, device, checkpoint_steps)
     _save(model, tokenizer, folder)
-    write_card(folder, recipe, log, parameters)
+    logs = {stage.name: read_log(out / CHECKPOINTS / stage.name) for stage in recipe.stages}
+    write_card(folder, recipe, logs, parameters=sum(weight.numel() for weight in model.parameters()))
 
 
-def _run(
-    recipe: Recipe, tokenizer: Any, run: Path, device: str, resume: bool, checkpoint_steps: int
-) -> tuple[Qwen2ForCausalLM, list[dict[str, Any]]]:
-    """The trained model and its log; the model that it is grown from is trained first where it is not yet."""
-    last = get_last_checkpoint(str(run)) if resume and run.is_dir() else None
+def read_log(run: Path) -> list[tuple[int, float]]:
+    """(step, loss in nats) as a finished run logged them."""
+    state = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))
+    return [(entry["step"], float(entry["loss"])) for entry in state["log_history"] if "loss" in entry]
+
+
+def _run(recipe: Recipe, tokenizer: Any, runs: Path, device: str, checkpoint_steps: int) -> Qwen2ForCausalLM:
+    """The trained model; the model that it is grown from is trained first where it is not yet."""
+    run = runs / recipe.name
+    last = get_last_checkpoint(str(run)) if run.is_dir() else None
     config = recipe.config(tokenizer)
     if recipe.grown_from is None or last is not None:
         set_seed(recipe.seed)
-        model = Qwen2ForCausalLM._from_config(config, attn_implementation="eager", dtype=torch.float32)
+        model: Qwen2ForCausalLM = Qwen2ForCausalLM._from_config(
+            config, attn_implementation="eager", dtype=torch.float32
+        )
     else:
         source = recipe.grown_from
         spelled = train_tokenizer(source.pieces)
-        model, _ = _run(source, spelled, run.with_name(source.name), device, resume, checkpoint_steps)
+        model = _run(source, spelled, runs, device, checkpoint_steps)
         model.cpu()
         set_seed(recipe.seed)
         if source.pieces != recipe.pieces:
@@ -113,14 +131,15 @@ def _run(
             recipe.rows,
             recipe.steps,
             recipe.shares,
-            recipe.verifier_items,
-            train_tokenizer(SLM.pieces),
+            recipe.verifier_shares,
+            train_tokenizer(BASE.pieces),
         ),
         data_collator=unwrap,
         processing_class=tokenizer,
     )
     trainer.train(resume_from_checkpoint=last)
-    return model, trainer.state.log_history
+    trainer.save_state()
+    return model
 
 
 def _arguments(recipe: Recipe, run: Path, device: str, checkpoint_steps: int) -> TrainingArguments:
