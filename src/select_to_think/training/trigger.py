@@ -11,13 +11,15 @@ Non-goals: the decision at inference (`triggers/learned.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
@@ -33,6 +35,7 @@ from select_to_think.training.head import fit_head, roc_auc
 
 CALIBRATION_SHARE = MEASURED_SHARE = 0.15
 BATCH_TOKENS = 16384  # of the forwards that compute hidden states
+Marks = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,8 @@ def train_trigger(
     """
     work = working_folder(out, resume=False)
     parts = split_items(trajectories)
-    fit, calibration, measured = (collect_steps(slm, part) for part in parts)
-    kl_threshold = float(np.quantile(fit.kl_nats, 1 - config.trigger_budget))
-    labels = [part.kl_nats > kl_threshold for part in (fit, calibration, measured)]
-    if not all(0 < marks.sum() < len(marks) for marks in labels):
-        raise S2TError("the trigger's labels are all of one kind: collect more items or change --trigger-budget")
+    steps = fit, calibration, measured = [collect_steps(slm, part) for part in parts]
+    kl_threshold, labels = mark(steps, config.trigger_budget)
     set_seed(seed)
     module = HeadModule(fit.hidden, config.hidden_size)
     try:
@@ -95,27 +95,44 @@ def train_trigger(
             )
     finally:
         discard(work)
-    layers = module.folded()
-    bare = TriggerHead(layers, np.zeros(1, np.float32), {})
-    quantiles = np.quantile(bare(calibration.hidden.numpy()), np.linspace(0, 1, 1001)).astype(np.float32)
-    calibrated = TriggerHead(layers, quantiles, {})
+    head = calibrated(module.folded(), calibration)
     summary = {
         "trigger_budget": config.trigger_budget,
         "kl_threshold_nats": kl_threshold,
         "items": [len(part) for part in parts],
-        "steps": [len(part.kl_nats) for part in (fit, calibration, measured)],
+        "steps": [len(part.kl_nats) for part in steps],
         "seconds": seconds,
-        **quality(calibrated(measured.hidden.numpy()), labels[2], calibrated.threshold(config.trigger_budget)),
+        **quality(head(measured.hidden.numpy()), labels[2], head.threshold(config.trigger_budget)),
         "seed": seed,
         "config": asdict(config),
     }
-
-    def write(folder: Path) -> None:
-        save_trigger_head(folder, TriggerHead(layers, quantiles, summary), slm.fingerprint)
-        write_trained_on(folder, question_keys)
-
-    publish(out, write)
+    publish(out, partial(write, head=replace(head, training=summary), slm=slm, question_keys=question_keys))
     return summary
+
+
+def write(folder: Path, head: TriggerHead, slm: LoadedModel, question_keys: Iterable[str]) -> None:
+    """Fill the folder of a head."""
+    save_trigger_head(folder, head, slm.fingerprint)
+    write_trained_on(folder, question_keys)
+
+
+def mark(parts: Sequence[Steps], budget: float) -> tuple[float, list[Marks]]:
+    """The KL in nats that a share `budget` of the first part's steps exceeds, and which steps of each part do.
+
+    Raises:
+        S2TError: in some part all steps or none.
+    """
+    threshold = float(np.quantile(parts[0].kl_nats, 1 - budget))
+    labels = [part.kl_nats > threshold for part in parts]
+    if not all(0 < marks.sum() < len(marks) for marks in labels):
+        raise S2TError("the trigger's labels are all of one kind: collect more items or change --trigger-budget")
+    return threshold, labels
+
+
+def calibrated(layers: tuple[tuple[Floats, Floats], ...], steps: Steps) -> TriggerHead:
+    """The head with the quantiles of its logit over `steps`."""
+    logits = TriggerHead(layers, np.zeros(1, np.float32), {})(steps.hidden.numpy())
+    return TriggerHead(layers, np.quantile(logits, np.linspace(0, 1, 1001)).astype(np.float32), {})
 
 
 def split_items(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], list[Trajectory], list[Trajectory]]:
@@ -194,7 +211,7 @@ class HeadModule(nn.Module):
         return tuple((w.float().numpy(), b.float().numpy()) for w, b in layers)
 
 
-def quality(logits: Floats, marks: np.ndarray[Any, Any], threshold: float) -> dict[str, float]:
+def quality(logits: Floats, marks: Marks, threshold: float) -> dict[str, float]:
     """Precision, recall and spent budget of firing above `threshold`, and the area under the ROC curve."""
     fired = logits > threshold
     positive, hits = int(marks.sum()), int((fired & marks).sum())
