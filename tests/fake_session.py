@@ -45,6 +45,8 @@ class Device(str):
 
 
 class FakeSession:
+    shares_vocabulary = True
+
     def __init__(self, *, fingerprint: str = "slm", scorer: Path | None = None) -> None:
         self.config = PairConfig()
         self.notes: list[str] = []

@@ -126,8 +126,11 @@ def test_prompts_that_do_not_fit_are_refused(session: Session) -> None:
 
 
 def test_mismatched_models_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(S2TError, match="different vocabularies"):
-        Session(slm=tiny_loaded(0), llm=tiny_loaded(1, words=60)).generate(QUESTIONS, "llm", DECODE)
+    apart = Session(slm=tiny_loaded(0), llm=tiny_loaded(1, words=60))
+    with pytest.raises(S2TError, match=r"different vocabularies \(token 'w60'"):
+        dict(apart.label(QUESTIONS[:1], [[5, 6]]))
+    with pytest.raises(S2TError, match="read as bytes"):
+        apart.generate(QUESTIONS, "llm", DECODE)
     folder = write_scorer(tmp_path / "scorer", tiny_loaded(0), "activated", "bins")
     other = Session(PairConfig(scorer=str(folder)), slm=tiny_loaded(7))
     with pytest.raises(S2TError, match="trained for another SLM"):

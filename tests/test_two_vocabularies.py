@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -13,8 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
+from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
+from select_to_think.evaluation.calibrate import calibrate
+from select_to_think.evaluation.items import Item
+from select_to_think.evaluation.settings import method_settings
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.spelling import Spelling
 from select_to_think.models.translation import Translation
@@ -26,6 +29,9 @@ from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.interpreter import interpret
 from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
+from select_to_think.session import Session
+from select_to_think.structures import PromptTooLong, S2TError
+from select_to_think.triggers.calibration import Calibration
 from select_to_think.triggers.random import RandomTrigger
 from tiny import tiny_model
 
@@ -245,10 +251,57 @@ def test_any_tokens_keep_their_bytes(tokens) -> None:
     assert same.to_llm(tokens) == tokens
 
 
+DECODE = DecodeConfig(max_new_tokens=16)
+SOME = SelectConfig(trigger="random", trigger_budget=0.5, candidates=6)
+
+
+def calibrated(slm: LoadedModel, llm: LoadedModel) -> Session:
+    session = Session(slm=slm, llm=llm)
+    values = {name: [0.01 * i for i in range(100)] for name in ("kl", "entropy", "margin")}
+    session.calibration = Calibration.fit(values, [], slm.fingerprint, llm.fingerprint)
+    return session
+
+
 def test_padding_of_a_vocabulary_is_no_vocabulary() -> None:
+    """Same tokens, more rows in one head: a shared vocabulary, whose spare rows nobody writes or compares."""
     slm = loaded()
-    wide = LoadedModel(tiny_model("llama", vocab=len(slm.tokenizer) + 40, seed=1), slm.tokenizer, "padded")
-    results = run(policies()["s2t"], slm, wide)
-    assert all(token < len(slm.tokenizer) for result in results for token in result.tokens)
+    wide = LoadedModel(tiny_model("llama", vocab=len(slm.tokenizer) + 133, seed=1), slm.tokenizer, "padded")
     assert reserved_ids(wide) >= set(range(len(slm.tokenizer), wide.vocab_size))
-    assert replace(results[0]).fired_count
+    for pair in ((slm, wide), (wide, slm)):
+        session = calibrated(*pair)
+        assert session.shares_vocabulary
+        results = session.generate(TEXTS, "s2t", DECODE, SelectConfig(trigger_budget=1.0))
+        assert any(result.fired_count for result in results)
+        tokens = {token for r in results for step in r.steps for token in (step.token, *step.candidates)}
+        assert max(tokens) < len(slm.tokenizer)
+        labels = dict(session.label(TEXTS, [r.tokens for r in results]))
+        assert max(labels[0].llm_top_ids.max(), labels[0].slm_ids.max()) < len(slm.tokenizer)
+
+
+@pytest.mark.parametrize("method", ["llm", "takeover", "s2t", "mentor-free", "mentor-coin"])
+def test_every_method_with_an_llm_works_with_two_vocabularies(method: str) -> None:
+    session = calibrated(loaded(), loaded("digits", seed=1))
+    assert not session.shares_vocabulary
+    for answer in session.generate(TEXTS, method, DECODE, SOME, MentorConfig(consult_rate=1.0, segment_tokens=4)):
+        assert answer.text and len(answer.tokens) <= 16
+        assert answer.counts.llm_forwards and answer.counts.llm_tokens_processed
+        assert max(answer.tokens) < session.slm.vocab_size
+
+
+def test_the_kl_trigger_is_refused_with_those_that_work_and_entropy_is_the_default() -> None:
+    session = calibrated(loaded(), loaded("digits", seed=1))
+    with pytest.raises(S2TError, match=r"SLM's vocabulary: choose entropy, margin, random, learned"):
+        session.generate(TEXTS, "s2t", DECODE, SelectConfig(trigger="kl"))
+    asked = [session.generate(TEXTS, "s2t", DECODE, SelectConfig(trigger=name)) for name in (None, "entropy")]
+    assert [g.tokens for g in asked[0]] == [g.tokens for g in asked[1]]
+    assert method_settings(session, "s2t", DECODE, SelectConfig())["select"]["trigger"] == "entropy"
+    with pytest.raises(S2TError, match=r"different vocabularies .* this needs one"):
+        dict(session.label(TEXTS[:1], [[5, 6]]))
+    with pytest.raises(S2TError, match="--no-llm"):
+        calibrate(session, [Item("a", "w", "1", split="train")])
+
+
+def test_an_llm_with_a_short_context_is_refused_before_it_is_asked() -> None:
+    session = calibrated(loaded(), loaded("digits", seed=1))
+    with pytest.raises(PromptTooLong, match="the LLM's context of 512 tokens"):
+        session.generate(["1" * 300 + "x" * 196], "llm", DECODE)

@@ -18,7 +18,7 @@ from select_to_think.config import DecodeConfig
 from select_to_think.evaluation.items import Item, assert_unique, question_key, refuse_test
 from select_to_think.evaluation.rollouts import labelled_greedy
 from select_to_think.files import write_text_atomic
-from select_to_think.structures import Floats, Progress
+from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.triggers.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def calibrate(
 ) -> Calibration:
     """Quantiles of entropy and margin, and with the LLM of the KL, over every step of greedy answers to `items`.
 
-    Raises S2TError for test data and for no or doubled items.
+    Raises S2TError for test data, for no or doubled items, and with an LLM that has another vocabulary.
     """
+    if with_llm and not session.shares_vocabulary:
+        raise S2TError("the KL trigger needs an LLM with the SLM's vocabulary: calibrate the others with --no-llm")
     assert_unique(items)
     refuse_test(items, purpose="calibrate on")
     found: dict[int, dict[str, Floats]] = {}
