@@ -75,7 +75,9 @@ def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
     height = 400 if width > 500 else 360
     x = covering([row[axis.key] for row in rows], 48, width - 16, root=axis.kind == "percent")
     lowest = min(max(0.0, row["accuracy"] - margin95(row)) for row in rows)
-    y = Scale(min(0.8, math.floor(5 * lowest) / 5), 1.0, height - 46, 14)
+    highest = max(min(1.0, row["accuracy"] + margin95(row)) for row in rows)
+    bottom, top = math.floor(5 * lowest) / 5, math.ceil(5 * highest) / 5
+    y = Scale(min(bottom, 0.8), max(top, min(bottom, 0.8) + 0.2), height - 46, 14)
     front = pareto_front(rows, axis)
     labels = Labels(width)
     for row in rows:

@@ -42,7 +42,7 @@ def title(runs: Sequence[Run]) -> str:
 def lead(runs: Sequence[Run]) -> str:
     """What was run on what, in a sentence."""
     names = list(dict.fromkeys(method for run in runs for method in run.methods))
-    counts = [row.n for run in runs for row in run.rows if row.domain == ALL]
+    counts = [row.n // row.seeds for run in runs for row in run.rows if row.domain == ALL]
     domains = list(dict.fromkeys(name for run in runs for name in run.domains))
     size = f"{max(counts, default=0):,} items"
     where = f" in {len(domains)} domains ({', '.join(domains)})" if 1 < len(domains) <= 6 else ""

@@ -105,6 +105,10 @@ RESULT_COLUMNS = (
     DOMAIN,
     ACCURACY,
     Column("accuracy_low", "95 % interval", "percent", "Accuracy ± 1.96 standard errors.", high_key="accuracy_high"),
+    N,
+    Column("seeds", "Seeds", "count", "Runs that differ by seed."),
+    Column("cut_off", "Cut off", "count", "Answers that ended at the token limit."),
+    Column("prompts_too_long", "Too long", "count", "Prompts that do not fit the context; counted as wrong."),
     Column("trigger_rate", "Triggered", "percent", "Generated tokens at which the trigger fired."),
     Column("flip_rate", "Flips", "percent", "Triggered steps whose choice is not the small model's greedy token."),
     Column("hit_at_8", "Hit@8", "percent", "Triggered steps whose LLM top-1 lies in the small model's top 8."),
@@ -123,10 +127,6 @@ RESULT_COLUMNS = (
         "number",
         "Wall clock per answer, prefill included, at the batch size of the run.",
     ),
-    N,
-    Column("seeds", "Seeds", "count", "Runs that differ by seed."),
-    Column("cut_off", "Cut off", "count", "Answers that ended at the token limit."),
-    Column("prompts_too_long", "Too long", "count", "Prompts that do not fit the context; counted as wrong."),
 )
 HIT_KS = (1, 2, 4, 8, 16, 32)
 

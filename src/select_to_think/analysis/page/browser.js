@@ -2,6 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const PAGE = 40;
+const OPEN_STEPS = 8; // of the worked example: more are folded
 
 function entryLabel(index) {
   const entry = data.entries[index];
@@ -60,7 +61,7 @@ function showExample() {
   const place = document.getElementById("example-body");
   if (!place || !data.example) return;
   const item = data.items[data.example.item];
-  place.replaceChildren(make("p", { class: "item-id", text: itemTitle(item) }), itemNode(item, data.example.entry, true));
+  place.replaceChildren(make("p", { class: "item-id", text: itemTitle(item) }), itemNode(item, data.example.entry, item.answers[data.example.entry].steps.length <= OPEN_STEPS));
 }
 
 function startBrowser(form) {
