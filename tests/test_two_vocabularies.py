@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
 from itertools import product
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 import reference
 from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
@@ -305,3 +308,47 @@ def test_an_llm_with_a_short_context_is_refused_before_it_is_asked() -> None:
     session = calibrated(loaded(), loaded("digits", seed=1))
     with pytest.raises(PromptTooLong, match="the LLM's context of 512 tokens"):
         session.generate(["1" * 300 + "x" * 196], "llm", DECODE)
+
+
+@cache
+def blocks(spanning: bool) -> LoadedModel:
+    """The other kind of vocabulary: spaces as low blocks, one put before a text; stray bytes as <0x0A>. Its tokens stay
+    inside words, or not."""
+    words = ["▁Today", "▁Ann", "▁has", "▁12", "▁pens."]
+    trained = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False)
+    trained.train_from_iterator(["".join(words) if spanning else word for word in words for _ in range(9)], trainer)
+    model = json.loads(trained.to_str())["model"]
+    tokens = ["<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *model["vocab"]]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    return LoadedModel(tiny_model("llama", vocab=len(tokenizer)), tokenizer, "blocks")
+
+
+@pytest.mark.parametrize("spanning", [False, True])
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(st.sampled_from("ab 12.\né中😀Ann pens")), cut=st.integers(0, 8))
+def test_a_vocabulary_of_low_blocks_writes_any_bytes(spanning: bool, text: str, cut: int) -> None:
+    spelling = Spelling(blocks(spanning))
+    assert spelling.spans_words is spanning
+    data = text.encode()[cut:]
+    assert spelling.read(spelling.write(data)) == data
+    between = Translation(Spelling(loaded()), spelling)
+    tokens = between.slm.write(data)
+    assert spelling.read(between.to_llm(tokens)) == data
+    if spanning:
+        assert tuple(between.to_llm(between.slm.write(text.encode()))) == spelling.write(text.encode())
+
+
+def test_low_blocks_behind_other_text_begin_with_no_space() -> None:
+    spelling = Spelling(blocks(False))
+    assert [spelling.pieces[i] for i in spelling.write(b" Today Ann")] == [b" Today", b" Ann"]
+    assert spelling.read(spelling.write(b"Today")) == b"Today"
+    assert len(spelling.write("\N{GRINNING FACE}".encode())) == 4
+    session = calibrated(loaded(), blocks(False))
+    for answer in session.generate(TEXTS, "s2t", DECODE, SOME):
+        assert answer.text
