@@ -41,6 +41,41 @@ def test_ragged_batches_equal_fresh_forwards(arch: str, tie: bool) -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_prompts_of_one_length_equal_fresh_forwards(arch: str, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a mask where none is needed; the sliding windows of 8 are reached at the prompt or while decoding."""
+    model = tiny_model(arch, attention=attention)
+    for length in (5, 12):
+        backend = TransformersBackend(model)
+        rows = [list(range(3 + i, 3 + i + length)) for i in range(4)]
+        contexts = [backend.open() for _ in rows]
+        fresh = rows
+        for _ in range(5):
+            with monkeypatch.context() as patch:
+                masked = watch_masks(patch)
+                seen = backend.run([(c, Extend("slm", new, WHOLE)) for c, new in zip(contexts, fresh, strict=True)])
+            if attention == "sdpa" and len(rows[0]) < 8:
+                assert masked == [False, False], "a mask that costs time"
+            for row, observation in zip(rows, seen, strict=True):
+                torch.testing.assert_close(spread(observation), next_logprobs(model, row), atol=2e-5, rtol=0)
+            fresh = [[int(observation.top_ids[0, 0])] for observation in seen]
+            rows = [row + new for row, new in zip(rows, fresh, strict=True)]
+
+
+def watch_masks(patch: pytest.MonkeyPatch) -> list[bool]:
+    """For each call of sdpa from now on, whether it got a mask."""
+    calls: list[bool] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def call(*args, **settings):
+        calls.append(settings.get("attn_mask") is not None)
+        return real(*args, **settings)
+
+    patch.setattr(torch.nn.functional, "scaled_dot_product_attention", call)
+    return calls
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_branch_equals_separate_forwards_and_leaves_no_trace(arch: str, attention: str) -> None:
     model = tiny_model(arch, attention=attention)
     backend = TransformersBackend(model)

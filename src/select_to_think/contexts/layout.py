@@ -52,6 +52,7 @@ class Layout:
     own_start: np.ndarray  # (B, T) first slot of the query's own leaf (beyond every slot for ordinary tokens)
     own_end: np.ndarray  # (B, T) the query's own slot
     maskless: bool  # every query sees every slot of the span
+    causal: bool  # query t sees the slots 0 .. t: prompts of one length in empty contexts
 
     def mask(self, dtype: torch.dtype, device: torch.device, sliding_window: int | None = None) -> Tensor:
         """Additive float mask (B, 1, T, S): 0 where visible, the type's minimum elsewhere.
@@ -104,6 +105,7 @@ def lay_out(plans: Sequence[RowPlan], scratch: int, device: torch.device) -> Lay
             column, slot = part.stop, slot + len(leaf)
     span = max(plan.end for plan in plans)
     in_step = width == 1 and len(plans) == batch and all(plan.end == span and not plan.leaves for plan in plans)
+    plain = len(plans) == batch and all(plan.stored == 0 and plan.width == width and not plan.leaves for plan in plans)
     contiguous = rows[-1] - rows[0] + 1 == batch
     window = Window(
         rows=slice(rows[0], rows[-1] + 1) if contiguous else torch.tensor(rows, device=device),
@@ -121,4 +123,5 @@ def lay_out(plans: Sequence[RowPlan], scratch: int, device: torch.device) -> Lay
         own_start=own_start,
         own_end=slots,
         maskless=in_step,
+        causal=plain,
     )

@@ -64,6 +64,7 @@ class TransformersBackend:
         self.model = model
         self.device = model.device
         self.kinds = AttentionKinds.of(model)
+        self.sdpa = model.config.get_text_config()._attn_implementation == "sdpa"
         self.switch, self.adapted = switch, adapted
         self.bin_rows = None if bin_rows is None else bin_rows.to(self.device)
         self.forbidden = torch.tensor(sorted(forbidden), dtype=torch.long, device=self.device)
@@ -135,11 +136,10 @@ class TransformersBackend:
             context.pending.clear()
             context.tokens_processed += row.width
             context.forwards += 1
-        columns = [[keep - offset for offset in offsets(ask)] for ask in asks]
-        lines = np.repeat(layout.lines, [len(c) for c in columns])
-        select = torch.from_numpy(np.stack([lines, np.concatenate(columns)])).to(self.device)
-        counts = [len(c) for c in columns]
-        return self.read(observes, counts, *(t if t is None else t[select[0], select[1]] for t in (hidden, logits)))
+        seen = [line * keep + keep - np.array(offsets(ask)) for line, ask in zip(layout.lines, asks, strict=True)]
+        select = torch.from_numpy(np.concatenate(seen)).to(self.device)  # (N,) in the flattened (B, keep)
+        picked = (t if t is None else t.flatten(0, 1).index_select(0, select) for t in (hidden, logits))
+        return self.read(observes, [len(lines) for lines in seen], *picked)
 
     def run_model(self, layout: Layout, keep: int, observes: Sequence[Observe]) -> tuple[Tensor | None, Tensor | None]:
         """Hidden states (B, keep, H) after the final norm and logits (B, keep, V), each only if somebody asked."""
@@ -165,10 +165,16 @@ class TransformersBackend:
         return (seen[0] if seen else None), logits
 
     def masks(self, layout: Layout) -> Any:
-        """The mask of each attention kind, in the form that the model's forward takes."""
+        """The mask of each attention kind, in the form that the model's forward takes.
+
+        None where attention needs none: a single query sees everything before it, and sdpa knows the beginning of a
+        sequence without a mask. It is faster so. Models that make their own mask where they get none do not make one in
+        these cases under sdpa.
+        """
+        implied = (layout.causal and self.sdpa) or (layout.maskless and (self.sdpa or self.kinds.by_kind))
 
         def build(window: int | None) -> Tensor | None:
-            if layout.maskless and self.kinds.by_kind and (window is None or layout.window.span <= window):
+            if implied and (window is None or layout.window.span < window):
                 return None
             return layout.mask(self.model.dtype, self.device, window)
 
