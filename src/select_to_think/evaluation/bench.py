@@ -230,7 +230,12 @@ def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[s
 
 
 def mentor_contenders(session: Session, config: BenchConfig, questions: Sequence[str]) -> list[Contender]:
-    """`mentor-free` and its plain reference. Nothing ends their answers, so that long texts can be timed."""
+    """`mentor-free` and its plain reference. Nothing ends their answers, so that long texts can be timed.
+
+    None for an LLM with another vocabulary: the plain reference knows only one.
+    """
+    if not session.shares_vocabulary:
+        return []
     mentor, forbidden = MentorConfig(), sorted(reserved_ids(session.slm))
     asked = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
     verifier = FreeVerifier(asked, mentor.order)

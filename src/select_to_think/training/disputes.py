@@ -19,11 +19,11 @@ from select_to_think.engine import Engine
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item
 from select_to_think.files import Journal
-from select_to_think.methods import build_backends, build_policy
+from select_to_think.methods import build_backends, build_policy, with_interpreter
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.mentor import Mentor
-from select_to_think.structures import Observation, Progress, Request
+from select_to_think.structures import Observation, PolicyRun, Progress, Request
 from select_to_think.verifiers.base import Dispute, Follower
 from select_to_think.verifiers.coin import CoinVerifier
 
@@ -98,13 +98,17 @@ def find_disputes(
     policy = build_policy(session, "mentor-coin", decode, SelectConfig(), mentor)
     assert isinstance(policy, Mentor)
     noting = [Noting() for _ in items]
+
+    def start(item: Item, coin: Noting) -> PolicyRun:
+        prompt = prompt_of(session, item, decode)
+        run = replace(policy, verifier=coin).run(prompt, f"{decode.seed}/{item.id}")
+        if session.shares_vocabulary:
+            return run
+        return with_interpreter(session, run, item.asked, prompt, decode.max_new_tokens)
+
     with ExitStack() as stack:
         engine = Engine(build_backends(session, "mentor-coin", SelectConfig(), stack), decode.max_batch)
-        runs = (
-            (i, replace(policy, verifier=noting[i]).run(prompt_of(session, item, decode), f"{decode.seed}/{item.id}"))
-            for i, item in enumerate(items)
-        )
-        for _ in engine.run(runs):
+        for _ in engine.run((i, start(*pair)) for i, pair in enumerate(zip(items, noting, strict=True))):
             pass
     return [coin.seen for coin in noting]
 
