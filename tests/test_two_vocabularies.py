@@ -306,7 +306,7 @@ def test_the_kl_trigger_is_refused_with_those_that_work_and_entropy_is_the_defau
 
 def test_an_llm_with_a_short_context_is_refused_before_it_is_asked() -> None:
     session = calibrated(loaded(), loaded("digits", seed=1))
-    with pytest.raises(PromptTooLong, match="the LLM's context of 512 tokens"):
+    with pytest.raises(PromptTooLong, match="a prompt of 5.. tokens"):
         session.generate(["1" * 300 + "x" * 196], "llm", DECODE)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.engine import Engine
 from select_to_think.evaluation.grading import extract as extract_answer
-from select_to_think.methods import build_backends, build_policy, build_trigger, with_interpreter
+from select_to_think.methods import build_backends, build_policy, build_trigger
 from select_to_think.models.adapter import AdapterSwitch, attach_adapter
 from select_to_think.models.distilled import attach_distilled
 from select_to_think.models.loading import LoadedModel, load_model
@@ -33,6 +33,7 @@ from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_
 from select_to_think.models.words import Words, word_boundaries
 from select_to_think.pairs.bundled import bundled_folder, bundled_model, bundled_notes
 from select_to_think.policies.base import Policy
+from select_to_think.policies.interpreter import interpret
 from select_to_think.policies.label import Label
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
@@ -234,7 +235,7 @@ class Session:
             run = own.run(prompt, f"{decode.seed}/{question}")
             if kind not in NEEDS_LLM or self.shares_vocabulary:
                 return run
-            return with_interpreter(self, run, question, prompt, decode.max_new_tokens)
+            return interpret(run, self.translation, prompt, self.llm_prompt(question), self.llm.max_positions)
 
         with ExitStack() as stack:
             backends = build_backends(self, kind, select, stack)
@@ -293,15 +294,20 @@ class Session:
         """
         ids = prompt_ids(self.slm, question) if isinstance(question, str) else list(question)
         room = self.room(with_llm=with_llm)
-        if len(ids) + max_new_tokens > room:
+        longest = max(len(ids), len(self.llm_prompt(question))) if with_llm and not self.shares_vocabulary else len(ids)
+        if longest + max_new_tokens > room:
             raise PromptTooLong(
-                f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones exceed the context of {room} tokens: "
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the context of {room} tokens: "
                 f"shorten the question ({question[:40]!r}...) or lower --max-new-tokens",
-                len(ids),
+                longest,
             )
         if not ids:
             raise S2TError("the question is empty: write one")
         return ids
+
+    def llm_prompt(self, question: Question) -> list[int]:
+        """Token ids of the prompt in the LLM's own template and vocabulary."""
+        return prompt_ids(self.llm, question) if isinstance(question, str) else self.translation.to_llm(question)
 
     def text(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
         """The text of generated tokens, without special tokens, up to the first of the strings `stop`."""
