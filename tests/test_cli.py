@@ -41,6 +41,8 @@ COMMANDS = (
     "report",
     "train scorer",
     "train trigger",
+    "train verifier",
+    "ablate",
     "train distill",
     "bench decode",
     "bench train",
