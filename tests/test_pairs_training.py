@@ -1,5 +1,6 @@
 """The recipe's machinery on tiny models: growth keeps the function, runs are deterministic and resumable."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from select_to_think.pairs.growth import grow, respell
 from select_to_think.pairs.recipe import BASE, LLM, SLM, Recipe
 from select_to_think.pairs.tokenizer import train_tokenizer
 from select_to_think.pairs.training import shortened, train_model
+from select_to_think.structures import Progress, Stage, silent
 
 TINY = replace(BASE, hidden_size=16, intermediate_size=16, layers=1, heads=2, steps=4, rows=2, warmup_steps=1)
 TINY_SLM = replace(TINY, name="slm", steps=2, grown_from=TINY)
@@ -74,14 +76,21 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one.keys() | other.keys())
 
 
-def run(recipe: Recipe, out: Path) -> dict[str, torch.Tensor]:
-    train_model(recipe, out, device="cpu", checkpoint_steps=2)
+def run(recipe: Recipe, out: Path, stage: Stage = silent) -> dict[str, torch.Tensor]:
+    train_model(recipe, out, device="cpu", checkpoint_steps=2, stage=stage)
     return weights(out / recipe.name)
 
 
 def test_a_run_repeats_and_resumes(tmp_path: Path) -> None:
     whole = run(TINY_SLM, tmp_path / "whole")
-    assert same(whole, run(TINY_SLM, tmp_path / "again"))
+    seen: list[tuple[str, int, int]] = []
+
+    def stage(name: str) -> AbstractContextManager[Progress]:
+        return nullcontext(lambda done, total: seen.append((name, done, total)))
+
+    assert same(whole, run(TINY_SLM, tmp_path / "again", stage))
+    parts = (TINY, TINY_SLM)
+    assert seen == [(f"training {p.name}", done, p.steps) for p in parts for done in range(1, p.steps + 1)]
     stopped = tmp_path / "stopped"
     run(TINY_SLM, stopped)
     last = stopped / "checkpoints" / "slm" / "checkpoint-2"

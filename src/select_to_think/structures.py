@@ -9,6 +9,7 @@ Non-goals: behaviour. These are records; the meaning of each field is defined he
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -21,6 +22,12 @@ Floats = NDArray[np.float32]
 FinishReason = Literal["stop", "length"]
 Chooser = Literal["slm", "llm", "scorer"]
 Progress = Callable[[int, int], None]  # called with (done, total) as long work goes on; done never falls
+Stage = Callable[[str], AbstractContextManager[Progress | None]]  # shows one named part of long work
+
+
+def silent(name: str) -> AbstractContextManager[None]:
+    """The `Stage` that shows nothing."""
+    return nullcontext()
 
 
 class S2TError(Exception):

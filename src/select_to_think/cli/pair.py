@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from select_to_think.cli.command import AGAIN, add_command
-from select_to_think.cli.output import Reply, note
+from select_to_think.cli.output import Reply
+from select_to_think.cli.progress import progress
 from select_to_think.structures import unknown_name
 
 Which = Literal["slm", "llm", "both", "llm-x"]
@@ -43,8 +44,7 @@ def train(
         raise unknown_name("model", which, known)
     from select_to_think.pairs.training import train_pair
 
-    note(f"training {which} into {out}")
-    train_pair(out, which=cast(Which, which), steps=steps, device=device, resume=not fresh)
+    train_pair(out, which=cast(Which, which), steps=steps, device=device, resume=not fresh, stage=progress)
     folders = [str(out / name) for name in MODELS if (out / name).is_dir()]
     return Reply({"schema": 1, "models": folders}, lambda console: console.print("\n".join(folders), markup=False))
 

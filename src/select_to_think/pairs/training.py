@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import GenerationConfig, PreTrainedModel, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from select_to_think.models.reporter import Reporter
 from select_to_think.pairs.batches import BATCHES_PER_STEP, IGNORED, Batch, DocumentBatches, unwrap
 from select_to_think.pairs.card import write_card
 from select_to_think.pairs.documents import END_OF_TEXT
@@ -28,6 +29,7 @@ from select_to_think.pairs.growth import grow, respell
 from select_to_think.pairs.llama_form import as_llama
 from select_to_think.pairs.recipe import BASE, RECIPES, Recipe
 from select_to_think.pairs.tokenizer import train_tokenizer
+from select_to_think.structures import Stage, silent
 
 Which = Literal["llm", "slm", "both", "llm-x"]
 CHECKPOINTS = "checkpoints"
@@ -65,16 +67,18 @@ def train_pair(
     device: str = "cpu",
     resume: bool = True,
     checkpoint_steps: int = 250,
+    stage: Stage = silent,
 ) -> None:
     """Write `out/slm` and `out/llm` (both), or one of `out/slm`, `out/llm` and `out/llm-x`.
 
     `llm-x` is the LLM with another tokenizer (the pair `demo-x`). `steps` overrides the recipe's optimizer steps.
     Checkpoints go to `out/checkpoints/<name>`; with `resume` a run continues from the last one found there.
+    `stage` makes the progress callback, in steps, of each training.
     """
     if not resume:
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     for name in ("slm", "llm") if which == "both" else (which,):
-        train_model(shortened(RECIPES[name], steps), out, device=device, checkpoint_steps=checkpoint_steps)
+        train_model(shortened(RECIPES[name], steps), out, device=device, checkpoint_steps=checkpoint_steps, stage=stage)
 
 
 def shortened(recipe: Recipe, steps: int | None) -> Recipe:
@@ -85,11 +89,13 @@ def shortened(recipe: Recipe, steps: int | None) -> Recipe:
     return replace(recipe, steps=steps, grown_from=None if source is None else shortened(source, steps))
 
 
-def train_model(recipe: Recipe, out: Path, *, device: str, checkpoint_steps: int) -> None:
+def train_model(
+    recipe: Recipe, out: Path, *, device: str, checkpoint_steps: int, stage: Stage = silent
+) -> None:
     """Train one model by its recipe and save checkpoint, tokenizer, generation settings and card."""
     tokenizer = train_tokenizer(recipe.pieces)
     folder = out / recipe.name
-    model = _run(recipe, tokenizer, out / CHECKPOINTS, device, checkpoint_steps)
+    model = _run(recipe, tokenizer, out / CHECKPOINTS, device, checkpoint_steps, stage)
     _save(model, tokenizer, folder)
     logs = {stage.name: read_log(out / CHECKPOINTS / stage.name) for stage in recipe.stages}
     write_card(folder, recipe, logs, parameters=sum(weight.numel() for weight in model.parameters()))
@@ -101,7 +107,9 @@ def read_log(run: Path) -> list[tuple[int, float]]:
     return [(entry["step"], float(entry["loss"])) for entry in state["log_history"] if "loss" in entry]
 
 
-def _run(recipe: Recipe, tokenizer: Any, runs: Path, device: str, checkpoint_steps: int) -> Qwen2ForCausalLM:
+def _run(
+    recipe: Recipe, tokenizer: Any, runs: Path, device: str, checkpoint_steps: int, stage: Stage
+) -> Qwen2ForCausalLM:
     """The trained model; the model that it is grown from is trained first where it is not yet."""
     run = runs / recipe.name
     last = get_last_checkpoint(str(run)) if run.is_dir() else None
@@ -114,7 +122,7 @@ def _run(recipe: Recipe, tokenizer: Any, runs: Path, device: str, checkpoint_ste
     else:
         source = recipe.grown_from
         spelled = train_tokenizer(source.pieces)
-        model = _run(source, spelled, runs, device, checkpoint_steps)
+        model = _run(source, spelled, runs, device, checkpoint_steps, stage)
         model.cpu()
         set_seed(recipe.seed)
         if source.pieces != recipe.pieces:
@@ -137,7 +145,10 @@ def _run(recipe: Recipe, tokenizer: Any, runs: Path, device: str, checkpoint_ste
         data_collator=unwrap,
         processing_class=tokenizer,
     )
-    trainer.train(resume_from_checkpoint=last)
+    with stage(f"training {recipe.name}") as progress:
+        if progress is not None:
+            trainer.add_callback(Reporter(progress))
+        trainer.train(resume_from_checkpoint=last)
     trainer.save_state()
     return model
 

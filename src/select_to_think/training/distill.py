@@ -13,8 +13,8 @@ Non-goals: inference (policy `distill`: the adapter is merged, decoding is greed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,15 +26,13 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import DecodeConfig, DistillConfig, SelectConfig
-from select_to_think.engine import Engine
+from select_to_think.config import DecodeConfig, DistillConfig
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
-from select_to_think.methods import build_backends
 from select_to_think.models.distilled import save_distilled
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.probability import log_probabilities
-from select_to_think.structures import Ids, Progress, S2TError
+from select_to_think.structures import Ids, Progress, S2TError, Stage, silent
 from select_to_think.training.folders import ANSWERS, begin, is_leader, resumable, working_folder
 from select_to_think.training.groups import split
 from select_to_think.training.losses import language_kl
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
 
 METHODS = {"kd": "sample", "sft": "llm"}  # who answers the problems
 METRICS = ("nats_per_token", "agreement")
-Stage = Callable[[str], AbstractContextManager[Progress | None]]  # shows the progress of one named part
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ def train_distill(
     *,
     resume: bool = False,
     question_keys: Iterable[str] = (),
-    stage: Stage = lambda name: nullcontext(),
+    stage: Stage = silent,
 ) -> dict[str, Any]:
     """Distil the session's LLM into its SLM and write the adapter's folder to `out`; the SLM is left bit-identical.
 
@@ -171,20 +168,14 @@ def write_answers(
     """Every problem with its answer by `method`, in order; those that a killed run wrote are read from its journal."""
     with Journal(work / ANSWERS) as journal:
         outputs = {int(record["index"]): record["output_ids"] for record in journal.records}
-        policy = session.policy(method, decode, SelectConfig())
-        runs = (
-            (index, policy.run(problem.prompt_ids, f"{decode.seed}/{problem.item_id}"))
-            for index, problem in enumerate(problems)
-            if index not in outputs
-        )
-        with ExitStack() as stack:
-            engine = Engine(build_backends(session, method, SelectConfig(), stack), decode.max_batch)
-            for index, generation in engine.run(runs):
-                outputs[index] = list(generation.tokens)
-                if is_leader():
-                    journal.append({"index": index, "output_ids": outputs[index]})
-                if progress is not None:
-                    progress(len(outputs), len(problems))
+        todo = [index for index in range(len(problems)) if index not in outputs]
+        for place, generation in session.stream((problems[index].prompt_ids for index in todo), method, decode):
+            index = todo[place]
+            outputs[index] = list(generation.tokens)
+            if is_leader():
+                journal.append({"index": index, "output_ids": outputs[index]})
+            if progress is not None:
+                progress(len(outputs), len(problems))
     return [
         Answer(problem.item_id, np.array([*problem.prompt_ids, *outputs[index]], np.int64), len(problem.prompt_ids))
         for index, problem in enumerate(problems)

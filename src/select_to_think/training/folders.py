@@ -13,12 +13,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from transformers.trainer_callback import TrainerCallback
 
 from select_to_think.files import Json, make_folder, read_json, require_same_settings, unwritable, write_json_atomic
-from select_to_think.structures import Progress, S2TError
+from select_to_think.structures import S2TError
 
 ANSWERS = "answers.jsonl"  # in a working folder: what is trained on, where it had to be generated
 
@@ -120,14 +117,3 @@ def publish(out: Path, write: Callable[[Path], None]) -> None:
             os.replace(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-class Reporter(TrainerCallback):
-    """Passes the Trainer's steps on to a progress callback."""
-
-    def __init__(self, progress: Progress) -> None:
-        """Call `progress` with (steps done, all)."""
-        self.progress = progress
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress(state.global_step, state.max_steps)

@@ -14,8 +14,8 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.folders import Reporter
 
 
 def fit_head(

@@ -25,8 +25,9 @@ from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback,
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from select_to_think.config import AdapterTraining
+from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.folders import Reporter, discard, disk_errors, is_leader, last_checkpoint, publish
+from select_to_think.training.folders import discard, disk_errors, is_leader, last_checkpoint, publish
 from select_to_think.training.module import AdapterModule
 
 WARMUP = 0.05  # share of the steps
