@@ -89,9 +89,7 @@ def shortened(recipe: Recipe, steps: int | None) -> Recipe:
     return replace(recipe, steps=steps, grown_from=None if source is None else shortened(source, steps))
 
 
-def train_model(
-    recipe: Recipe, out: Path, *, device: str, checkpoint_steps: int, stage: Stage = silent
-) -> None:
+def train_model(recipe: Recipe, out: Path, *, device: str, checkpoint_steps: int, stage: Stage = silent) -> None:
     """Train one model by its recipe and save checkpoint, tokenizer, generation settings and card."""
     tokenizer = train_tokenizer(recipe.pieces)
     folder = out / recipe.name
