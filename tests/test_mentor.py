@@ -131,6 +131,12 @@ def test_it_is_the_plain_definition(pair, order) -> None:
         for i, p in enumerate(PROMPTS)
     ]
     assert tokens(results) == expected
+    unasked = run(replace(policy(FreeVerifier(prompt, order)), guesses=False), pair)
+    assert tokens(unasked) == expected, "guessing the mentor's word changes nothing"
+    guessed, written = (sum(r.counts.llm_forwards for r in each) for each in (results, unasked))
+    assert guessed < written
+    agreed = run(policy(Always(1.0), 1.0), {"slm": pair["llm"], "llm": pair["llm"]})
+    assert all(r.counts.llm_forwards <= r.counts.consultations and not r.counts.disagreements for r in agreed)
     choices = sum(r.counts.mentor_choices for r in results)
     assert 0 < choices < sum(r.counts.disagreements for r in results), "the law says nothing without both choices"
 
@@ -162,9 +168,12 @@ def test_batch_size_and_neighbours_change_nothing(verifier) -> None:
 
 
 def test_no_token_is_paid_twice(qwen) -> None:
-    """A model reads the text once, the mentor beside it only the tokens of its own that were not taken."""
+    """A model reads the text once, the mentor beside it only the tokens of its own that were not taken.
+
+    Guessing trades reading a word that is wrong for a forward per token of one that is right.
+    """
     for side in (-1.0, 1.0):
-        results = run(policy(Always(side), 0.8), qwen)
+        results = run(replace(policy(Always(side), 0.8), guesses=False), qwen)
         assert sum(r.counts.disagreements for r in results) > 5
         for prompt, result in zip(PROMPTS, results, strict=True):
             counts, read = result.counts, len(prompt) + len(result.tokens) - 1

@@ -39,6 +39,7 @@ class Mentor:
     verifier: Verifier
     consult_rate: float
     segment_tokens: int  # of a segment, unless its word is longer
+    guesses: bool = True  # show the mentor the SLM's word: agreeing costs one forward; needs one vocabulary
 
     def about(self, question: str) -> Mentor:
         """This policy for answers to `question`."""
@@ -84,6 +85,8 @@ class Mentor:
     ) -> Generator[Request, Observation, int]:
         """The mentor writes: the length of its segment if it begins with another word than `word`, else 0."""
         try:
+            if self.guesses:
+                yield from mentor.guess(word)
             size = yield from self.word(mentor, room)
             if mentor.tokens(size) == word:
                 return 0

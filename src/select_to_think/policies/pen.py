@@ -49,6 +49,26 @@ class Pen:
             self.held += len(fresh)
             self.draft.append(Drafted(int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])))
 
+    def guess(self, tokens: Sequence[int]) -> Generator[Request, Observation, None]:
+        """Draft as far as the model writes `tokens`, and one token more, in a single forward.
+
+        The draft is what `write` would have made of it; a wrong guess costs reading its tokens.
+        """
+        begun = len(self.draft)
+        read = tokens[:-1] if tokens[-1] in self.stop_ids else tokens
+        inputs = [self.text[-1], *read][begun:]
+        if not inputs or self.tokens(begun) != tuple(tokens[:begun]):
+            return
+        yield Extend(self.model, self.text[self.held : -1])
+        seen = yield Extend(self.model, inputs, Observe(top_k=1, every=True))
+        assert seen.top_ids is not None and seen.top_logprobs is not None
+        written = [int(token) for token in seen.top_ids[:, 0]]
+        kept = shared_length(written, inputs[1:]) + 1
+        self.draft += [Drafted(*pair) for pair in zip(written, map(float, seen.top_logprobs[:, 0]), strict=True)][:kept]
+        self.held = len(self.text) + len(self.draft) - 1
+        if kept < len(inputs):
+            yield Truncate(self.model, self.held)
+
     def settle(self, tokens: Sequence[int]) -> Generator[Request, Observation, None]:
         """`tokens` were appended to the text."""
         same = shared_length(tokens, self.tokens(len(tokens)))
