@@ -103,11 +103,13 @@ def test_counts_that_the_run_wrote_down_are_shown_as_they_are(tmp_path: Path) ->
             "baseline": "llm",
             "paired": None if row["method"] == "llm" else paired,
         }
+        row |= {"consultations": 2 * row["n"], "disagreements": 8, "mentor_choices": 2}
 
     run = rewritten(folder, change)
     table = results_table([run])
     row = table.rows[0]
     assert [row[key] for key in ("cut_off", "flops_per_answer", "money_per_1000")] == [77, 1.5e12, 250.0]
+    assert (row["consultations_per_answer"], row["mentor_choice_rate"]) == (2.0, 0.25)
     shown = to_markdown(table)
     assert "| 1.5 T |" in shown and "| Seeds |" in shown and "| Too long |" in shown
     assert run.baseline == "llm"

@@ -113,6 +113,8 @@ RESULT_COLUMNS = (
     Column("flip_rate", "Flips", "percent", "Triggered steps whose choice is not the small model's greedy token."),
     Column("hit_at_8", "Hit@8", "percent", "Triggered steps whose LLM top-1 lies in the small model's top 8."),
     Column("llm_share", "LLM share", "percent", "Tokens of the answers that the LLM wrote or chose."),
+    Column("consultations_per_answer", "Consulted", "number", "Words at which the mentor was asked, per answer."),
+    Column("mentor_choice_rate", "Mentor chosen", "percent", "Disputes that the verifier gave to the mentor."),
     Column("llm_processed_per_answer", "LLM tokens read", "number", "Tokens fed through the LLM, per answer."),
     Column("llm_forwards_per_answer", "LLM forwards", "number", "Forward passes of the LLM, per answer."),
     Column("slm_processed_per_answer", "SLM tokens read", "number", "Tokens fed through the SLM, per answer."),
@@ -167,6 +169,8 @@ def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
         "flops_per_answer": None if row.flops is None else row.flops / row.n,
         "money_per_1000": None if row.money is None else 1000 * row.money / row.n,
         "llm_share": llm_share(row, run),
+        "consultations_per_answer": None if row.consultations is None else row.consultations / row.n,
+        "mentor_choice_rate": (row.mentor_choices or 0) / row.disagreements if row.disagreements else None,
         "cut_off": cut_off,
     }
 

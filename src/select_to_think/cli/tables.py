@@ -30,6 +30,8 @@ EXPENDABLE = (
     "llm_forwards_per_answer",
     "flip_rate",
     "hit_at:4",
+    "consultations_per_answer",
+    "mentor_choice_rate",
     "n_steps",
     "hit_at_8",
     "money_per_1000",
