@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.trigger_head import load_trigger_head
 from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
@@ -20,7 +19,6 @@ from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.policies.base import Limits, Policy
 from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
-from select_to_think.policies.interpreter import interpret
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.sample import Sample
@@ -28,7 +26,7 @@ from select_to_think.policies.select import Select
 from select_to_think.policies.table import MENTOR, NEEDS_LLM, check_trigger, default_trigger, parse_method
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
-from select_to_think.structures import PolicyRun, PromptTooLong, S2TError
+from select_to_think.structures import S2TError
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.entropy import EntropyTrigger
 from select_to_think.triggers.kl import SUPPORT, KLTrigger
@@ -101,7 +99,14 @@ def build_policy(
             return MajorityVote(sample, n, session.text, decode.early_stop)
         case kind if kind in MENTOR:
             verifier = build_verifier(session, kind, mentor)
-            return Mentor(limits, session.words, verifier, mentor.consult_rate, mentor.segment_tokens)
+            return Mentor(
+                limits,
+                session.words,
+                verifier,
+                mentor.consult_rate,
+                mentor.segment_tokens,
+                guesses=session.shares_vocabulary,
+            )
     if select.candidates > session.ordinary_vocabulary:
         size = session.ordinary_vocabulary
         raise S2TError(f"{select.candidates} candidates asked of a vocabulary of {size} tokens: lower --candidates")
@@ -116,25 +121,6 @@ def build_policy(
         return Select(limits, trigger, local, select.candidates)
     form = BlockVerified if trigger.needs_llm and select.block_verified else Select
     return form(limits, trigger, LLMSelector(takeover=kind == "takeover"), select.candidates)
-
-
-def with_interpreter(
-    session: Session, run: PolicyRun, question: str | Sequence[int], prompt: Sequence[int], max_new_tokens: int
-) -> PolicyRun:
-    """A run behind `prompt` over an LLM with another vocabulary, which gets `question` in its own template and tokens.
-
-    Raises:
-        PromptTooLong: its prompt and an answer of as many of its own tokens do not fit its context.
-    """
-    ids = prompt_ids(session.llm, question) if isinstance(question, str) else session.translation.to_llm(question)
-    room = session.llm.max_positions
-    if len(ids) + max_new_tokens > room:
-        raise PromptTooLong(
-            f"a prompt of {len(ids)} tokens and {max_new_tokens} new ones exceed the LLM's context of {room} tokens: "
-            "shorten the question or lower --max-new-tokens",
-            len(ids),
-        )
-    return interpret(run, session.translation, prompt, ids, room)
 
 
 def build_backends(session: Session, kind: str, select: SelectConfig, stack: ExitStack) -> dict[str, Backend]:

@@ -233,15 +233,19 @@ class Session:
             if isinstance(policy, Mentor):
                 own = policy.about(question if isinstance(question, str) else self.text(question))
             run = own.run(prompt, f"{decode.seed}/{question}")
-            if kind not in NEEDS_LLM or self.shares_vocabulary:
-                return run
-            return interpret(run, self.translation, prompt, self.llm_prompt(question), self.llm.max_positions)
+            return self.over_llm(run, question, prompt) if kind in NEEDS_LLM else run
 
         with ExitStack() as stack:
             backends = build_backends(self, kind, select, stack)
             engine = Engine(backends, max(1, decode.max_batch // n))
             for index, generation in engine.run((i, start(i, question)) for i, question in enumerate(questions)):
                 yield index, replace(generation, text=self.text(generation.tokens, stop))
+
+    def over_llm(self, run: PolicyRun, question: Question, prompt: Sequence[int]) -> PolicyRun:
+        """A run behind `prompt` that asks the LLM, whether or not the LLM has the SLM's vocabulary."""
+        if self.shares_vocabulary:
+            return run
+        return interpret(run, self.translation, prompt, self.llm_prompt(question), self.llm.max_positions)
 
     def label(
         self,

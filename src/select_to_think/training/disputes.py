@@ -19,7 +19,7 @@ from select_to_think.engine import Engine
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item
 from select_to_think.files import Journal
-from select_to_think.methods import build_backends, build_policy, with_interpreter
+from select_to_think.methods import build_backends, build_policy
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.mentor import Mentor
@@ -102,9 +102,7 @@ def find_disputes(
     def start(item: Item, coin: Noting) -> PolicyRun:
         prompt = prompt_of(session, item, decode)
         run = replace(policy, verifier=coin).run(prompt, f"{decode.seed}/{item.id}")
-        if session.shares_vocabulary:
-            return run
-        return with_interpreter(session, run, item.asked, prompt, decode.max_new_tokens)
+        return session.over_llm(run, item.asked, prompt)
 
     with ExitStack() as stack:
         engine = Engine(build_backends(session, "mentor-coin", SelectConfig(), stack), decode.max_batch)
