@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from select_to_think.models.tokenizer import load_tokenizer
 from select_to_think.structures import S2TError
 
 FINGERPRINT_VALUES = 1024  # weights sampled per tensor
@@ -92,7 +93,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise S2TError(
