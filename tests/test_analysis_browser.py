@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from analysis_run import DOMAINS, HOSTILE, METHODS, make_run
+from select_to_think.analysis.charts import COST_AXES
 from select_to_think.analysis.report import write_report
 from select_to_think.analysis.runs import Run, load_run
 
@@ -245,6 +247,18 @@ def test_the_cost_axis_can_be_chosen_and_points_say_their_numbers(page: Page) ->
     assert points.count() == len(METHODS)
     points.first.focus()
     assert "greedy: " in page.locator("#pop").inner_text()
+
+
+def test_every_cost_axis_shows_its_own_figure(page: Page) -> None:
+    style = (files("select_to_think.analysis") / "page" / "style.css").read_text(encoding="utf-8")
+    assert all(f"figure:nth-of-type({place})" in style for place in range(1, len(COST_AXES) + 1))
+    labels = page.locator(".axes label")
+    assert "LLM share of the output" in labels.all_inner_texts()
+    for index, words in enumerate(labels.all_inner_texts()):
+        labels.nth(index).click()
+        shown = page.locator("#cost figure:visible")
+        assert shown.count() == 1
+        assert words in (shown.locator("svg:visible").text_content() or "")
 
 
 def test_a_phone_has_no_sideways_scrolling_and_a_card_at_the_bottom(browser: Browser, report: Path) -> None:
