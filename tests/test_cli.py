@@ -25,8 +25,9 @@ from select_to_think.cli.command import add_command
 from select_to_think.cli.errors import explain
 from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply
-from select_to_think.cli.trace import marked, pieces
+from select_to_think.cli.trace import marked
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.evaluation.tracing import pieces
 from select_to_think.structures import Generation, S2TError, StepRecord
 
 COMMANDS = (

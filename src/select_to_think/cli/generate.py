@@ -11,7 +11,7 @@ from rich.console import Console
 from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply
-from select_to_think.cli.trace import Decode, pieces, show_generation
+from select_to_think.cli.trace import Decode, show_generation
 from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.structures import Generation, S2TError
 
@@ -55,7 +55,7 @@ def generate(
 
 def describe(question: str, answer: Generation, decode: Decode) -> dict[str, Any]:
     """One answer with its whole trace, as JSON."""
-    from select_to_think.evaluation.tracing import step_json
+    from select_to_think.evaluation.tracing import pieces, step_json
 
     steps = [
         {"index": index, "fired": step.fired, "logprob": step.logprob, **step_json(decode, step), "text": piece}

@@ -23,22 +23,6 @@ KEPT = "underline"
 FLIPPED = "bold underline magenta"
 
 
-def pieces(decode: Decode, tokens: Sequence[int]) -> list[str]:
-    """The text that each token adds; together they are the decoded whole.
-
-    A token that ends inside a character adds nothing yet; the one that completes the character adds all of it.
-    """
-    texts, start, read = [], 0, 0
-    for end in range(1, len(tokens) + 1):
-        before, after = decode(tokens[start:read]), decode(tokens[start:end])
-        if len(after) <= len(before) or after.endswith("\ufffd"):
-            texts.append("")
-            continue
-        texts.append(after[len(before) :])
-        start, read = read, end
-    return texts
-
-
 def spelt(decode: Decode, tokens: Sequence[int]) -> str:
     """A token or a segment on its own, with blanks made visible."""
     text = decode(tokens)
@@ -54,6 +38,8 @@ def greedy(step: StepRecord) -> Sequence[int]:
 
 def marked(generation: Generation, decode: Decode, *, colours: bool) -> Text:
     """The answer with its triggered steps marked."""
+    from select_to_think.evaluation.tracing import pieces
+
     answer = Text()
     texts = pieces(decode, generation.tokens)
     end = 0

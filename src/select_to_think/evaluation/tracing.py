@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.evaluation.grading import grade
@@ -17,6 +18,8 @@ from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
+
+Decode = Callable[[Sequence[int]], str]
 
 
 def make_record(
@@ -108,21 +111,46 @@ def estimated_flops(session: Session, counts: Counts, context: float) -> float |
     return slm + llm
 
 
-def step_records(decode_text: Callable[[Sequence[int]], str], generation: Generation) -> list[dict[str, Any]]:
+def pieces(decode: Decode, tokens: Sequence[int]) -> list[str]:
+    """The text that each token adds; together they are the decoded whole.
+
+    A token that ends inside a character adds nothing yet; the one that completes the character adds all of it.
+    """
+    texts, start, read = [], 0, 0
+    for end in range(1, len(tokens) + 1):
+        before, after = decode(tokens[start:read]), decode(tokens[start:end])
+        if len(after) <= len(before) or after.endswith("\ufffd"):
+            texts.append("")
+            continue
+        texts.append(after[len(before) :])
+        start, read = read, end
+    return texts
+
+
+def step_records(decode_text: Decode, generation: Generation) -> list[dict[str, Any]]:
     """The triggered steps of a generation.
 
     `index`: place among the tokens; `text[start:end]` of the answer is the token, or the segment that it begins (None
     where the tokenizer does not let it be found in the text); `choice`: place among the candidates, None if the choice
     is none of them.
     """
+    texts = pieces(decode_text, generation.tokens)
+    whole, ends = "".join(texts), [0, *accumulate(map(len, texts))]
+
+    def place(index: int) -> dict[str, int | None]:
+        start, end = ends[index], ends[min(len(texts), index + len(generation.steps[index].decided))]
+        if generation.text[:end] != whole[:end]:
+            return {"start": None, "end": None}
+        return {"start": start, "end": end}
+
     return [
-        {**step_json(decode_text, step), "index": index, **_place(decode_text, generation, index)}
+        {**step_json(decode_text, step), "index": index, **place(index)}
         for index, step in enumerate(generation.steps)
         if step.fired
     ]
 
 
-def step_json(decode_text: Callable[[Sequence[int]], str], step: StepRecord) -> dict[str, Any]:
+def step_json(decode_text: Decode, step: StepRecord) -> dict[str, Any]:
     """One triggered step without its place. Ids are token ids, log-probabilities nats; None where a value is absent."""
     scores = step.scores or (None,) * len(step.candidates)
     options = step.segments or tuple((token,) for token in step.candidates)
@@ -140,15 +168,6 @@ def step_json(decode_text: Callable[[Sequence[int]], str], step: StepRecord) -> 
         "flip": step.flip,
         "llm_top": step.llm_top_token,
     }
-
-
-def _place(decode_text: Callable[[Sequence[int]], str], generation: Generation, index: int) -> dict[str, int | None]:
-    """Where a token, or the segment that it begins, stands in the answer's text."""
-    before = decode_text(generation.tokens[:index])
-    through = decode_text(generation.tokens[: index + len(generation.steps[index].decided)])
-    if not (generation.text.startswith(through) and through.startswith(before)):
-        return {"start": None, "end": None}
-    return {"start": len(before), "end": len(through)}
 
 
 def _finite(value: float | None) -> float | None:

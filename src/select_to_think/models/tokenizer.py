@@ -37,7 +37,8 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool) -> PreTrainedT
         return tokenizer
     declared = declared_class(Path(name_or_path))
     if declared in GENERIC:
-        return PreTrainedTokenizerFast.from_pretrained(name_or_path)
+        own: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(name_or_path)
+        return own
     warnings.warn(
         f"{file} cuts text otherwise than the {declared} that {file.parent} asks for, which is used; if the model was "
         f"trained with the file, remove tokenizer_class from {file.with_name('tokenizer_config.json')}",
@@ -52,7 +53,7 @@ def agrees(tokenizer: PreTrainedTokenizerBase, file: Path) -> bool:
     plain.no_truncation()
     plain.no_padding()
     expected: list[int] = plain.encode(PROBE, add_special_tokens=False).ids
-    return expected == tokenizer(PROBE, add_special_tokens=False).input_ids
+    return expected == list(tokenizer(PROBE, add_special_tokens=False).input_ids)
 
 
 def declared_class(folder: Path) -> str | None:
