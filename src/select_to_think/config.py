@@ -43,7 +43,7 @@ class Checked:
 class PairConfig(Checked):
     """Which models, where and how they are loaded."""
 
-    pair: str = option("demo", "A bundled pair by name; ignored when --slm is given.")
+    pair: str = option("demo", "A bundled pair by name: demo or demo-x; ignored when --slm is given.")
     slm: str | None = option(None, "Small model: a Hugging Face name or a local folder.")
     llm: str | None = option(None, "Large model: a Hugging Face name or a local folder.")
     scorer: str | None = option(None, "Scorer folder for s2t-local (default: the one shipped with the pair).")

@@ -76,13 +76,17 @@ class Question:
         self.observe = Observe(top_k=LOOKED_AHEAD if asked.ahead else 1, ids=padded)
 
     def read(self, seen: Observation) -> Observation:
-        """The candidates' log-probabilities and the LLM's choice, read off its next token."""
+        """The candidates' log-probabilities, and the LLM's choice: what its next token tells, or the best candidate
+        where that may still become several tokens of the SLM."""
         assert seen.top_ids is not None and seen.top_logprobs is not None
         scores = np.array([self.log_scores(Seen(self, seen))], np.float32)
         line = self.lines[self.tail]
         top = int(seen.top_ids[line, 0])
-        token = self.translation.token_at(self.translation.llm.pieces[top], 0)
-        choice = self.translation.special_to_slm(top) if token is None else token
+        if piece := self.translation.llm.pieces[top]:
+            told = self.translation.first_token(piece, ended=False)
+            choice = self.candidates[int(scores.argmax())] if told is None else told
+        else:
+            choice = self.translation.special_to_slm(top)
         return Observation(np.array([[choice]]), seen.top_logprobs[line : line + 1, :1], asked_logprobs=scores)
 
     def log_scores(self, look: Look) -> list[float]:

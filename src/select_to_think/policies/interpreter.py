@@ -6,7 +6,8 @@ prompt, rolled back to the last common token where appended text changes it; wha
 
 - *The LLM's choice* (`top_k=1`): the first SLM token in the LLM's greedy text, which is written on until the SLM's
   tokenizer would not go on with that token. What was written beyond it is kept for the next question.
-- *Candidates* (`ids`): see `policies/candidates.py`. The choice beside them is read off the LLM's next token alone.
+- *Candidates* (`ids`): see `policies/candidates.py`. The choice beside them costs nothing: it is what the LLM's next
+  token tells, or the best candidate where that does not tell.
 
 Non-goals: the LLM's whole distribution in SLM tokens, which does not exist: the KL trigger needs one vocabulary.
 """
