@@ -112,8 +112,10 @@ def test_a_stopped_run_goes_on_and_says_so(tmp_path: Path) -> None:
     assert calls == [(n, 60) for n in range(1, 28)]
     assert not (tmp_path / "results.json").exists()
     session = FakeSession()
-    evaluate(session, ITEMS, METHODS, DECODE, out=tmp_path)
+    calls.clear()
+    evaluate(session, ITEMS, METHODS, DECODE, out=tmp_path, progress=lambda *call: calls.append(call))
     assert len(session.streamed) == 60 - 27
+    assert calls == [(20, 60), *((n, 60) for n in range(27, 61))]  # what was there before is no measure of the speed
 
 
 def test_more_methods_join_the_folder_later(tmp_path: Path) -> None:

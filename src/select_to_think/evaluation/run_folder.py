@@ -107,9 +107,9 @@ def begin(out: Path, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
 
 def resumed(
     path: Path, items: Sequence[Item], answer: Callable[[Sequence[Item]], Iterator[ItemRecord]]
-) -> Iterator[ItemRecord]:
-    """The record of every item: those that are stored first, then those that `answer` makes of the others, as they
-    finish; each is stored before it is yielded, and all stand in the file `path` at the end.
+) -> Iterator[int]:
+    """Store the record of every item, those that `answer` makes of the items that are not stored yet as they finish;
+    all stand in the file `path` at the end. Yields how many are stored, first those of before.
 
     Raises S2TError for records that are broken or not about `items`.
     """
@@ -117,16 +117,17 @@ def resumed(
     part = path.with_name(path.name + ".part")
     if path.exists():
         part.unlink(missing_ok=True)  # left by a kill between the two files
-        yield from checked(read_records(path), path, items, complete=True)
+        yield len(checked(read_records(path), path, items, complete=True))
         return
     with Journal(part) as journal:
         stored = [record_from_json(record) for record in journal.records]
         records = {record.id: record for record in checked(stored, journal.path, items)}
-        yield from records.values()
+        if records:
+            yield len(records)
         for record in answer([item for item in items if item.id not in records]):
             journal.append(record.to_json())
             records[record.id] = record
-            yield record
+            yield len(records)
         write_jsonl_atomic(path, (records[item.id].to_json() for item in items))
         journal.remove()
 

@@ -89,7 +89,7 @@ def evaluate(
         begin(folder, run, settings)
         for number, (part, own) in enumerate(parts.items()):
             work = partial(answer, session, part.method, own, select, mentor, allow_code_execution=allow_code_execution)
-            for done, _ in enumerate(resumed(part.path(folder), mine, work), 1):
+            for done in resumed(part.path(folder), mine, work):
                 if progress:
                     progress(number * len(mine) + done, len(parts) * len(mine))
         rows = tabulate(stored_runs(folder), baseline=baseline, prices=prices)
