@@ -28,7 +28,7 @@ LAYERS = (
     ("triggers", "selectors", "verifiers"),
     ("engine", "policies"),
     ("pairs",),
-    ("session", "methods"),
+    ("artefacts", "session", "methods"),
     ("collect", "training", "evaluation"),
     ("analysis", "serving"),
     ("cli", "__main__"),

@@ -64,7 +64,7 @@ def test_s2t_local_runs_from_a_folder_without_ever_loading_an_llm(
         loads.append(path)
         return tiny_loaded(0)
 
-    monkeypatch.setattr("select_to_think.session.load_model", fake_load)
+    monkeypatch.setattr("select_to_think.artefacts.load_model", fake_load)
     session = Session(config)
     select = SelectConfig(trigger="random", trigger_budget=0.5, scorer_mode=mode, score=score)  # type: ignore[arg-type]
     weights = {name: weight.clone() for name, weight in session.slm.model.state_dict().items()}

@@ -1,0 +1,142 @@
+"""What a pair consists of: two models and what was trained and calibrated for them, each loaded when first needed.
+
+`s2t-local` and `distill` never load an LLM, because nothing here loads more than it is asked for.
+
+Non-goals: decoding (`session.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+from select_to_think.config import PairConfig, SelectConfig
+from select_to_think.models.adapter import AdapterSwitch, attach_adapter
+from select_to_think.models.distilled import attach_distilled
+from select_to_think.models.loading import LoadedModel, load_model
+from select_to_think.models.scorer import Scorer, load_scorer
+from select_to_think.models.spelling import Spelling
+from select_to_think.models.translation import Translation
+from select_to_think.models.vocabulary import reserved_ids, share_vocabulary, stop_ids
+from select_to_think.models.words import Words, word_boundaries
+from select_to_think.pairs.bundled import bundled_folder, bundled_model, bundled_notes
+from select_to_think.structures import S2TError
+from select_to_think.triggers.calibration import Calibration
+
+
+class Artefacts:
+    """Models, adapters and thresholds of the pair that a configuration names."""
+
+    def __init__(
+        self, config: PairConfig = PairConfig(), *, slm: LoadedModel | None = None, llm: LoadedModel | None = None
+    ) -> None:
+        """Stand for the pair that `config` names; models given as objects take its place."""
+        self.config = config
+        self.folder = None if slm is not None or config.slm is not None else bundled_folder(config.pair)
+        self._slm, self._llm = slm, llm
+        self._calibration: Calibration | None = None
+        self._scorers: dict[Path, tuple[Scorer, AdapterSwitch]] = {}
+
+    def _load(self, role: str, given: str | None) -> LoadedModel:
+        """Load the model of a role by its name, or from the bundled pair."""
+        path, name = given, given
+        if given is None:
+            if self.folder is None:
+                raise S2TError(f"this needs an {role.upper()}: give one with --{role} NAME_OR_PATH")
+            path, name = str(bundled_model(self.config.pair, role)), f"{self.config.pair}/{role}"
+        assert path is not None
+        config = self.config
+        return load_model(
+            path, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code, name=name
+        )
+
+    @cached_property
+    def slm(self) -> LoadedModel:
+        """The small model."""
+        return self._slm or self._load("slm", self.config.slm)
+
+    @cached_property
+    def llm(self) -> LoadedModel:
+        """The large model."""
+        return self._llm or self._load("llm", self.config.llm)
+
+    @cached_property
+    def shares_vocabulary(self) -> bool:
+        """Whether the LLM has the SLM's tokens; if not, `policies/interpreter.py` stands between them."""
+        return share_vocabulary(self.slm, self.llm)
+
+    @cached_property
+    def translation(self) -> Translation:
+        """Between the SLM's vocabulary and the LLM's."""
+        return Translation(Spelling(self.slm), Spelling(self.llm))
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        return stop_ids(self.slm)
+
+    @cached_property
+    def words(self) -> Words:
+        """Where words begin."""
+        return word_boundaries(self.slm)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What must be said wherever numbers of this pair are shown."""
+        path = None if self.folder is None else bundled_notes(self.config.pair)
+        return list(json.loads(path.read_text(encoding="utf-8"))) if path is not None and path.exists() else []
+
+    @property
+    def calibration(self) -> Calibration:
+        """Thresholds of the triggers. Raises S2TError if there are none for this SLM."""
+        if self._calibration is None:
+            path = self.artefact(self.config.calibration, "calibration.json", "s2t calibrate")
+            self._calibration = Calibration.load(path)
+        if self._calibration.slm_fingerprint != self.slm.fingerprint:
+            raise S2TError(f"the calibration was made for another SLM than {self.slm.name}: run `s2t calibrate` again")
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+
+    def artefact(self, given: str | None, shipped: str, command: str) -> Path:
+        """The path of something trained or calibrated: the given one, or the one that came with the pair."""
+        if given is not None:
+            return Path(given)
+        if self.folder is None:
+            raise S2TError(f"{shipped} is missing for this pair: run `{command}` with these models and name its output")
+        return self.folder / shipped
+
+    def scorer(self, select: SelectConfig) -> tuple[Scorer, AdapterSwitch]:
+        """The scorer of a mode and score, its adapter attached to the SLM and inactive."""
+        shipped = f"scorers/{select.scorer_mode}-{select.score}"
+        path = self.artefact(self.config.scorer, shipped, "s2t train scorer")
+        if path not in self._scorers:
+            self._scorers[path] = load_scorer(path, self.slm), attach_adapter(self.slm, path)
+        return self._scorers[path]
+
+    @property
+    def verifier_folder(self) -> Path:
+        """The folder of the verifier of mentor-mlp."""
+        return self.artefact(self.config.verifier, "verifier", "s2t train verifier")
+
+    @property
+    def distill_folder(self) -> Path:
+        """The folder of the distilled SLM."""
+        return self.artefact(self.config.distill, "distill/kd", "s2t train distill")
+
+    @cached_property
+    def distilled(self) -> AdapterSwitch:
+        """The adapter that makes the SLM the distilled one, attached and inactive."""
+        return attach_distilled(self.slm, self.distill_folder)
+
+    @property
+    def ordinary_vocabulary(self) -> int:
+        """Number of tokens that may be emitted."""
+        return self.slm.vocab_size - len(reserved_ids(self.slm))
+
+    def room(self, *, with_llm: bool) -> int:
+        """Tokens of a prompt and its answer that fit the context."""
+        return min(model.max_positions for model in ((self.slm, self.llm) if with_llm else (self.slm,)))
