@@ -131,10 +131,12 @@ class Listener:
     tokens: list[int] = field(default_factory=list)  # SLM tokens, prompt included
     held: tuple[int, ...] = ()  # LLM tokens in the LLM's context
     written: Written | None = None
+    settled: list[int] = field(default_factory=list)  # SLM tokens of the answer's words that are complete ...
+    rewritten: list[int] = field(default_factory=list)  # ... in LLM tokens
 
     def copy(self) -> Listener:
         """The same sequence for a child."""
-        return replace(self, tokens=list(self.tokens))
+        return replace(self, tokens=list(self.tokens), settled=list(self.settled), rewritten=list(self.rewritten))
 
     def hear(self, request: Extend | Branch | Truncate) -> Generator[Request, Any, Observation | None]:
         """Answer a request in SLM tokens."""
@@ -157,8 +159,8 @@ class Listener:
         text = self.translation.slm.read(answer)
         pieces = self.translation.llm.pieces
         if self.written is None or not self.written.continues(text):
-            self.written = Written.by_others(self.translation.to_llm(answer), pieces, text)
-        while (found := self.settled(self.written, len(text))) is None:
+            self.written = Written.by_others(self.rewrite(answer), pieces, text)
+        while (found := self.told(self.written, len(text))) is None:
             path = (*self.llm_prompt, *self.written.ids)
             yield from self.hold(path[:-1])
             seen = yield Extend("llm", path[len(self.held) :], Observe(top_k=1))
@@ -168,7 +170,7 @@ class Listener:
         token, logprob = found
         return Observation(np.array([[token]]), np.array([[logprob]], np.float32))
 
-    def settled(self, written: Written, start: int) -> tuple[int, float] | None:
+    def told(self, written: Written, start: int) -> tuple[int, float] | None:
         """The SLM token that begins at byte `start` of what the LLM wrote, with the log-probability of the LLM tokens
         that begin in it; None while more must be written to tell."""
         slm, stops = self.translation.slm, self.translation.llm.stops
@@ -201,7 +203,17 @@ class Listener:
             place = bisect_right(self.written.ends, len(text))
             if place >= self.written.own and self.translation.llm.read(self.written.ids[:place]) == text:
                 return self.written.ids[:place]
-        return tuple(self.translation.to_llm(answer))
+        return tuple(self.rewrite(answer))
+
+    def rewrite(self, answer: Sequence[int]) -> list[int]:
+        """The answer as the LLM's tokenizer writes it; of a text that has grown only the last words anew."""
+        if list(answer[: len(self.settled)]) != self.settled:
+            self.settled, self.rewritten = [], []
+        words = self.translation.words(answer[len(self.settled) :])
+        for word in words[:-1]:
+            self.settled += word
+            self.rewritten += self.translation.rewrite(word)
+        return [*self.rewritten, *(self.translation.rewrite(words[-1]) if words else ())]
 
     def hold(self, path: Sequence[int]) -> Generator[Request, Any, None]:
         """Roll the LLM's context back to what it has in common with `path`."""
