@@ -127,8 +127,7 @@ def build_backends(session: Session, kind: str, select: SelectConfig, stack: Exi
     """The models that a method asks, by the names that its policy uses; `stack` undoes what they need."""
     forbidden = sorted(reserved_ids(session.slm))
     if kind == "distill":
-        session.distilled.merge()
-        stack.callback(session.distilled.unmerge)
+        stack.enter_context(session.distilled.folded_in())
     if kind != "s2t-local":
         backends: dict[str, Backend] = {"slm": TransformersBackend(session.slm.model, forbidden=forbidden)}
         if kind in NEEDS_LLM:
@@ -139,8 +138,7 @@ def build_backends(session: Session, kind: str, select: SelectConfig, stack: Exi
     scorer, switch = session.scorer(select)
     rows = scorer.bin_rows
     if scorer.mode == "coupled":
-        switch.merge()
-        stack.callback(switch.unmerge)
+        stack.enter_context(switch.folded_in())
         return {"slm": TransformersBackend(session.slm.model, forbidden=forbidden, bin_rows=rows)}
     stack.callback(switch.set_active, False)
     if scorer.mode == "activated":

@@ -9,8 +9,8 @@ Non-goals: quality. Single times are not comparable between machines; ratios ins
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from select_to_think.engine import Engine
 from select_to_think.evaluation.plain import PlainMentor, run_plain
 from select_to_think.evaluation.timing import Contender, Cost, time_contenders
 from select_to_think.methods import build_backends
-from select_to_think.models.adapter import AdapterSwitch, inject_adapter
+from select_to_think.models.adapter import inject_adapter
 from select_to_think.models.loading import choose_device
 from select_to_think.models.shapes import random_model
 from select_to_think.models.verifier_prompt import VerifierPrompt
@@ -130,7 +130,7 @@ def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
     return [
         timed("greedy", Greedy(limits)),
         Contender("transformers-generate", lambda: run_generate(slm, prompts, config.new_tokens)),
-        timed("s2t-local-coupled", local("slm"), around=lambda: merged(switch)),
+        timed("s2t-local-coupled", local("slm"), around=switch.folded_in),
         timed("s2t-local-proposer", local("scorer")),
         timed("s2t-local-activated", local("slm")),
         timed("s2t-kl", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(), CANDIDATES)),
@@ -140,16 +140,6 @@ def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
         timed("maj@8", vote),
         timed("llm", Greedy(limits, model="llm")),
     ]
-
-
-@contextmanager
-def merged(switch: AdapterSwitch) -> Iterator[None]:
-    """The adapter folded into the weights for the time of the block."""
-    switch.merge()
-    try:
-        yield
-    finally:
-        switch.unmerge()
 
 
 def wanted_names(names: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ Non-goals: what the adapter is for (`models/scorer.py`, `models/distilled.py`), 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -88,6 +89,15 @@ class AdapterSwitch:
                 cast(Tensor, base.weight).copy_(original)
         self._originals = []
         self.active = self.merged = False
+
+    @contextmanager
+    def folded_in(self) -> Iterator[None]:
+        """The adapter is merged for the time of the block."""
+        self.merge()
+        try:
+            yield
+        finally:
+            self.unmerge()
 
     def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The adapter's own parameters, under the names that PEFT gives them in a file."""
