@@ -189,6 +189,7 @@ def row(method: str, domain: str, records: Sequence[dict[str, Any]]) -> dict[str
             key: sum(record["counts"][key] for record in records)
             for key in ("llm_tokens_generated", "llm_tokens_processed", "llm_forwards")
         },
+        "llm_tokens_share": sum(record["counts"]["llm_tokens_generated"] for record in records) / tokens,
     }
 
 

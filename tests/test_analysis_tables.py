@@ -73,12 +73,7 @@ def test_costs_divide_by_items_and_cut_off_answers_are_counted(folder: Path) -> 
     for method, row in rows.items():
         records = records_of(folder, method).values()
         assert row["cut_off"] == sum(record["finish_reason"] == "length" for record in records)
-    assert rows["llm"]["llm_share"] == 1.0
-    assert rows["greedy"]["llm_share"] == rows["s2t-local"]["llm_share"] == 0.0
-    for method in ("s2t", "takeover"):  # one only chooses, the other writes; both are the LLM's tokens
-        records = records_of(folder, method).values()
-        steps = sum(len(record["steps"]) for record in records)
-        assert rows[method]["llm_share"] == steps / sum(record["tokens"] for record in records)
+        assert row["llm_share"] == row["llm_tokens_share"] == row["llm_tokens_generated"] / row["tokens"]
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> Run:

@@ -11,11 +11,12 @@ import pytest
 
 from fake_session import DECODE, METHODS, FakeSession, fake_items, work
 from select_to_think import __version__
-from select_to_think.config import DecodeConfig, PriceConfig, PromptStyle, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, PriceConfig, PromptStyle, SelectConfig
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.metrics import llm_tokens
 from select_to_think.evaluation.results import ResultRow, load_results, read_records
-from select_to_think.evaluation.runner import SharedClock, evaluate
+from select_to_think.evaluation.runner import SharedClock, answer, evaluate
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.structures import S2TError
 
@@ -274,6 +275,15 @@ def test_rows_are_compared_with_the_baseline(tmp_path: Path) -> None:
     assert load_results(tmp_path / "results.json").rows[2] == s2t
     (row, *_) = evaluate(FakeSession(), ITEMS, ["s2t"], DECODE, baseline="llm").rows
     assert row.paired is None
+
+
+def test_tokens_that_the_llm_only_chose_are_its_own_once() -> None:
+    session = FakeSession()
+    (record,) = answer(session, "s2t", DECODE, SelectConfig(), MentorConfig(), ITEMS[:1])
+    chosen = [{"chooser": name} for name in ("llm", "slm", "llm")]
+    for written, share in ((0, 2), (2, 2), (3, 3)):
+        counts = replace(record.counts, llm_tokens_generated=written)
+        assert llm_tokens(replace(record, steps=chosen, counts=counts)) == share
 
 
 def test_costs_are_counted() -> None:

@@ -168,27 +168,11 @@ def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
         "slm_processed_per_answer": None if row.slm_tokens_processed is None else row.slm_tokens_processed / row.n,
         "flops_per_answer": None if row.flops is None else row.flops / row.n,
         "money_per_1000": None if row.money is None else 1000 * row.money / row.n,
-        "llm_share": llm_share(row, run),
+        "llm_share": row.llm_tokens_share,
         "consultations_per_answer": None if row.consultations is None else row.consultations / row.n,
         "mentor_choice_rate": (row.mentor_choices or 0) / row.disagreements if row.disagreements else None,
         "cut_off": cut_off,
     }
-
-
-def llm_share(row: ResultRow, run: Run) -> float | None:
-    """Tokens of the answers that the LLM wrote or chose, over all their tokens.
-
-    What it chose among the SLM's candidates stands in the records only; without them only what it wrote is counted.
-    """
-    records = list(run.records_of(row.method, row.domain))
-    tokens = sum(record.tokens for record in records)
-    if not tokens:
-        return row.llm_tokens_generated / row.tokens if row.tokens else None
-    decided = 0
-    for record in records:
-        chosen = sum(step["chooser"] == "llm" for step in record.steps)
-        decided += max(chosen, record.counts.llm_tokens_generated)  # what it wrote at triggered steps is in both
-    return decided / tokens
 
 
 def domain_table(run: Run) -> Table:

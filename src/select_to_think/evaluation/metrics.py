@@ -100,12 +100,18 @@ def _row(
         truncated=sum(record.finish_reason == "length" for record in records),
         prompts_too_long=sum(record.finish_reason == PROMPT_TOO_LONG for record in records),
         slm_tokens_processed=cost.slm_tokens_processed,
-        llm_tokens_share=cost.llm_tokens_generated / tokens if tokens else None,
+        llm_tokens_share=sum(map(llm_tokens, records)) / tokens if tokens else None,
         flops=known_sum(record.flops for record in records),
         money=money(cost, prices),
         seeds=len(right),
         **({name: getattr(cost, name) for name in MENTOR_COUNTS} if method in MENTOR else {}),
     )
+
+
+def llm_tokens(record: ItemRecord) -> int:
+    """Tokens of an answer that the LLM wrote, or chose at a triggered step (what it did by both counts once)."""
+    chosen = [step["chooser"] for step in record.steps].count("llm")
+    return max(chosen, record.counts.llm_tokens_generated)
 
 
 def accuracy_stderr(right: NDArray[np.bool_]) -> float | None:

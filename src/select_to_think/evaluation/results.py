@@ -55,7 +55,7 @@ class ResultRow:
     truncated: int | None = None  # answers cut off by the token limit
     prompts_too_long: int | None = None  # prompts that do not fit the context: not answered, counted as wrong
     slm_tokens_processed: int | None = None  # tokens fed through the SLM
-    llm_tokens_share: float | None = None  # llm_tokens_generated / tokens
+    llm_tokens_share: float | None = None  # tokens that the LLM wrote or chose / tokens
     flops: float | None = None  # floating-point operations of both models, estimated from their shapes
     money: float | None = None  # in the currency of the prices; None without prices
     seeds: int = 1  # runs that differ by seed; counts are summed over them
