@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "select_to_think"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LARGEST_PAIR = 40 * 2**20  # bytes
+LARGEST_LLM = 15 * 2**20  # of demo-x
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,14 @@ def test_the_bundled_pair_is_complete_and_small() -> None:
             assert (folder / role / name).is_file(), f"{role}/{name} is missing"
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= LARGEST_PAIR
     assert not [path for path in folder.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl", ".ckpt"}]
+
+
+def test_the_pair_of_two_vocabularies_holds_an_llm_and_nothing_twice() -> None:
+    folder = PACKAGE / "pairs" / "demo-x"
+    assert {path.name for path in folder.iterdir()} == {"llm", "notes.json"}
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md"):
+        assert (folder / "llm" / name).is_file(), f"llm/{name} is missing"
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= LARGEST_LLM
 
 
 def test_the_installed_version_is_that_of_the_package() -> None:
