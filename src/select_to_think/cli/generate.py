@@ -18,7 +18,7 @@ from select_to_think.structures import Generation, S2TError
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
-EXAMPLE = 's2t generate "Today Kim has 31 pens. ..."'
+EXAMPLE = 's2t generate "Today Ida has 23 keys. ..."'
 
 
 def generate(
