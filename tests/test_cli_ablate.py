@@ -26,7 +26,9 @@ def test_a_grid_becomes_a_table_and_a_figure(tmp_path: Path, capsys: pytest.Capt
     assert figure.startswith("<?xml") and "1 tokens" in figure and "Accuracy (%)" in figure
     assert json.loads((out / "ablation.json").read_text()) == payload
     assert app.main(["ablate", *FEW, *grid]) == 0
-    assert "100" in capsys.readouterr().out and (out / "ablation.svg").read_text() == figure
+    shown = capsys.readouterr().out
+    assert all(f"{100 * cell['llm_tokens_share']:.1f} %" in shown for cell in cells)
+    assert (out / "ablation.svg").read_text() == figure
 
 
 @pytest.mark.parametrize(
