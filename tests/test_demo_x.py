@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from select_to_think.cli import app
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.models.loading import load_model
 from select_to_think.models.vocabulary import reserved_ids
@@ -60,3 +62,9 @@ def test_llm_alone_writes_what_it_writes_by_itself(session: Session, questions: 
     alone = Session(slm=session.llm).generate(questions, "greedy", DecodeConfig(max_new_tokens=200))
     apart = session.generate(questions, "llm", DecodeConfig(max_new_tokens=200))
     assert [answer.text for answer in apart] == [answer.text for answer in alone]
+
+
+def test_the_demo_runs_without_what_needs_one_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["demo", "--pair", "demo-x", "--limit", "1", "--out", str(tmp_path / "run"), "--json"]) == 0
+    payload = json.loads(capsys.readouterr().out)
+    assert payload["measure"] == [] and {"s2t", "mentor-mlp", "distill"} <= {r["method"] for r in payload["results"]}

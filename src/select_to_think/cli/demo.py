@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 LOCAL = "s2t-local"
-METHODS = ("greedy", "maj@8", LOCAL, "s2t", "takeover", "mentor-free", "llm")
-SHIPPED = {"mentor-mlp": "verifier", "distill": "distill/kd"}  # methods whose trained part may come with the pair
+METHODS = ("greedy", "maj@8", LOCAL, "distill", "mentor-free", "mentor-mlp", "s2t", "takeover", "llm")
 SPLIT = "test"
 
 BigBatches = Annotated[DecodeConfig, Only(("max_new_tokens", "max_batch", "seed"), (("max_batch", 128),))]
@@ -58,43 +57,31 @@ def demo(
     items = load_pair_split(SPLIT, limit_per_domain=limit)
     folder = folder_for("demo", out, pair, decode, select, limit)
     session = Session.load(pair)
-    methods = offered(session)
-    note(f"{len(items)} test problems, {len(methods)} methods; everything goes to {folder}")
-    results = run_methods(session, items, methods, decode, select, folder)
+    note(f"{len(items)} test problems, {len(METHODS)} methods; everything goes to {folder}")
+    results = run_methods(session, items, decode, select, folder)
     scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, decode, select, folder)}
-    measured = run_measure(session, items, decode, select, folder)
+    measured = run_measure(session, items, decode, select, folder) if session.shares_vocabulary else None
     item = telling_item(folder, items)
     example = session.generate([item.question], LOCAL, decode, select)[0]
     page = write_report([folder], folder / REPORT)
     payload = {
         **results.to_json(),
         "scorers": {name: [asdict(row) for row in rows] for name, rows in scorers.items()},
-        "measure": measured["results"],
+        "measure": [] if measured is None else measured["results"],
         "example": describe(item.question, example, session.text),
         "report": str(page),
     }
     return Reply(payload, lambda console: show(console, session, results, scorers, measured, item, example, page))
 
 
-def offered(session: Session) -> tuple[str, ...]:
-    """The methods that the pair can show: those that need nothing trained, and those whose trained part it brings."""
-    assert session.folder is not None
-    return (*METHODS, *(name for name, part in SHIPPED.items() if (session.folder / part).exists()))
-
-
 def run_methods(
-    session: Session,
-    items: list[Item],
-    methods: tuple[str, ...],
-    decode: DecodeConfig,
-    select: SelectConfig,
-    folder: Path,
+    session: Session, items: list[Item], decode: DecodeConfig, select: SelectConfig, folder: Path
 ) -> Results:
     """Every method over every item."""
     from select_to_think.evaluation.runner import evaluate
 
     with progress("1/3 answering") as report:
-        return evaluate(session, items, methods, decode, select, out=folder, progress=report)
+        return evaluate(session, items, METHODS, decode, select, out=folder, progress=report)
 
 
 def scorer_name(select: SelectConfig) -> str:
@@ -182,7 +169,7 @@ def show(
     session: Session,
     results: Results,
     scorers: dict[str, list[ResultRow]],
-    measured: dict[str, Any],
+    measured: dict[str, Any] | None,
     item: Item,
     example: Generation,
     page: Path,
@@ -190,7 +177,8 @@ def show(
     """The tables, the worked example, and where the report lies."""
     evaluate_command.show(console, page.parent, results)
     console.print(scorer_table(scorers))
-    measure_command.show(console, measured)
+    if measured is not None:
+        measure_command.show(console, measured)
     console.print("\nOne problem that greedy decoding fails and s2t-local solves:\n", style="bold")
     show_generation(console, item.question, example, session.text)
     console.print(f"\nright answer: {item.answer}", markup=False)
