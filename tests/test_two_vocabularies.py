@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
@@ -24,18 +25,23 @@ from select_to_think.evaluation.settings import method_settings
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.spelling import Spelling
 from select_to_think.models.translation import Translation
+from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.vocabulary import reserved_ids
+from select_to_think.models.words import word_boundaries
 from select_to_think.pairs.tokenizer import Pieces, train_tokenizer
 from select_to_think.policies.base import Limits
 from select_to_think.policies.candidates import Question
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.interpreter import Listener, interpret
+from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.session import Session
 from select_to_think.structures import PromptTooLong, S2TError
 from select_to_think.triggers.calibration import Calibration
 from select_to_think.triggers.random import RandomTrigger
+from select_to_think.verifiers.coin import CoinVerifier
+from select_to_think.verifiers.free import FreeVerifier
 from tiny import tiny_model
 
 TEXTS = ("Today Ann has 12 pens.", "Which town is 199 + 7?", "Émile: 😀 中文!")
@@ -60,11 +66,12 @@ def ids(model: LoadedModel, text: str) -> list[int]:
 def run(policy, slm, llm, between=None, rows=4):
     backends = {
         name: TransformersBackend(model.model, forbidden=[*reserved_ids(model), 1])
-        for name, model in (("slm", slm), ("llm", llm))
+        for name, model in (("slm", slm), ("llm", llm), ("verifier", slm))
     }
 
     def start(text):
-        own = policy.run(ids(slm, text), text)
+        asked = replace(policy.about(text), guesses=between is None) if isinstance(policy, Mentor) else policy
+        own = asked.run(ids(slm, text), text)
         return own if between is None else interpret(own, between, ids(slm, text), ids(llm, text), 512)
 
     results = dict(Engine(backends, rows).run((i, start(text)) for i, text in enumerate(TEXTS)))
@@ -74,10 +81,14 @@ def run(policy, slm, llm, between=None, rows=4):
 
 def policies():
     limits = Limits(frozenset({STOP}), 20)
+    mentor = MentorConfig()
+    asked = VerifierPrompt(loaded(), mentor.verifier_template, mentor.verifier_opening)
     return {
         "llm": Greedy(limits, model="llm"),
         "takeover": Select(limits, RandomTrigger(0.5), LLMSelector(takeover=True), 6),
         "s2t": Select(limits, RandomTrigger(0.5), LLMSelector(), 6),
+        "mentor-coin": Mentor(limits, word_boundaries(loaded()), CoinVerifier(), 0.7, 4),
+        "mentor-free": Mentor(limits, word_boundaries(loaded()), FreeVerifier(asked, "debiased"), 0.7, 4),
     }
 
 
@@ -95,8 +106,10 @@ def test_with_twice_the_same_vocabulary_nothing_changes(method) -> None:
                 b.llm_top_token,
                 b.chooser,
             )
-            assert a.scores == pytest.approx(b.scores, abs=1e-4)
+            assert a.segments == b.segments and a.scores == pytest.approx(b.scores, abs=1e-4)
             assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+    if method.startswith("mentor"):
+        assert {step.chooser for r in shared for step in r.steps if step.segments} == {"slm", "llm"}
     if method == "llm":
         assert [r.counts.llm_forwards for r in shared] == [r.counts.llm_forwards for r in apart]
 
