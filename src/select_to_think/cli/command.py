@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -47,16 +47,21 @@ def add_command(app: typer.Typer, name: str, function: Command, *, resume: str =
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
         except Exception as error:
-            line = explain(error)
-            if line is None:
-                raise
-            print_error(line)
-            raise typer.Exit(USER_ERROR) from None
+            refuse(error)
 
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), JSON_FLAG])  # type: ignore[attr-defined]
     run.__annotations__ = {**work.__annotations__, "json": JSON_FLAG.annotation}
     run.__doc__ = inspect.getdoc(function)
     app.command(name)(run)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """End with one line and exit code 2 if the user can mend the error; otherwise raise it on."""
+    line = explain(error)
+    if line is None:
+        raise error
+    print_error(line)
+    raise typer.Exit(USER_ERROR) from None
 
 
 def print_error(line: str) -> None:

@@ -6,8 +6,8 @@ import sys
 
 import typer
 
-from select_to_think.cli.command import print_error, quiet_libraries
-from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
+from select_to_think.cli.command import quiet_libraries, refuse
+from select_to_think.cli.errors import INTERRUPTED, USER_ERROR
 from select_to_think.structures import S2TError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -26,11 +26,7 @@ def lm_eval(context: typer.Context) -> None:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        print_error(line)
-        raise typer.Exit(USER_ERROR) from None
+        refuse(error)
 
 
 def run_harness(arguments: list[str]) -> None:
