@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,15 +93,23 @@ def scorer(
     return Reply(payload, lambda console: show_scorer(console, payload))
 
 
+def show_epochs(
+    console: Console, title: str, columns: Mapping[str, str], epochs: Sequence[Mapping[str, float]]
+) -> None:
+    """One line per epoch: training loss and what the evaluation said (heading -> name), blank where it said nothing."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("epoch", "train loss", *columns):
+        table.add_column(heading, justify="right")
+    for epoch in epochs:
+        values = (epoch.get(name) for name in ("train_loss", *columns.values()))
+        table.add_row(f"{epoch['epoch']:g}", *("" if value is None else f"{value:.4f}" for value in values))
+    console.print(table)
+
+
 def show_scorer(console: Console, payload: dict[str, Any]) -> None:
     """One line per epoch, and what to do next."""
-    table = Table(title=f"{payload['mode']} scorer, {payload['score']} score", title_justify="left")
-    for heading in ("epoch", "train loss", "validation loss", "agree_at_1", "Spearman"):
-        table.add_column(heading, justify="right")
-    for epoch in payload["epochs"]:
-        values = (epoch["train_loss"], epoch["loss"], epoch["agree_at_1"], epoch["spearman"])
-        table.add_row(f"{epoch['epoch']:g}", *(f"{value:.4f}" for value in values))
-    console.print(table)
+    columns = {"validation loss": "loss", "agree_at_1": "agree_at_1", "Spearman": "spearman"}
+    show_epochs(console, f"{payload['mode']} scorer, {payload['score']} score", columns, payload["epochs"])
     console.print(
         f"greedy agrees with the LLM's choice at {payload['greedy_agree_at_1']:.3f} of the held-out groups, "
         f"the scorer at {payload['agree_at_1']:.3f}; {payload['trainable_parameters']:,} parameters, "
@@ -174,13 +182,9 @@ def distill(
 
 def show_distill(console: Console, payload: dict[str, Any]) -> None:
     """One line per epoch."""
-    table = Table(title=f"distilled SLM, {payload['kind']}", title_justify="left")
-    for heading in ("epoch", "train loss", "nats per token", "agreement"):
-        table.add_column(heading, justify="right")
-    for epoch in ({"epoch": 0, **payload["before"]}, *payload["epochs"]):
-        values = (epoch.get(name) for name in ("train_loss", "nats_per_token", "agreement"))
-        table.add_row(f"{epoch['epoch']:g}", *("" if value is None else f"{value:.4f}" for value in values))
-    console.print(table)
+    columns = {"nats per token": "nats_per_token", "agreement": "agreement"}
+    epochs = [{"epoch": 0, **payload["before"]}, *payload["epochs"]]
+    show_epochs(console, f"distilled SLM, {payload['kind']}", columns, epochs)
     console.print(
         f"{payload['trainable_parameters']:,} parameters, {payload['answers']:,} answers with {payload['tokens']:,} "
         f"tokens, {payload['steps']:,} steps, {payload['seconds']:.0f} s",

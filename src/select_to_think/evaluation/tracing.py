@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +42,8 @@ def make_record(
         meta=item.meta,
         allow_code_execution=allow_code_execution,
     )
-    return ItemRecord(
-        id=item.id,
-        domain=item.domain,
-        method=method,
-        question=item.question,
-        answer=item.answer,
+    return replace(
+        unasked_record(item, method, prompt_tokens),
         text=generation.text,
         extracted=verdict.extracted,
         right=verdict.right,
@@ -59,8 +56,6 @@ def make_record(
         fired=generation.fired_count,
         flips=generation.flip_count,
         votes=list(generation.votes),
-        subject=subject_of(item),
-        prompt_tokens=prompt_tokens,
         flops=estimated_flops(session, generation.counts, (prompt_tokens + len(generation.tokens)) / 2),
     )
 
