@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ def test_hub_row_and_local_record_are_the_same_item(name, tmp_path, monkeypatch)
     split = found.default_split
     (item,) = found.load()
     assert calls == [(found.hub, found.config, found.splits[split].hub, found.revision)]
+    assert re.fullmatch("[0-9a-f]{40}", found.revision)
     assert (item.id, item.answer) == EXPECTED[name]
     assert (item.domain, item.split, item.answer_type) == (name, split, found.answer_type)
     row = found.to_record(ROWS[name], 0, split)

@@ -58,7 +58,7 @@ class Benchmark:
     split_of: Callable[[Row], str] | None = None  # the split of a hub row, where the hub divides the rows otherwise
     hub: str | None = None  # the data set's name on the hub
     config: str | None = None
-    revision: str | None = None  # a commit; None: not verified, see the benchmark's docstring
+    revision: str | None = None  # the hub's commit
     default_split: str = "test"
     solution: str = "The answer is {answer}."  # how a solved example ends in a few-shot prompt
 

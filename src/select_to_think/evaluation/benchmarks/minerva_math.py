@@ -1,7 +1,4 @@
-"""Minerva Math: 272 university problems of science and mathematics (OCWCourses; Lewkowycz et al. 2022).
-
-The revision of the hub's data set could not be verified while this was written: the newest one is taken.
-"""
+"""Minerva Math: 272 university problems of science and mathematics (OCWCourses; Lewkowycz et al. 2022)."""
 
 from __future__ import annotations
 
@@ -22,4 +19,5 @@ BENCHMARK = Benchmark(
     splits={"test": Split("test", "test", ("minerva_math", "minerva_math_test"))},
     to_record=to_record,
     hub="math-ai/minervamath",
+    revision="ee46ddc498933b1977577953250ca5c66be64f96",
 )

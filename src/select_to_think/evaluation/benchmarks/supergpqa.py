@@ -1,7 +1,4 @@
-"""SuperGPQA: graduate-level questions of 285 fields with up to ten choices (M-A-P Team 2025); evaluation only.
-
-The revision of the hub's data set could not be verified while this was written: the newest one is taken.
-"""
+"""SuperGPQA: graduate-level questions of 285 fields with up to ten choices (M-A-P Team 2025); evaluation only."""
 
 from __future__ import annotations
 
@@ -30,5 +27,6 @@ BENCHMARK = Benchmark(
     splits={"test": Split("test", "train", ("supergpqa", "supergpqa_test"))},
     to_record=to_record,
     hub="m-a-p/SuperGPQA",
+    revision="4430d4458112c7d4497fdcf94d7cc223313d6acf",
     solution="The answer is ({answer}).",
 )
