@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 METHOD = "s2t-local"
 GENERATE = """
-task: s2t_written
-dataset_path: json
-dataset_kwargs: {data_files: {test: ITEMS}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{question}}"
 doc_to_target: "{{answer}}"
 generation_kwargs: {until: ["<never>"], max_gen_toks: 128, do_sample: false}
 filter_list:
@@ -40,21 +34,26 @@ filter_list:
     filter:
       - {function: regex, regex_pattern: "The answer is (.+?)[.]", group_select: -1}
       - {function: take_first}
-metric_list:
-  - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}
 """
 CHOOSE = """
-task: s2t_chosen
-dataset_path: json
-dataset_kwargs: {data_files: {test: ITEMS}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}}"
 doc_to_choice: ["The answer is 7.", "The answer is Monday."]
 doc_to_target: 0
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
 """
+
+
+def write_task(folder: Path, name: str, output_type: str, metric: str, rest: str) -> None:
+    """Write the task `name` over `items.jsonl` of the same folder."""
+    text = f"""
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder / "items.jsonl"}}}}}
+test_split: test
+output_type: {output_type}
+doc_to_text: "{{{{question}}}}"
+metric_list:
+  - {{metric: {metric}, aggregation: mean, higher_is_better: true}}
+{rest}"""
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +73,32 @@ def requests(*arguments: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def harness_run(items: list[Item], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The output folder and the log of one run of the program over both tasks."""
+def tasks(items: list[Item], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two tasks of the harness over the items."""
     folder = tmp_path_factory.mktemp("harness")
     lines = (json.dumps({"id": item.id, "question": item.question, "answer": item.answer}) + "\n" for item in items)
     (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-    for name, text in (("written", GENERATE), ("chosen", CHOOSE)):
-        (folder / f"{name}.yaml").write_text(text.replace("ITEMS", str(folder / "items.jsonl")), encoding="utf-8")
+    write_task(folder, "s2t_written", "generate_until", "exact_match", GENERATE)
+    write_task(folder, "s2t_chosen", "multiple_choice", "acc", CHOOSE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def harness_run(tasks: Path) -> tuple[Path, str]:
+    """The output folder and the log of one run of the program over both tasks."""
     command = [sys.executable, "-m", "select_to_think", "lm-eval", "--model", "s2t"]
     command += ["--model_args", f"pair=demo,method={METHOD}", "--tasks", "s2t_written,s2t_chosen"]
-    command += ["--include_path", str(folder), "--apply_chat_template", "--log_samples"]
-    offline = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    command += ["--include_path", str(tasks), "--apply_chat_template", "--log_samples"]
+    offline = {"HF_HOME": str(tasks / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     done = subprocess.run(
-        [*command, "--output_path", str(folder / "out")],
+        [*command, "--output_path", str(tasks / "out")],
         env={**os.environ, **offline, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         timeout=400,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "out", done.stdout + done.stderr
+    return tasks / "out", done.stdout + done.stderr
 
 
 def samples(out: Path, task: str) -> list[dict[str, Any]]:
