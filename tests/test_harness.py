@@ -7,6 +7,8 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -259,3 +261,58 @@ def test_a_missing_harness_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: p
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
     assert app.main(("lm-eval", "--tasks", "x")) == 2
     assert capfd.readouterr().err == "error: lm-eval is missing: run `pip install 'select-to-think[lm-eval]'`\n"
+
+
+@pytest.fixture
+def program(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    """The program in this process, silent, knowing our two tasks only (the harness's own take seconds to read)."""
+    import datasets
+    from lm_eval.tasks import TaskManager
+
+    monkeypatch.setattr("lm_eval.__main__.setup_logging", lambda: None)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", partial(TaskManager, include_defaults=False))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    return lambda flags: app.main(("lm-eval", "--model", "s2t", "--include_path", str(tasks), *flags.split()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--tasks s2t_writen", "Tasks not found: s2t_writen; did you mean 's2t_written'?"),
+        ("--tasks s2t_written,gsm9k", "Tasks not found: gsm9k; `s2t lm-eval ls tasks` lists"),
+        ("--tasks nowhere/task.yaml", "nowhere/task.yaml; `s2t lm-eval ls tasks` lists"),
+        ("--config nowhere.yaml", "Config file not found"),
+        ("--tasks s2t_written --log_samples", "Specify --output_path"),
+        ("--tasks s2t_written --model s3t", "no model for this name"),
+        ("--tasks s2t_written --model_args methd=s2t", "did you mean 'method'?"),
+    ],
+)
+def test_what_the_harness_refuses_is_one_line(
+    program: Callable[[str], int], capfd: pytest.CaptureFixture[str], flags: str, words: str
+) -> None:
+    assert program(flags) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words in line
+
+
+def test_model_args_that_are_none_end_with_the_harness_s_line(
+    program: Callable[[str], int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert program("--tasks s2t_written --model_args pair=demo,method") == 2
+    assert capfd.readouterr().err.splitlines()[-1].endswith("expected `key=value`, got 'method'")
+
+
+@pytest.mark.parametrize(
+    ("place", "defect"),
+    [
+        ("session.Session.load", lambda *_: int("before the model is asked")),
+        ("evaluation.harness.HarnessModel.job", lambda *_: int("while it is asked")),
+        ("evaluation.harness.HarnessModel.generate_until", lambda *_, **__: [7]),  # the harness stumbles over it later
+    ],
+)
+def test_defects_of_ours_keep_their_traceback(
+    program: Callable[[str], int], monkeypatch: pytest.MonkeyPatch, place: str, defect: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(f"select_to_think.{place}", defect)
+    with pytest.raises((ValueError, TypeError)):
+        program("--tasks s2t_written --model_args method=greedy --apply_chat_template")
