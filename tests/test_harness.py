@@ -18,6 +18,7 @@ import pytest
 from select_to_think.cli import app
 from select_to_think.config import DecodeConfig
 from select_to_think.evaluation.items import Item, load_pair_split
+from select_to_think.evaluation.results import read_records
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.session import Session
@@ -221,6 +222,19 @@ def test_repeated_requests_are_drawn_apart(items: list[Item]) -> None:
 def test_no_special_token_is_written_twice(model: HarnessModel, items: list[Item]) -> None:
     prompt = model.apply_chat_template([{"role": "user", "content": items[0].question}])
     assert model.tok_encode(prompt) == model.session.prompt(items[0].question, 1, with_llm=False)
+
+
+@pytest.mark.parametrize("method", ["sample", "maj@3"])
+def test_drawn_answers_are_those_of_our_evaluation(items: list[Item], tmp_path: Path, method: str) -> None:
+    from select_to_think.evaluation.harness import HarnessModel
+
+    decode = DecodeConfig(temperature=1.5, seed=3)
+    evaluate(Session.load(), items, [method], decode, out=tmp_path)
+    records = read_records(tmp_path / f"records-{method}.jsonl")
+    model = HarnessModel(method=method, temperature=1.5, seed=3)
+    prompts = [model.apply_chat_template([{"role": "user", "content": item.question}]) for item in items]
+    settings = {"until": [], "max_gen_toks": decode.max_new_tokens}
+    assert model.generate_until(requests(*((prompt, settings) for prompt in prompts))) == [r.text for r in records]
 
 
 @pytest.mark.parametrize(

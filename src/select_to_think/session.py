@@ -87,6 +87,8 @@ class Session(Artefacts):
     ) -> Iterator[tuple[int, Generation]]:
         """Yield (index, answer) as answers finish, batched over all questions.
 
+        Random choices follow from `decode.seed` and the token ids of the prompt.
+
         Args:
             questions: read lazily.
             method: a name of `policies/table.py`.
@@ -110,7 +112,7 @@ class Session(Artefacts):
                 own = replace(policy, extract=lambda tokens: find(index, self.text(tokens, stop)))
             if isinstance(policy, Mentor):
                 own = policy.about(question if isinstance(question, str) else self.text(question))
-            run = own.run(prompt, f"{decode.seed}/{question}")
+            run = own.run(prompt, f"{decode.seed}/{prompt}")
             return self.over_llm(run, question, prompt) if kind in NEEDS_LLM else run
 
         with ExitStack() as stack:
