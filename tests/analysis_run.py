@@ -27,11 +27,11 @@ Choose = Callable[[str, Sequence[str]], str]
 class Trace:
     """Writes one answer token by token, with code-point offsets of the triggered steps."""
 
-    def __init__(self, method: str, item: str) -> None:
+    def __init__(self, method: str, item: str, seed: int) -> None:
         self.method, self.text, self.steps = method, "", []
         self.tokens = 0
         self.taste = random.Random(f"taste {item}")  # what the small model prefers: the same under every method
-        self.luck = random.Random(f"{method} {item}")
+        self.luck = random.Random(f"{method} {item}{f' {seed}' if seed else ''}")
 
     def say(self, words: str) -> None:
         """Tokens on which both models agree."""
@@ -121,15 +121,15 @@ def names(rng: random.Random, choose: Callable[[], Trace], link: str, ask: str) 
     return f"{' '.join(facts)} {ask.format(chain[0])}", chain[-1], at, trace
 
 
-def answer(domain: str, item: str, method: str) -> dict[str, Any]:
-    """The record of one item under one method."""
+def answer(domain: str, item: str, method: str, seed: int = 0) -> dict[str, Any]:
+    """The record of one item under one method with one seed."""
     rng = random.Random(f"item {item}")
     tasks = {
         "arithmetic": lambda make: arithmetic(rng, make),
         "facts": lambda make: names(rng, make, "lies in", "In what place does {} lie in the end?"),
         "logic": lambda make: names(rng, make, "comes right before", "Who comes last, starting from {}?"),
     }
-    question, gold, given, trace = tasks[domain](lambda: Trace(method, item))
+    question, gold, given, trace = tasks[domain](lambda: Trace(method, item, seed))
     trace.say(f" The answer is {given}.")
     tokens = trace.tokens * (8 if method == "maj@8" else 1)
     read = {"takeover": 1.0, "s2t": 1.1, "mentor-free": 0.5, "llm": 1.0}.get(method, 0.0)
@@ -219,6 +219,12 @@ def measurement() -> dict[str, Any]:
     return {"schema": 1, "results": rows, "provenance": {"seed": 0}}
 
 
+def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write one file of records."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
 def make_run(
     folder: Path,
     *,
@@ -227,8 +233,12 @@ def make_run(
     domains: Sequence[str] = DOMAINS,
     hostile: bool = False,
     measured: bool = True,
+    seeds: Sequence[int] = (0,),
 ) -> Path:
-    """Write a run folder and return it. `hostile`: the first item of each domain holds text that tries to break out."""
+    """Write a run folder and return it.
+
+    `hostile`: the first item of each domain holds text that tries to break out. `seeds`: of `sample` and `maj@8`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for method in methods:
@@ -242,15 +252,19 @@ def make_run(
                     step["end"] += len(HOSTILE)
                 for step in record["steps"][:1]:
                     step["candidates"][0]["text"] = HOSTILE
-        rows += [row(method, d, [r for r in records if r["domain"] == d]) for d in domains]
-        rows.append(row(method, "all", records))
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        (folder / f"records-{method}.jsonl").write_text(lines, encoding="utf-8")
+        write_records(folder / f"records-{method}.jsonl", records)
+        others = seeds[1:] if method in ("sample", "maj@8") else ()
+        for seed in others:
+            more = [answer(d, f"{d}-{i:04d}", method, seed) for d in domains for i in range(per_domain)]
+            write_records(folder / f"seed-{seed}" / f"records-{method}.jsonl", more)
+            records += more
+        pooled = {**{d: [r for r in records if r["domain"] == d] for d in domains}, "all": records}
+        rows += [{**row(method, domain, of), "seeds": 1 + len(others)} for domain, of in pooled.items()]
     provenance = {
         "versions": {"python": "3.11.9", "torch": "2.13.0", "select-to-think": "0.1.0"},
         "git_hash": "0123abc",
         "dirty": False,
-        "seeds": [0],
+        "seeds": list(seeds),
         "device": "cpu",
         "config": {"decode": {"max_new_tokens": 128}, "select": {"trigger": None, "trigger_budget": 0.1}},
         "notes": ["The small model was trained on texts with deliberate mistakes (a made-up remark)."],

@@ -356,6 +356,26 @@ def test_two_runs_are_filtered_apart(browser: Browser, folder: Path, tmp_path: P
     page.context.close()
 
 
+def test_every_seed_can_be_read(browser: Browser, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "seeds", per_domain=5, methods=("greedy", "sample", "s2t"), seeds=(0, 7))
+    run = load_run(folder, name="seeds")
+    page = opened(browser, write_report([folder], tmp_path / "report.html"))
+    for seed in (0, 7):
+        right = [record.id for record in run.answers("sample", seed).values() if record.right]
+        assert choose(page, method=f"sample, seed {seed}", outcome="right") == right
+        fixed = [item for item in run.answers("sample", seed) if run.change("sample", item, seed) == "fixed"]
+        assert choose(page, method=f"sample, seed {seed}", outcome="fixed") == fixed
+    choose(page, method="greedy")
+    chips = page.locator("#item-detail .chip")
+    assert [words[2:] for words in chips.all_inner_texts()] == ["greedy", "sample, seed 0", "sample, seed 7", "s2t"]
+    page.locator("#item-detail .chip", has_text="seed 7").click()
+    assert page.locator("#item-detail .answer .method").all_text_contents() == ["greedy", "sample, seed 7"]
+    shown = page.locator("#item-detail .answer-text").last.text_content()
+    assert shown == next(iter(run.answers("sample", 7).values())).text
+    assert page.messages == []  # type: ignore[attr-defined]
+    page.context.close()
+
+
 def test_the_page_reads_without_a_script(browser: Browser, report: Path, folder: Path) -> None:
     page = opened(browser, report, java_script_enabled=False)
     assert page.locator("#results table").first.is_visible()

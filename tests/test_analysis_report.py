@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,24 @@ def test_two_runs_share_a_page(folder: Path, tmp_path: Path) -> None:
     payload = json.loads(Page(page).scripts[0])
     assert {entry["run"] for entry in payload["entries"]} == {"hostile", "second"}
     assert "s2t-local · second" in page
+
+
+def test_every_seed_is_an_entry_beside_the_baseline_with_that_seed(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", per_domain=9, methods=("greedy", "sample", "maj@8"), seeds=(3, 1))
+    (run,) = load_runs([folder])
+    entries = select([run]).payload["entries"]
+    names = ["greedy", "sample, seed 3", "sample, seed 1", "maj@8, seed 3", "maj@8, seed 1"]
+    assert [entry["name"] for entry in entries] == names
+    assert [entry["against"] for entry in entries] == [0] * 5
+    for entry in entries[1:]:
+        right = [run.answers(method, entry["seed"]) for method in ("greedy", entry["method"])]
+        fixed = [item for item in right[0] if not right[0][item].right and right[1][item].right]
+        assert entry["changes"]["fixed"] == len(fixed)
+    assert entries[1]["changes"] != entries[2]["changes"]
+    drawn = replace(run, rows=tuple(replace(row, baseline="sample") for row in run.rows))
+    assert [entry["against"] for entry in select([drawn]).payload["entries"]] == [1, 1, 2, 1, 2]
+    single = make_run(tmp_path / "single", per_domain=2)
+    assert [entry["name"] for entry in select(load_runs([single])).payload["entries"]] == list(METHODS)
 
 
 def test_a_small_page_still_shows_every_domain_and_every_kind_of_change(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis_run import DOMAINS, METHODS, make_run
+from fake_session import FakeSession, fake_items
 from select_to_think.analysis.charts import CostAxis, pareto_front
 from select_to_think.analysis.documents import DOCUMENTS
 from select_to_think.analysis.figures import write_figures
@@ -35,6 +36,7 @@ from select_to_think.analysis.tables import (
     subject_table,
     with_prefix,
 )
+from select_to_think.evaluation.runner import evaluate
 from select_to_think.evaluation.statistics import paired_difference
 from select_to_think.structures import S2TError
 
@@ -110,6 +112,27 @@ def test_counts_that_the_run_wrote_down_are_shown_as_they_are(tmp_path: Path) ->
     assert run.baseline == "llm"
     assert [(line["method"], line["difference"]) for line in paired_table(run).rows] == [("greedy", 0.5)]
     assert "Points against llm" in to_markdown(paired_table(run))
+
+
+def test_subjects_count_every_seed_as_the_result_rows_do(tmp_path: Path) -> None:
+    items = [replace(item, meta={"subject": item.domain}) for item in fake_items()]
+    session: Any = FakeSession()
+    evaluate(session, items, ["greedy", "sample", "s2t"], out=tmp_path, seeds=[4, 0])
+    run = load_run(tmp_path, name="run")
+    expected = {(row.method, row.domain): (row.accuracy, row.stderr) for row in run.rows if row.domain != "all"}
+    found = {
+        (method, row["subject"]): (row[f"accuracy:{method}"], row[f"stderr:{method}"])
+        for row in subject_table(run).rows
+        for method in run.methods
+    }
+    assert found.keys() == expected.keys()
+    for key, values in expected.items():
+        assert found[key] == pytest.approx(values), key
+    assert {row["n"] for row in subject_table(run).rows} == {5}
+    first, second = (run.answers("sample", seed) for seed in (4, 0))
+    assert list(run.records["sample"]) == [4, 0] and first != second
+    both = [(first[item].right + second[item].right) / 2 for item in first]
+    assert list(run.shares_right("sample").values()) == both and 0.5 in both
 
 
 def test_subjects_are_tabled_apart(tmp_path: Path) -> None:

@@ -12,14 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from select_to_think.analysis.runs import ALL, Run, load_runs
+from select_to_think.analysis.runs import ALL, Records, Run, load_runs
 from select_to_think.analysis.tables import DOMAIN, Column, Table
-from select_to_think.evaluation.results import ItemRecord, read_records
 from select_to_think.files import read_json
 from select_to_think.structures import S2TError, unknown_name
 
 Outcome = Literal["win", "loss", "tie"]
-Records = Mapping[str, ItemRecord]
 SHOWN_IDS = 3  # in an error
 
 
@@ -117,9 +115,7 @@ def load_side(run: Run, folder: Path, method: str) -> Side:
     """One method of a run, with all its seeds. Raises S2TError if there are no records of it."""
     if method not in run.records:
         raise unknown_name(f"method in {folder}", method, run.records)
-    others = sorted(folder.glob(f"seed-*/records-{method}.jsonl"))
-    seeds = [run.records[method], *({record.id: record for record in read_records(path)} for path in others)]
-    return Side(run.name, method, tuple(seeds), load_settings(folder, method))
+    return Side(run.name, method, tuple(run.records[method].values()), load_settings(folder, method))
 
 
 def load_settings(folder: Path, method: str) -> dict[str, Any]:

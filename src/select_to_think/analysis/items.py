@@ -26,6 +26,7 @@ MAX_CANDIDATES = 16
 LIKED = ("s2t-local", "s2t")  # whose answer the worked example shows, if it can
 EXAMPLE_CHARACTERS = 300
 
+Part = tuple[str, str, int]  # names of a run and a method, and a seed
 Key = tuple[str, str]  # id and question: two runs may use one id for different items
 
 
@@ -39,13 +40,8 @@ class Selection:
 
 
 def select(runs: Sequence[Run], *, max_items: int = MAX_ITEMS, max_bytes: int = MAX_BYTES) -> Selection:
-    """Choose items and encode their records of every run and method."""
-    entries = [
-        {"run": run.name, "method": method, "baseline": run.baseline, "changes": run.changes(method)}
-        for run in runs
-        for method in run.methods
-        if method in run.records
-    ]
+    """Choose items and encode their records of every run, method and seed."""
+    entries = _entries(runs)
     by_key = _by_key(runs)
     chosen: dict[Key, dict[str, Any]] = {}
     size = 0
@@ -67,13 +63,38 @@ def select(runs: Sequence[Run], *, max_items: int = MAX_ITEMS, max_bytes: int = 
     return Selection(payload, len(items), len(by_key))
 
 
-def _by_key(runs: Sequence[Run]) -> dict[Key, dict[tuple[str, str], ItemRecord]]:
-    """Records by item and then by (run, method), in file order."""
-    found: dict[Key, dict[tuple[str, str], ItemRecord]] = {}
+def _parts(runs: Sequence[Run]) -> Iterator[tuple[Run, str, int]]:
+    """Every (run, method, seed) that has records."""
     for run in runs:
         for method in run.methods:
-            for record in run.records_of(method):
-                found.setdefault(_key(record), {})[run.name, method] = record
+            yield from ((run, method, seed) for seed in run.records.get(method, ()))
+
+
+def _entries(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What can be chosen in the browser: a method of a run, with one seed. `against`: the entry of its baseline."""
+    places: dict[tuple[str, str, int | None], int] = {
+        (run.name, method, seed): place for place, (run, method, seed) in enumerate(_parts(runs))
+    }
+    return [
+        {
+            "run": run.name,
+            "method": method,
+            "seed": seed,
+            "name": method if len(run.records[method]) == 1 else f"{method}, seed {seed}",
+            "baseline": run.baseline,
+            "against": places.get((run.name, run.baseline, run.seed_of(run.baseline, seed))),
+            "changes": run.changes(method, seed),
+        }
+        for run, method, seed in _parts(runs)
+    ]
+
+
+def _by_key(runs: Sequence[Run]) -> dict[Key, dict[Part, ItemRecord]]:
+    """Records by item and then by run, method and seed, in file order."""
+    found: dict[Key, dict[Part, ItemRecord]] = {}
+    for run, method, seed in _parts(runs):
+        for record in run.records[method][seed].values():
+            found.setdefault(_key(record), {})[run.name, method, seed] = record
     return found
 
 
@@ -83,14 +104,13 @@ def _key(record: ItemRecord) -> Key:
 
 def _in_turn(runs: Sequence[Run]) -> Iterator[Key]:
     """Every item at least once: round robin over domains, and over what each method fixed or broke."""
-    queues: dict[tuple[str, ...], list[Key]] = {}
-    for run in runs:
-        for method in run.methods:
-            for record in run.records_of(method):
-                queues.setdefault(("domain", record.domain), []).append(_key(record))
-                change = run.change(method, record.id)
-                if change:
-                    queues.setdefault((run.name, method, change), []).append(_key(record))
+    queues: dict[tuple[Any, ...], list[Key]] = {}
+    for run, method, seed in _parts(runs):
+        for record in run.records[method][seed].values():
+            queues.setdefault(("domain", record.domain), []).append(_key(record))
+            change = run.change(method, record.id, seed)
+            if change:
+                queues.setdefault((run.name, method, seed, change), []).append(_key(record))
     waiting = [iter(dict.fromkeys(queue)) for queue in queues.values()]
     while waiting:
         heads = [list(islice(queue, 1)) for queue in waiting]
@@ -98,11 +118,11 @@ def _in_turn(runs: Sequence[Run]) -> Iterator[Key]:
         waiting = [queue for queue, head in zip(waiting, heads, strict=True) if head]
 
 
-def _item(key: Key, records: dict[tuple[str, str], ItemRecord], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _item(key: Key, records: dict[Part, ItemRecord], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = next(iter(records.values()))
     answers = {}
     for index, entry in enumerate(entries):
-        record = records.get((entry["run"], entry["method"]))
+        record = records.get((entry["run"], entry["method"], entry["seed"]))
         if record is not None:
             answers[str(index)] = encode(record)
     return {
@@ -172,7 +192,8 @@ def example(
             if not answer["steps"]:
                 continue
             entry = entries[int(index)]
-            fixed = answer["flips"] and by_name[entry["run"]].change(entry["method"], item["id"]) == "fixed"
+            change = by_name[entry["run"]].change(entry["method"], item["id"], entry["seed"])
+            fixed = answer["flips"] and change == "fixed"
             liking = LIKED.index(entry["method"]) if entry["method"] in LIKED else len(LIKED)
             ranked.append((not fixed, liking, abs(len(answer["text"]) - EXAMPLE_CHARACTERS), number, int(index)))
     if not ranked:

@@ -50,8 +50,7 @@ def paired_records(run: Run, row: ResultRow) -> PairedDifference | None:
     """The row's method against the baseline, from the records; None for the baseline and without common items."""
     from select_to_think.evaluation.statistics import paired_difference
 
-    before = {record.id: record.right for record in run.records_of(run.baseline, row.domain)}
-    after = {record.id: record.right for record in run.records_of(row.method, row.domain)}
+    before, after = (run.shares_right(method, row.domain) for method in (run.baseline, row.method))
     both = [item_id for item_id in before if item_id in after]
     if row.method == run.baseline or not both:
         return None

@@ -54,7 +54,7 @@ def browser(runs: Sequence[Run], selection: Selection) -> Html | None:
     methods = []
     for run in runs:
         options = [
-            element("option", entry["method"], value=index, selected=index == preferred)
+            element("option", entry["name"], value=index, selected=index == preferred)
             for index, entry in enumerate(payload["entries"])
             if entry["run"] == run.name
         ]
@@ -69,8 +69,6 @@ def browser(runs: Sequence[Run], selection: Selection) -> Html | None:
             "from what each method fixed or broke. They are for reading; the tables above count every item. "
             "The rest is in the records files of the run."
         )
-    if any(row.seeds > 1 for run in runs for row in run.rows):
-        words += " Of several seeds, the answers of the first are shown."
     return join(
         element("h2", "Items"),
         element("p", words, class_="note"),

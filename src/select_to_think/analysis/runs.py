@@ -15,6 +15,7 @@ from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Resu
 from select_to_think.files import read_json
 from select_to_think.structures import S2TError
 
+Records = Mapping[str, ItemRecord]  # by item id, in file order
 MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
 BASELINE = "greedy"
 ALL = "all"
@@ -22,12 +23,12 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Run:
-    """One evaluation. `records`: by method, then by item id in file order."""
+    """One evaluation. `records`: by method, then by seed, the run's first seed first."""
 
     name: str
     rows: tuple[ResultRow, ...]
     provenance: Mapping[str, Any]
-    records: Mapping[str, Mapping[str, ItemRecord]]
+    records: Mapping[str, Mapping[int, Records]]
     measure: Mapping[str, Any] | None = None
 
     @cached_property
@@ -45,25 +46,40 @@ class Run:
         """Domains other than "all", in the order of the result rows."""
         return tuple(dict.fromkeys(row.domain for row in self.rows if row.domain != ALL))
 
-    def records_of(self, method: str, domain: str = ALL) -> Iterator[ItemRecord]:
-        """The records of one method, of one domain or ("all") of every domain."""
-        for record in self.records.get(method, {}).values():
-            if domain in (ALL, record.domain):
-                yield record
+    def answers(self, method: str, seed: int | None = None) -> Records:
+        """The records of one method with `seed_of` it; none without any."""
+        found = self.seed_of(method, seed)
+        return {} if found is None else self.records[method][found]
 
-    def change(self, method: str, item_id: str) -> str | None:
-        """What the method changed against the baseline on one item: "fixed", "broken", or None."""
-        before = self.records.get(self.baseline, {}).get(item_id)
-        after = self.records.get(method, {}).get(item_id)
+    def seed_of(self, method: str, seed: int | None = None) -> int | None:
+        """`seed`, if the method was run with it, else the method's first; None without records."""
+        seeds = self.records.get(method, {})
+        return seed if seed in seeds else next(iter(seeds), None)
+
+    def records_of(self, method: str, domain: str = ALL) -> Iterator[ItemRecord]:
+        """The records of one method with every seed, of one domain or ("all") of every domain."""
+        for records in self.records.get(method, {}).values():
+            yield from (record for record in records.values() if domain in (ALL, record.domain))
+
+    def shares_right(self, method: str, domain: str = ALL) -> dict[str, float]:
+        """By item id, the share of the seeds that answered it right: 0 or 1 for a single seed."""
+        marks: dict[str, list[bool]] = {}
+        for record in self.records_of(method, domain):
+            marks.setdefault(record.id, []).append(record.right)
+        return {item_id: sum(right) / len(right) for item_id, right in marks.items()}
+
+    def change(self, method: str, item_id: str, seed: int | None = None) -> str | None:
+        """What the method changed against the baseline with the same seed on one item: "fixed", "broken", or None."""
+        before, after = (self.answers(name, seed).get(item_id) for name in (self.baseline, method))
         if before is None or after is None or before.right == after.right:
             return None
         return "fixed" if after.right else "broken"
 
-    def changes(self, method: str) -> dict[str, int] | None:
+    def changes(self, method: str, seed: int | None = None) -> dict[str, int] | None:
         """How many items the method "fixed" and "broken" against the baseline; None for the baseline or without one."""
         if method == self.baseline or self.baseline not in self.records:
             return None
-        kinds = [self.change(method, record.id) for record in self.records_of(method)]
+        kinds = [self.change(method, item_id, seed) for item_id in self.answers(method, seed)]
         return {"fixed": kinds.count("fixed"), "broken": kinds.count("broken")}
 
 
@@ -92,10 +108,11 @@ def load_runs(folders: Sequence[Path]) -> list[Run]:
 def load_run(folder: Path, *, name: str) -> Run:
     """Read one folder. Raises S2TError naming the file (and the line) that is missing or broken."""
     results = load_results(folder / RESULTS)
-    records: dict[str, dict[str, ItemRecord]] = {}
-    for path in sorted(folder.glob("records-*.jsonl")):
-        for record in read_records(path):
-            records.setdefault(record.method, {})[record.id] = record
+    records: dict[str, dict[int, dict[str, ItemRecord]]] = {}
+    for seed, place in seed_folders(folder, first=next(iter(results.provenance.get("seeds", ())), 0)):
+        for path in sorted(place.glob("records-*.jsonl")):
+            for record in read_records(path):
+                records.setdefault(record.method, {}).setdefault(seed, {})[record.id] = record
     measured = folder / MEASURE
     return Run(
         name=name,
@@ -104,6 +121,12 @@ def load_run(folder: Path, *, name: str) -> Run:
         records=records,
         measure=_read_measure(measured) if measured.exists() else None,
     )
+
+
+def seed_folders(folder: Path, *, first: int) -> list[tuple[int, Path]]:
+    """(seed, folder of its records): the run's own folder for its `first` seed, then `seed-N` by rising N."""
+    others = ((path.name.removeprefix("seed-"), path) for path in folder.glob("seed-*"))
+    return [(first, folder), *sorted((int(name), path) for name, path in others if name.isdecimal())]
 
 
 def _read_measure(path: Path) -> Mapping[str, Any]:

@@ -97,7 +97,11 @@ METHOD = Column("method", "Method", "text", "Decoding method.")
 DOMAIN = Column("domain", "Domain", "text", "Kind of problem; “all” pools every item.")
 N = Column("n", "n", "count", "Answers graded: items, times seeds.")
 ACCURACY = Column(
-    "accuracy", "Accuracy", "percent", "Share of right answers ± its standard error over the items.", "stderr"
+    "accuracy",
+    "Accuracy",
+    "percent",
+    "Share of right answers ± its standard error over the items, or over the seeds if there are several.",
+    "stderr",
 )
 RESULT_COLUMNS = (
     RUN,
@@ -189,21 +193,23 @@ def domain_table(run: Run) -> Table:
 def subject_table(run: Run) -> Table:
     """Accuracy of each method (columns `accuracy:METHOD`, `stderr:METHOD`) in each subject of each domain.
 
-    Subjects are parts of a benchmark; answers without one are left out, so there may be no rows.
+    Subjects are parts of a benchmark; answers without one are left out, so there may be no rows. `n` counts items; the
+    errors are over items, or over seeds if a method has several, as in the result rows.
     """
-    from select_to_think.evaluation.statistics import mean_and_stderr
+    from select_to_think.evaluation.statistics import over_seeds
 
-    marks: dict[tuple[str, str], dict[str, list[bool]]] = {}
+    marks: dict[tuple[str, str], dict[str, dict[int, list[bool]]]] = {}
     for method in run.methods:
-        for record in run.records_of(method):
-            if record.subject is not None:
-                marks.setdefault((record.domain, record.subject), {}).setdefault(method, []).append(record.right)
+        for seed, records in run.records.get(method, {}).items():
+            for record in (record for record in records.values() if record.subject is not None):
+                by_method = marks.setdefault((record.domain, str(record.subject)), {})
+                by_method.setdefault(method, {}).setdefault(seed, []).append(record.right)
     rows = []
     for (domain, subject), by_method in sorted(marks.items()):
         line: dict[str, Any] = {"run": run.name, "domain": domain, "subject": subject}
-        line["n"] = max(len(right) for right in by_method.values())
-        for method, right in by_method.items():
-            found = mean_and_stderr(right)
+        line["n"] = max(len(right) for by_seed in by_method.values() for right in by_seed.values())
+        for method, by_seed in by_method.items():
+            found = over_seeds(list(by_seed.values()))
             line |= {f"accuracy:{method}": found.mean, f"stderr:{method}": found.stderr}
         rows.append(line)
     columns = [Column(f"accuracy:{name}", name, "percent", error_key=f"stderr:{name}") for name in run.methods]

@@ -7,16 +7,11 @@ const OPEN_STEPS = 8; // of the worked example: more are folded
 function entryLabel(index) {
   const entry = data.entries[index];
   const runs = new Set(data.entries.map((other) => other.run));
-  return runs.size > 1 ? `${entry.method} · ${entry.run}` : entry.method;
-}
-
-function baselineOf(index) {
-  const run = data.entries[index].run;
-  return data.entries.findIndex((entry) => entry.run === run && entry.method === entry.baseline);
+  return runs.size > 1 ? `${entry.name} · ${entry.run}` : entry.name;
 }
 
 function changeOf(item, index) {
-  const before = item.answers[baselineOf(index)];
+  const before = item.answers[data.entries[index].against];
   const after = item.answers[index];
   if (!before || !after || before.right === after.right) return null;
   return after.right ? "fixed" : "broken";
@@ -42,9 +37,8 @@ function matching(filters) {
 }
 
 function itemNode(item, index, open) {
-  const base = baselineOf(index);
-  const shown = base >= 0 && base !== index && item.answers[base] ? [base, index] : [index];
-  const { baseline } = data.entries[index];
+  const { against, baseline } = data.entries[index];
+  const shown = against !== index && item.answers[against] ? [against, index] : [index];
   const change = { fixed: `Wrong under ${baseline}, right here.`, broken: `Right under ${baseline}, wrong here.` }[changeOf(item, index)];
   return make("div", { class: "item" },
     make("p", { class: "question", text: item.question }),
