@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from select_to_think.collect.collect import collect
-from select_to_think.config import CollectConfig, DecodeConfig, MentorConfig, PairConfig, SelectConfig
+from select_to_think.config import CollectConfig, DecodeConfig, EvalSettings, MentorConfig, PairConfig, SelectConfig
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.policies.table import MENTOR, NEEDS_LLM, parse_method
@@ -187,6 +187,7 @@ def fake_items(count: int = 10, split: str | None = "train") -> list[Item]:
 
 METHODS = ("greedy", "s2t", "maj@3")
 DECODE = DecodeConfig(max_batch=5)
+SETTINGS = EvalSettings(DECODE)
 COLLECT = CollectConfig(shard_items=4, collect_budget=0.3, entropy_budget=0.3)
 
 
@@ -194,7 +195,7 @@ def work(command: str, folder: Path, **settings: Any) -> Any:
     """The same evaluation or collection every time."""
     if command == "evaluate":
         session: Any = FakeSession()
-        return evaluate(session, fake_items(), METHODS, DECODE, out=folder, seeds=[0, 4], **settings)
+        return evaluate(session, fake_items(), METHODS, replace(SETTINGS, seeds=[0, 4]), out=folder, **settings)
     return collect(FakeSession(), fake_items(), COLLECT, DECODE, folder, **settings)  # type: ignore[arg-type]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fake_session import DECODE, METHODS, FakeSession, fake_items, work
+from fake_session import METHODS, SETTINGS, FakeSession, fake_items, work
 from select_to_think import __version__
-from select_to_think.config import DecodeConfig, MentorConfig, PriceConfig, PromptStyle, SelectConfig
+from select_to_think.config import DecodeConfig, EvalSettings, PriceConfig, PromptStyle, SelectConfig
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item, question_key
 from select_to_think.evaluation.metrics import llm_tokens
@@ -31,7 +31,7 @@ ROW = [
 
 def test_rows_are_counted_from_the_answers() -> None:
     session = FakeSession()
-    results = evaluate(session, ITEMS, METHODS, DECODE)
+    results = evaluate(session, ITEMS, METHODS, SETTINGS)
     assert [spec.name for spec in fields(ResultRow)] == ROW
     assert [(row.method, row.domain) for row in results.rows] == [
         (method, domain) for method in METHODS for domain in ("sums", "facts", "all")
@@ -60,12 +60,12 @@ def test_hit_at_8_is_unknown_without_the_llm(tmp_path: Path) -> None:
     scorer = tmp_path / "scorer"
     scorer.mkdir()
     session = FakeSession(scorer=scorer)
-    row = evaluate(session, ITEMS, ["s2t-local"], DECODE, out=tmp_path / "out").rows[-1]
+    row = evaluate(session, ITEMS, ["s2t-local"], SETTINGS, out=tmp_path / "out").rows[-1]
     assert row.trigger_rate is not None and row.hit_at_8 is None
 
 
 def test_files_and_their_order(tmp_path: Path) -> None:
-    results = evaluate(FakeSession(), ITEMS, METHODS, DECODE, out=tmp_path)
+    results = evaluate(FakeSession(), ITEMS, METHODS, SETTINGS, out=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "records-greedy.jsonl", "records-maj@3.jsonl", "records-s2t.jsonl", "results.json", "run.json",
     ]  # fmt: skip
@@ -109,26 +109,26 @@ def test_a_stopped_run_goes_on_and_says_so(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(FakeSession(), ITEMS, METHODS, DECODE, out=tmp_path, progress=stop)
+        evaluate(FakeSession(), ITEMS, METHODS, SETTINGS, out=tmp_path, progress=stop)
     assert calls == [(n, 60) for n in range(1, 28)]
     assert not (tmp_path / "results.json").exists()
     session = FakeSession()
     calls.clear()
-    evaluate(session, ITEMS, METHODS, DECODE, out=tmp_path, progress=lambda *call: calls.append(call))
+    evaluate(session, ITEMS, METHODS, SETTINGS, out=tmp_path, progress=lambda *call: calls.append(call))
     assert len(session.streamed) == 60 - 27
     assert calls == [(20, 60), *((n, 60) for n in range(27, 61))]  # what was there before is no measure of the speed
 
 
 def test_more_methods_join_the_folder_later(tmp_path: Path) -> None:
-    evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
-    results = evaluate(FakeSession(), ITEMS, ["sample"], DECODE, out=tmp_path)
+    evaluate(FakeSession(), ITEMS, ["greedy"], SETTINGS, out=tmp_path)
+    results = evaluate(FakeSession(), ITEMS, ["sample"], SETTINGS, out=tmp_path)
     assert [row.method for row in results.rows if row.domain == "all"] == ["greedy", "sample"]
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"decode": replace(DECODE, max_new_tokens=9)}, "max_new_tokens was "),
+        ({"decode": replace(SETTINGS.decode, max_new_tokens=9)}, "max_new_tokens was "),
         ({"select": SelectConfig(trigger_budget=0.77)}, "is 0.77"),
         ({"session": FakeSession(fingerprint="other")}, "slm was 'slm', is 'other'"),
         ({"items": ITEMS[:-1]}, "items.count was 20, is 19"),
@@ -136,7 +136,7 @@ def test_more_methods_join_the_folder_later(tmp_path: Path) -> None:
 )
 def test_a_folder_of_another_run_is_refused(change: dict[str, object], says: str, tmp_path: Path) -> None:
     def run(session: object = FakeSession(), items: object = ITEMS, **settings: object) -> None:
-        evaluate(session, items, ["greedy", "s2t"], out=tmp_path, **{"decode": DECODE, **settings})  # type: ignore
+        evaluate(session, items, ["greedy", "s2t"], replace(SETTINGS, **settings), out=tmp_path)  # type: ignore
 
     run()
     before = (tmp_path / "results.json").read_bytes()
@@ -147,33 +147,33 @@ def test_a_folder_of_another_run_is_refused(change: dict[str, object], says: str
 
 
 def test_the_batch_size_and_the_trigger_do_not_stop_a_resume_that_they_cannot_change(tmp_path: Path) -> None:
-    evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
-    other = SelectConfig(trigger_budget=0.5)
-    evaluate(FakeSession(), ITEMS, ["greedy"], replace(DECODE, max_batch=2), other, out=tmp_path)
+    evaluate(FakeSession(), ITEMS, ["greedy"], SETTINGS, out=tmp_path)
+    other = EvalSettings(replace(SETTINGS.decode, max_batch=2), SelectConfig(trigger_budget=0.5))
+    evaluate(FakeSession(), ITEMS, ["greedy"], other, out=tmp_path)
 
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
-    evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
+    evaluate(FakeSession(), ITEMS, ["greedy"], SETTINGS, out=tmp_path)
     path = tmp_path / "records-greedy.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:3], "{}\n", *lines[4:]]))
     with pytest.raises(S2TError, match="line 4"):
-        evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
+        evaluate(FakeSession(), ITEMS, ["greedy"], SETTINGS, out=tmp_path)
     path.write_text("".join([*lines[:3], *lines[4:]]))
     with pytest.raises(S2TError, match="once each"):
-        evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path)
+        evaluate(FakeSession(), ITEMS, ["greedy"], SETTINGS, out=tmp_path)
 
 
 def test_calibration_items_are_not_tested_on() -> None:
     session = FakeSession()
     session.calibration = replace(session.calibration, item_ids=["cal-7"], question_keys=[question_key(ITEMS[4])])
     with pytest.raises(S2TError, match="cal-7 = i4"):
-        evaluate(session, ITEMS, ["s2t"], DECODE)
-    evaluate(session, ITEMS, ["greedy"], DECODE)
-    evaluate(session, ITEMS, ["s2t"], DECODE, SelectConfig(trigger="random"))
+        evaluate(session, ITEMS, ["s2t"], SETTINGS)
+    evaluate(session, ITEMS, ["greedy"], SETTINGS)
+    evaluate(session, ITEMS, ["s2t"], replace(SETTINGS, select=SelectConfig(trigger="random")))
     session.calibration = replace(session.calibration, question_keys=[])
     with pytest.raises(S2TError, match="s2t calibrate"):
-        evaluate(session, ITEMS, ["s2t"], DECODE)
+        evaluate(session, ITEMS, ["s2t"], SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -189,14 +189,14 @@ def test_calibration_items_are_not_tested_on() -> None:
 def test_mistakes_are_found_before_decoding(items: list[Item], methods: list[str], says: str) -> None:
     session = FakeSession()
     with pytest.raises(S2TError, match=says):
-        evaluate(session, items, methods, DECODE)
+        evaluate(session, items, methods, SETTINGS)
     assert not session.streamed
 
 
 def test_provenance_says_where_numbers_come_from() -> None:
     session = FakeSession()
     session.notes = ["the SLM's text holds mistakes"]
-    about = evaluate(session, ITEMS, ["greedy"], DecodeConfig(seed=5))
+    about = evaluate(session, ITEMS, ["greedy"], EvalSettings(DecodeConfig(seed=5)))
     found = json.loads(json.dumps(about.provenance))
     assert {"date", "versions", "git_hash", "dirty", "seeds", "device", "dtype", "platform", "config"} <= found.keys()
     assert found["seeds"] == [5] and found["device"] == "cpu" and found["dtype"] == "float32"
@@ -218,34 +218,35 @@ def long_items() -> list[Item]:
 
 
 def test_prompts_that_do_not_fit_are_wrong_and_counted(tmp_path: Path) -> None:
-    row = evaluate(FakeSession(), long_items(), ["greedy"], DECODE, out=tmp_path).rows[-1]
+    row = evaluate(FakeSession(), long_items(), ["greedy"], SETTINGS, out=tmp_path).rows[-1]
     assert (row.n, row.prompts_too_long) == (4, 1)
     record = read_records(tmp_path / "records-greedy.jsonl")[-1]
     assert (record.finish_reason, record.right, record.tokens, record.subject) == ("prompt_too_long", False, 0, "nines")
     assert record.prompt_tokens == len(long_items()[-1].question)
     session = FakeSession()
-    evaluate(session, long_items(), ["greedy"], DECODE, out=tmp_path)
+    evaluate(session, long_items(), ["greedy"], SETTINGS, out=tmp_path)
     assert not session.streamed
-    assert evaluate(FakeSession(), long_items()[-1:], ["greedy"], DECODE).rows[-1].accuracy == 0
+    assert evaluate(FakeSession(), long_items()[-1:], ["greedy"], SETTINGS).rows[-1].accuracy == 0
 
 
 def test_prompts_are_asked_and_questions_are_kept(tmp_path: Path) -> None:
     asked = [replace(item, prompt=f"Q: {item.question}") for item in ITEMS]
     session = FakeSession()
-    style = PromptStyle(template="Q: {question}")
-    results = evaluate(session, asked, ["greedy"], DECODE, out=tmp_path, style=style)
+    styled = replace(SETTINGS, style=PromptStyle(template="Q: {question}"))
+    results = evaluate(session, asked, ["greedy"], styled, out=tmp_path)
     assert sorted(session.streamed) == sorted(item.prompt or "" for item in asked)
     assert [r.question for r in read_records(tmp_path / "records-greedy.jsonl")] == [i.question for i in ITEMS]
     assert results.provenance["config"]["prompt"]["template"] == "Q: {question}"
     with pytest.raises(S2TError, match=r"prompt\.template was 'Q: {question}', is '{question}'"):
-        evaluate(FakeSession(), asked, ["greedy"], DECODE, out=tmp_path, style=PromptStyle(template="{question}"))
+        other = replace(SETTINGS, style=PromptStyle(template="{question}"))
+        evaluate(FakeSession(), asked, ["greedy"], other, out=tmp_path)
     with pytest.raises(S2TError, match=r"items\.sha256"):
-        evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path, style=style)
+        evaluate(FakeSession(), ITEMS, ["greedy"], styled, out=tmp_path)
 
 
 def test_several_seeds_are_one_row(tmp_path: Path) -> None:
     methods = ["greedy", "sample", "s2t"]
-    results = evaluate(FakeSession(), ITEMS, methods, DECODE, out=tmp_path, seeds=[4, 7, 4])
+    results = evaluate(FakeSession(), ITEMS, methods, replace(SETTINGS, seeds=[4, 7, 4]), out=tmp_path)
     greedy, sample, s2t = (row for row in results.rows if row.domain == "all")
     assert [(row.seeds, row.n) for row in (greedy, sample, s2t)] == [(1, 20), (2, 40), (1, 20)]
     runs = [read_records(tmp_path / name) for name in ("records-sample.jsonl", "seed-7/records-sample.jsonl")]
@@ -257,29 +258,28 @@ def test_several_seeds_are_one_row(tmp_path: Path) -> None:
     assert sample.paired.difference == pytest.approx(sample.accuracy - greedy.accuracy)
     assert results.provenance["seeds"] == [4, 7] and results.provenance["config"]["decode"]["seed"] == 4
     session = FakeSession()
-    more = evaluate(session, ITEMS, ["sample"], DECODE, out=tmp_path, seeds=[4, 7, 9])
+    more = evaluate(session, ITEMS, ["sample"], replace(SETTINGS, seeds=[4, 7, 9]), out=tmp_path)
     assert len(session.streamed) == 20 and [row.seeds for row in more.rows if row.domain == "all"] == [1, 3, 1]
     with pytest.raises(S2TError, match=r"decode\.seed was 4, is 5"):
-        evaluate(FakeSession(), ITEMS, ["sample"], DECODE, out=tmp_path, seeds=[5])
+        evaluate(FakeSession(), ITEMS, ["sample"], replace(SETTINGS, seeds=[5]), out=tmp_path)
 
 
 def test_rows_are_compared_with_the_baseline(tmp_path: Path) -> None:
-    evaluate(FakeSession(), ITEMS, ["s2t"], DECODE, out=tmp_path)
-    rows = {
-        r.method: r for r in evaluate(FakeSession(), ITEMS, ["greedy"], DECODE, out=tmp_path).rows if r.domain == "all"
-    }
+    evaluate(FakeSession(), ITEMS, ["s2t"], SETTINGS, out=tmp_path)
+    results = evaluate(FakeSession(), ITEMS, ["greedy"], SETTINGS, out=tmp_path)
+    rows = {row.method: row for row in results.rows if row.domain == "all"}
     assert rows["greedy"].paired is rows["greedy"].baseline is None
     s2t = rows["s2t"]
     assert s2t.baseline == "greedy" and s2t.paired is not None and s2t.paired.mcnemar_p is not None
     assert s2t.paired.difference == pytest.approx(s2t.accuracy - rows["greedy"].accuracy)
     assert load_results(tmp_path / "results.json").rows[2] == s2t
-    (row, *_) = evaluate(FakeSession(), ITEMS, ["s2t"], DECODE, baseline="llm").rows
+    (row, *_) = evaluate(FakeSession(), ITEMS, ["s2t"], replace(SETTINGS, baseline="llm")).rows
     assert row.paired is None
 
 
 def test_tokens_that_the_llm_only_chose_are_its_own_once() -> None:
     session = FakeSession()
-    (record,) = answer(session, "s2t", DECODE, SelectConfig(), MentorConfig(), ITEMS[:1])
+    (record,) = answer(session, "s2t", SETTINGS, ITEMS[:1])
     chosen = [{"chooser": name} for name in ("llm", "slm", "llm")]
     for written, share in ((0, 2), (2, 2), (3, 3)):
         counts = replace(record.counts, llm_tokens_generated=written)
@@ -289,32 +289,32 @@ def test_tokens_that_the_llm_only_chose_are_its_own_once() -> None:
 def test_costs_are_counted() -> None:
     session = FakeSession()
     prices = PriceConfig(price_slm=1.0, price_llm_written=2.0)
-    row = evaluate(session, ITEMS, ["s2t"], DECODE, prices=prices).rows[-1]
+    row = evaluate(session, ITEMS, ["s2t"], replace(SETTINGS, prices=prices)).rows[-1]
     counts = [session.answer(item.question, "s2t").counts for item in ITEMS]
     processed, written = sum(c.slm_tokens_processed for c in counts), sum(c.llm_tokens_generated for c in counts)
     assert row.slm_tokens_processed == processed and row.money == pytest.approx((processed + 2 * written) / 1e6)
     assert row.llm_tokens_share == pytest.approx(written / row.tokens) and row.truncated == 0
     assert row.flops is not None and row.flops > 2 * 200 * processed  # the head and more
     session.llm.model.config = {}
-    assert evaluate(session, ITEMS, ["s2t"], DECODE).rows[-1].flops is None
+    assert evaluate(session, ITEMS, ["s2t"], SETTINGS).rows[-1].flops is None
 
 
 def test_questions_of_the_training_are_not_tested(tmp_path: Path) -> None:
     session = FakeSession(scorer=tmp_path)
-    notes = evaluate(session, ITEMS, ["s2t-local", "greedy"], DECODE).provenance["notes"]
+    notes = evaluate(session, ITEMS, ["s2t-local", "greedy"], SETTINGS).provenance["notes"]
     assert len(notes) == 1 and "does not say which questions" in notes[0]
     write_trained_on(tmp_path, [question_key(ITEMS[3]), "0" * 64])
     with pytest.raises(S2TError, match=r"trained on 1 of the test questions \(i3\)"):
-        evaluate(session, ITEMS, ["s2t-local"], DECODE)
-    evaluate(session, ITEMS, ["greedy"], DECODE)
-    assert not evaluate(session, ITEMS[:3], ["s2t-local"], DECODE).provenance["notes"]
+        evaluate(session, ITEMS, ["s2t-local"], SETTINGS)
+    evaluate(session, ITEMS, ["greedy"], SETTINGS)
+    assert not evaluate(session, ITEMS[:3], ["s2t-local"], SETTINGS).provenance["notes"]
     (tmp_path / "trained_on.json").write_text("{}")
     with pytest.raises(S2TError, match="train it again"):
-        evaluate(session, ITEMS, ["s2t-local"], DECODE)
+        evaluate(session, ITEMS, ["s2t-local"], SETTINGS)
 
 
 def test_mentor_rows_count_consultations_and_say_that_the_mentor_failed() -> None:
-    results = evaluate(FakeSession(), ITEMS, ["greedy", "mentor-coin"], DECODE)
+    results = evaluate(FakeSession(), ITEMS, ["greedy", "mentor-coin"], SETTINGS)
     rows = {row.method: row for row in results.rows if row.domain == "all"}
     assert rows["greedy"].consultations is rows["greedy"].mentor_failures is None
     assert (rows["mentor-coin"].consultations, rows["mentor-coin"].mentor_failures) == (4 * len(ITEMS), len(ITEMS))

@@ -12,7 +12,7 @@ import torch
 
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import Trajectory, read_trajectories
-from select_to_think.config import CollectConfig, DecodeConfig, SelectConfig
+from select_to_think.config import CollectConfig, DecodeConfig, EvalSettings, SelectConfig
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.measure import measure
@@ -119,11 +119,12 @@ def test_an_evaluation_does_not_depend_on_batching_or_on_being_stopped(session: 
         if done == 31:
             raise KeyboardInterrupt
 
-    select = SelectConfig(trigger_budget=BUDGET)
-    whole = evaluate(session, TEST, METHODS, replace(DECODE, max_batch=1), select, out=tmp_path / "whole")
+    settings = EvalSettings(DECODE, SelectConfig(trigger_budget=BUDGET))
+    alone = replace(settings, decode=replace(DECODE, max_batch=1))
+    whole = evaluate(session, TEST, METHODS, alone, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        evaluate(session, TEST, METHODS, DECODE, select, out=tmp_path / "stopped", progress=stop)
-    stopped = evaluate(session, TEST, METHODS, DECODE, select, out=tmp_path / "stopped")
+        evaluate(session, TEST, METHODS, settings, out=tmp_path / "stopped", progress=stop)
+    stopped = evaluate(session, TEST, METHODS, settings, out=tmp_path / "stopped")
     for method in METHODS:
         first, second = (
             [(r.id, r.text, r.right, r.fired, r.flips, r.votes) for r in read_records(folder)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fake_session import DECODE, FakeSession, fake_items
+from fake_session import SETTINGS, FakeSession, fake_items
 from select_to_think.evaluation.merge import merge
 from select_to_think.evaluation.results import load_results
 from select_to_think.evaluation.run_folder import Shard
@@ -17,11 +18,12 @@ from select_to_think.structures import S2TError
 
 ITEMS = fake_items(11, split="test")
 METHODS = ("greedy", "s2t", "sample")
+SEEDED = replace(SETTINGS, seeds=[0, 5])
 TIMES = ("seconds", "tokens_per_second")
 
 
 def run(out: Path, shard: Shard | None = None, methods: Any = METHODS, **settings: Any) -> None:
-    evaluate(FakeSession(), ITEMS, methods, DECODE, out=out, shard=shard, seeds=[0, 5], **settings)  # type: ignore
+    evaluate(FakeSession(), ITEMS, methods, SEEDED, out=out, shard=shard, **settings)  # type: ignore
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_merged_shards_are_the_undivided_run(shards: list[Path], tmp_path: Path)
     merge(shards, tmp_path / "merged")
     assert before == {file: (tmp_path / "merged" / file).read_bytes() for file in files}
     session = FakeSession()
-    evaluate(session, ITEMS, METHODS, DECODE, out=tmp_path / "merged", seeds=[0, 5])  # type: ignore[arg-type]
+    evaluate(session, ITEMS, METHODS, SEEDED, out=tmp_path / "merged")  # type: ignore[arg-type]
     assert not session.streamed
 
 
@@ -99,7 +101,7 @@ def test_a_shard_that_was_stopped_goes_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, Shard(2, 3), progress=stop)
     session = FakeSession()
-    evaluate(session, ITEMS, METHODS, DECODE, out=tmp_path, shard=Shard(2, 3), seeds=[0, 5])  # type: ignore[arg-type]
+    evaluate(session, ITEMS, METHODS, SEEDED, out=tmp_path, shard=Shard(2, 3))  # type: ignore[arg-type]
     assert len(session.streamed) == 16 - 6
     with pytest.raises(S2TError, match=r"shard was '2/3', is '1/3'"):
         run(tmp_path, Shard(1, 3))

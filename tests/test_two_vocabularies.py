@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import reference
-from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
+from select_to_think.config import DecodeConfig, EvalSettings, MentorConfig, SelectConfig
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
 from select_to_think.evaluation.calibrate import calibrate
@@ -321,7 +321,7 @@ def test_the_kl_trigger_is_refused_with_those_that_work_and_entropy_is_the_defau
         session.generate(TEXTS, "s2t", DECODE, SelectConfig(trigger="kl"))
     asked = [session.generate(TEXTS, "s2t", DECODE, SelectConfig(trigger=name)) for name in (None, "entropy")]
     assert [g.tokens for g in asked[0]] == [g.tokens for g in asked[1]]
-    assert method_settings(session, "s2t", DECODE, SelectConfig())["select"]["trigger"] == "entropy"
+    assert method_settings(session, "s2t", EvalSettings(DECODE))["select"]["trigger"] == "entropy"
     with pytest.raises(S2TError, match=r"different vocabularies .* this needs one"):
         dict(session.label(TEXTS[:1], [[5, 6]]))
     with pytest.raises(S2TError, match="--no-llm"):

@@ -8,6 +8,7 @@ Non-goals: reading files or flags (see `cli/`), and anything that depends on tor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -138,6 +139,20 @@ class PriceConfig(Checked):
     price_slm: float = option(0.0, "Money per million tokens that the SLM processes.", low=0.0)
     price_llm_read: float = option(0.0, "Money per million tokens that the LLM processes.", low=0.0)
     price_llm_written: float = option(0.0, "Money per million tokens that the LLM writes or chooses.", low=0.0)
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How an evaluation answers, grades and compares, whatever its items and methods."""
+
+    decode: DecodeConfig = DecodeConfig()
+    select: SelectConfig = SelectConfig()
+    mentor: MentorConfig = MentorConfig()
+    seeds: Sequence[int] = ()  # of the methods that draw at random (default: that of `decode`); the others run once
+    baseline: str = "greedy"  # the method with which the rows of the others are compared
+    prices: PriceConfig = PriceConfig()  # of tokens, for the column `money`
+    style: PromptStyle | None = None  # how the prompts of the items were made, to be written down
+    allow_code_execution: bool = False  # run code that a model wrote, to grade it
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from select_to_think.cli.data import Out, Style, choose_items, folder_for
 from select_to_think.cli.options import Batching, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
-from select_to_think.config import DataConfig, MentorConfig, PairConfig
+from select_to_think.config import DataConfig, EvalSettings, MentorConfig, PairConfig
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def ablate(
             Session.load(pair),
             items,
             method,
-            decode,
-            mentor,
+            EvalSettings(decode, mentor=mentor),
             folder,
             rates=rates,
             lengths=lengths,

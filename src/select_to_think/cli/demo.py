@@ -20,7 +20,7 @@ from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.report import FILE_NAME as REPORT
 from select_to_think.cli.trace import show_generation
-from select_to_think.config import DecodeConfig, PairConfig, ScoreKind, ScorerMode, SelectConfig
+from select_to_think.config import DecodeConfig, EvalSettings, PairConfig, ScoreKind, ScorerMode, SelectConfig
 from select_to_think.structures import Generation
 
 if TYPE_CHECKING:
@@ -58,9 +58,10 @@ def demo(
     folder = folder_for("demo", out, pair, decode, select, limit)
     session = Session.load(pair)
     note(f"{len(items)} test problems, {len(METHODS)} methods; everything goes to {folder}")
-    results = run_methods(session, items, decode, select, folder)
-    scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, decode, select, folder)}
-    measured = run_measure(session, items, decode, select, folder) if session.shares_vocabulary else None
+    settings = EvalSettings(decode, select)
+    results = run_methods(session, items, settings, folder)
+    scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, settings, folder)}
+    measured = run_measure(session, items, settings, folder) if session.shares_vocabulary else None
     item = telling_item(folder, items)
     example = session.generate([item.question], LOCAL, decode, select)[0]
     page = write_report([folder], folder / REPORT)
@@ -74,14 +75,12 @@ def demo(
     return Reply(payload, lambda console: show(console, session, results, scorers, measured, item, example, page))
 
 
-def run_methods(
-    session: Session, items: list[Item], decode: DecodeConfig, select: SelectConfig, folder: Path
-) -> Results:
+def run_methods(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> Results:
     """Every method over every item."""
     from select_to_think.evaluation.runner import evaluate
 
     with progress("1/3 answering") as report:
-        return evaluate(session, items, METHODS, decode, select, out=folder, progress=report)
+        return evaluate(session, items, METHODS, settings, out=folder, progress=report)
 
 
 def scorer_name(select: SelectConfig) -> str:
@@ -95,7 +94,7 @@ def local_rows(results: Results) -> list[ResultRow]:
 
 
 def run_scorers(
-    pair: PairConfig, items: list[Item], decode: DecodeConfig, select: SelectConfig, folder: Path
+    pair: PairConfig, items: list[Item], settings: EvalSettings, folder: Path
 ) -> dict[str, list[ResultRow]]:
     """s2t-local with every other scorer that comes with the pair; the rows of each."""
     from select_to_think.evaluation.runner import evaluate
@@ -104,19 +103,18 @@ def run_scorers(
 
     found: dict[str, list[ResultRow]] = {}
     shipped = sorted(path.name for path in (bundled_folder(pair.pair) / "scorers").iterdir() if path.is_dir())
-    others = [name for name in shipped if name != scorer_name(select)]
+    others = [name for name in shipped if name != scorer_name(settings.select)]
     with progress("2/3 trying the other scorers") as report:
         for number, name in enumerate(others):
             mode, score = name.split("-")
-            chosen = replace(select, scorer_mode=cast(ScorerMode, mode), score=cast(ScoreKind, score))
+            select = replace(settings.select, scorer_mode=cast(ScorerMode, mode), score=cast(ScoreKind, score))
+            own = replace(settings, select=select)
 
             def advance(done: int, total: int, before: int = number * len(items)) -> None:
                 report(before + done, len(others) * len(items))
 
             out = folder / "scorers" / name
-            found[name] = local_rows(
-                evaluate(Session.load(pair), items, [LOCAL], decode, chosen, out=out, progress=advance)
-            )
+            found[name] = local_rows(evaluate(Session.load(pair), items, [LOCAL], own, out=out, progress=advance))
     return found
 
 
@@ -137,16 +135,15 @@ def percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{100 * fraction:.1f} %"
 
 
-def run_measure(
-    session: Session, items: list[Item], decode: DecodeConfig, select: SelectConfig, folder: Path
-) -> dict[str, Any]:
+def run_measure(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> dict[str, Any]:
     """Hit@k, kept beside the results, where the report finds it."""
     from select_to_think.analysis.runs import MEASURE
     from select_to_think.evaluation.measure import measure
     from select_to_think.files import write_json_atomic
 
     with progress("3/3 measuring Hit@k") as report:
-        found = measure(session, items, trigger_budget=select.trigger_budget, decode=decode, progress=report)
+        budget = settings.select.trigger_budget
+        found = measure(session, items, trigger_budget=budget, decode=settings.decode, progress=report)
     payload = found.to_json()
     write_json_atomic(folder / MEASURE, payload)
     return payload

@@ -13,13 +13,38 @@ from select_to_think.cli.data import Out, Style, choose_items, folder_for
 from select_to_think.cli.options import DATA_PANEL
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
-from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig, PriceConfig, SelectConfig
+from select_to_think.config import (
+    DataConfig,
+    DecodeConfig,
+    EvalSettings,
+    MentorConfig,
+    PairConfig,
+    PriceConfig,
+    SelectConfig,
+)
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.results import Results
 
 METHODS = "greedy,maj@8,takeover,s2t,s2t-local,llm"
+
+Methods = Annotated[str, typer.Option(metavar="NAMES", help="Methods, comma-separated; N in maj@N is any number.")]
+Baseline = Annotated[str, typer.Option(metavar="NAME", help="The method with which the others are compared.")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(metavar="INTS", help="Seeds of the methods that draw at random, comma-separated, for --seed."),
+]
+Share = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="Answer only the I-th of N shares (for s2t merge).", rich_help_panel=DATA_PANEL),
+]
+RunsCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code-execution", help="Run code that the model wrote, to grade it.", rich_help_panel=DATA_PANEL
+    ),
+]
 
 
 def evaluate(
@@ -30,29 +55,12 @@ def evaluate(
     data: DataConfig,
     style: Style,
     prices: PriceConfig,
-    methods: Annotated[
-        str, typer.Option(metavar="NAMES", help="Methods, comma-separated; N in maj@N is any number.")
-    ] = METHODS,
-    baseline: Annotated[str, typer.Option(metavar="NAME", help="The method with which the others are compared.")] = (
-        "greedy"
-    ),
-    seeds: Annotated[
-        str | None,
-        typer.Option(metavar="INTS", help="Seeds of the methods that draw at random, comma-separated, for --seed."),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N", help="Answer only the I-th of N shares (for s2t merge).", rich_help_panel=DATA_PANEL
-        ),
-    ] = None,
+    methods: Methods = METHODS,
+    baseline: Baseline = EvalSettings.baseline,
+    seeds: Seeds = None,
+    shard: Share = None,
     out: Out = None,
-    allow_code_execution: Annotated[
-        bool,
-        typer.Option(
-            "--allow-code-execution", help="Run code that the model wrote, to grade it.", rich_help_panel=DATA_PANEL
-        ),
-    ] = False,
+    allow_code_execution: RunsCode = EvalSettings.allow_code_execution,
 ) -> Reply:
     """Compare methods on the same questions: accuracy with its standard error, tokens, time, LLM use.
 
@@ -63,28 +71,23 @@ def evaluate(
     from select_to_think.evaluation.runner import evaluate as run
     from select_to_think.session import Session
 
+    settings = EvalSettings(
+        decode,
+        select,
+        mentor,
+        seeds=numbers(seeds or ""),
+        baseline=baseline,
+        prices=prices,
+        style=style if any(item.prompt is not None for item in items) else None,
+        allow_code_execution=allow_code_execution,
+    )
     part = None if shard is None else Shard.parse(shard)
     folder = folder_for("eval", out, pair, decode, select, mentor, data, style, seeds, shard)
     note(f"results go to {folder}")
     if data.benchmarks is not None and pair.slm is None:
         note("the bundled pair knows nothing but its own three domains: near zero is what it gets on benchmarks")
     with progress("evaluating") as report:
-        results = run(
-            Session.load(pair),
-            items,
-            names(methods),
-            decode,
-            select,
-            out=folder,
-            progress=report,
-            allow_code_execution=allow_code_execution,
-            seeds=numbers(seeds or ""),
-            shard=part,
-            baseline=baseline,
-            prices=prices,
-            mentor=mentor,
-            style=style if any(item.prompt is not None for item in items) else None,
-        )
+        results = run(Session.load(pair), items, names(methods), settings, out=folder, shard=part, progress=report)
     return Reply(results.to_json(), lambda console: show(console, folder, results))
 
 

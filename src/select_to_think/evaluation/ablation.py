@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
+from select_to_think.config import EvalSettings
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import ResultRow
 from select_to_think.evaluation.runner import evaluate
@@ -40,8 +40,7 @@ def ablate(
     session: Session,
     items: Sequence[Item],
     method: str,
-    decode: DecodeConfig,
-    mentor: MentorConfig,
+    settings: EvalSettings,
     out: Path,
     *,
     rates: Sequence[float] = RATES,
@@ -50,23 +49,24 @@ def ablate(
 ) -> list[Cell]:
     """Evaluate `method` in every cell, each in a folder of its own below `out`; `progress` counts answers.
 
+    `settings` hold for all cells, but for the mentor's rate and length, and for the baseline: there is one method.
+
     Raises:
         S2TError: a method without a mentor, a rate or a length out of range, and what `evaluate` refuses.
     """
     if method not in MENTOR:
         raise S2TError(f"only methods with a mentor have these settings: choose {', '.join(sorted(MENTOR))}")
     grid = [(rate, length) for rate in rates for length in (lengths if rate else (None,))]
-    chosen = [replace(mentor, consult_rate=rate, segment_tokens=length or 1) for rate, length in grid]
+    chosen = [replace(settings.mentor, consult_rate=rate, segment_tokens=length or 1) for rate, length in grid]
     cells = []
-    for number, ((rate, length), config) in enumerate(zip(grid, chosen, strict=True)):
+    for number, ((rate, length), mentor) in enumerate(zip(grid, chosen, strict=True)):
 
         def tick(done: int, total: int, before: int = number * len(items)) -> None:
             if progress:
                 progress(before + done, len(grid) * len(items))
 
         folder = out / f"rate-{rate:g}-segment-{length or 0}"
-        results = evaluate(
-            session, items, [method], decode, SelectConfig(), mentor=config, out=folder, progress=tick, baseline=method
-        )
+        own = replace(settings, mentor=mentor, baseline=method)
+        results = evaluate(session, items, [method], own, out=folder, progress=tick)
         cells.append(Cell(rate, length, next(row for row in results.rows if row.domain == "all")))
     return cells

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RESULTS = "results.json"
-BASELINE = "greedy"
 PROMPT_TOO_LONG = "prompt_too_long"
 PACKAGES = ("torch", "transformers", "peft")
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from select_to_think.config import DecodeConfig, MentorConfig, PriceConfig, PromptStyle, SelectConfig
+from select_to_think.config import EvalSettings
 from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.items import Item, assert_unique, items_digest
-from select_to_think.evaluation.results import BASELINE, RESULTS, SCHEMA, ItemRecord, Results, provenance
+from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Results, provenance
 from select_to_think.evaluation.run_folder import Part, Shard, begin, remarks, resumed, stored_runs, tabulate
 from select_to_think.evaluation.settings import draws, is_calibrated, method_settings, trained_folders
 from select_to_think.evaluation.tracing import make_record, unasked_record
@@ -38,104 +38,95 @@ def evaluate(
     session: Session,
     items: Sequence[Item],
     methods: Sequence[str],
-    decode: DecodeConfig = DecodeConfig(),
-    select: SelectConfig = SelectConfig(),
+    settings: EvalSettings = EvalSettings(),
     *,
     out: Path | None = None,
-    progress: Progress | None = None,
-    allow_code_execution: bool = False,
-    seeds: Sequence[int] = (),
     shard: Shard | None = None,
-    baseline: str = BASELINE,
-    prices: PriceConfig = PriceConfig(),
-    style: PromptStyle | None = None,
-    mentor: MentorConfig = MentorConfig(),
+    progress: Progress | None = None,
 ) -> Results:
     """Answer every item by every method and count.
 
     Args:
+        session: the pair.
+        items: the questions, each id once.
+        methods: names of `policies/table.py`.
+        settings: how answers are made, graded and compared.
         out: the folder of records and `results.json` (default: none is kept). A run that was killed goes on where it
             stopped; methods that were finished in that folder before stay in its results.
-        progress: counts (item, method, seed) triples.
-        seeds: of the methods that draw at random (default: the seed of `decode`); the others run once.
         shard: answer only this share of the items; `merge` joins the folders of all shares.
-        baseline: the method with which the rows of the others are compared.
-        prices: of tokens, for the column `money`.
-        style: how the prompts of `items` were made, to be written down.
-        mentor: consultations and verifier of MentorCollab.
+        progress: counts (item, method, seed) triples.
 
     Raises:
         S2TError: an unknown method, items that something was calibrated or trained on, code items without
             `allow_code_execution`, and a folder that was begun with other settings or cannot be written.
     """
     methods = list(dict.fromkeys(methods))
-    seeds = list(dict.fromkeys(seeds)) or [decode.seed]
-    decode = replace(decode, seed=seeds[0])
-    notes = check(session, items, methods, decode, select, mentor, allow_code_execution=allow_code_execution)
-    config = {"decode": asdict(decode), "select": asdict(select), "mentor": asdict(mentor), "prices": asdict(prices)}
-    chosen = {"methods": methods, "baseline": baseline, **described(style, shard)}
-    about = provenance(session, {**chosen, **config}, seeds=seeds)
+    seeds = list(dict.fromkeys(settings.seeds)) or [settings.decode.seed]
+    settings = seeded(settings, seeds[0])
+    notes = check(session, items, methods, settings)
+    about = provenance(session, {"methods": methods, **described(settings, shard)}, seeds=seeds)
     about["notes"] += notes
-    run = {"schema": SCHEMA, "items": {"count": len(items), "sha256": items_digest(items)}, **described(style, shard)}
+    run = {"schema": SCHEMA, "items": {"count": len(items), "sha256": items_digest(items)}}
+    run |= prompt_and_shard(settings, shard)
     mine = items if shard is None else shard.of(items)
-    parts = {part: replace(decode, seed=seed) for method in methods for part, seed in parts_of(method, seeds, select)}
+    parts = dict(part for method in methods for part in parts_of(method, seeds, settings))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory())) if out is None else out
         for place in dict.fromkeys([folder, *(part.path(folder).parent for part in parts)]):
             stack.enter_context(only_writer(place))
-        settings = {
-            part.name: method_settings(session, part.method, own, select, mentor) for part, own in parts.items()
-        }
-        begin(folder, run, settings)
+        decisive = {part.name: method_settings(session, part.method, own) for part, own in parts.items()}
+        begin(folder, run, decisive)
         for number, (part, own) in enumerate(parts.items()):
-            work = partial(answer, session, part.method, own, select, mentor, allow_code_execution=allow_code_execution)
-            for done in resumed(part.path(folder), mine, work):
+            for done in resumed(part.path(folder), mine, partial(answer, session, part.method, own)):
                 if progress:
                     progress(number * len(mine) + done, len(parts) * len(mine))
-        rows = tabulate(stored_runs(folder), baseline=baseline, prices=prices)
+        rows = tabulate(stored_runs(folder), baseline=settings.baseline, prices=settings.prices)
         about["notes"] += remarks(rows)
         results = Results(rows, about)
         results.save(folder / RESULTS)
     return results
 
 
-def described(style: PromptStyle | None, shard: Shard | None) -> dict[str, Any]:
-    """What `run.json` and the provenance say of prompts and shard, where there is something to say."""
-    said = {"prompt": None if style is None else asdict(style), "shard": None if shard is None else str(shard)}
+def seeded(settings: EvalSettings, seed: int) -> EvalSettings:
+    """The settings with another seed."""
+    return replace(settings, decode=replace(settings.decode, seed=seed))
+
+
+def described(settings: EvalSettings, shard: Shard | None) -> dict[str, Any]:
+    """What the provenance says of settings and shard."""
+    configs = {name: asdict(getattr(settings, name)) for name in ("decode", "select", "mentor", "prices")}
+    return {"baseline": settings.baseline, **prompt_and_shard(settings, shard), **configs}
+
+
+def prompt_and_shard(settings: EvalSettings, shard: Shard | None) -> dict[str, Any]:
+    """Prompts and shard of a run, where there is something to say of them."""
+    style = None if settings.style is None else asdict(settings.style)
+    said = {"prompt": style, "shard": None if shard is None else str(shard)}
     return {name: value for name, value in said.items() if value is not None}
 
 
-def parts_of(method: str, seeds: Sequence[int], select: SelectConfig) -> Iterator[tuple[Part, int]]:
-    """The parts of a method, each with its seed: one for each seed if it draws at random, else a single one."""
-    yield Part(method), seeds[0]
-    if draws(method, select):
-        yield from ((Part(method, seed), seed) for seed in seeds[1:])
+def parts_of(method: str, seeds: Sequence[int], settings: EvalSettings) -> Iterator[tuple[Part, EvalSettings]]:
+    """The parts of a method, each with its settings: one for each seed if it draws at random, else a single one."""
+    yield Part(method), seeded(settings, seeds[0])
+    if draws(method, settings.select):
+        yield from ((Part(method, seed), seeded(settings, seed)) for seed in seeds[1:])
 
 
-def check(
-    session: Session,
-    items: Sequence[Item],
-    methods: Sequence[str],
-    decode: DecodeConfig,
-    select: SelectConfig,
-    mentor: MentorConfig,
-    *,
-    allow_code_execution: bool = False,
-) -> list[str]:
+def check(session: Session, items: Sequence[Item], methods: Sequence[str], settings: EvalSettings) -> list[str]:
     """Raise S2TError for what would be found only after decoding: see `evaluate`. Returns what could not be checked."""
     assert_unique(items)
     if not methods:
         raise S2TError("no method to evaluate; name some with --methods, for example greedy,s2t-local")
     for method in methods:
         parse_method(method)
-    if not allow_code_execution and any(item.answer_type == "code" for item in items):
+    if not settings.allow_code_execution and any(item.answer_type == "code" for item in items):
         raise S2TError("grading these items runs code that a model wrote; allow it with --allow-code-execution")
     unknown: dict[Path, None] = {}
     for method in methods:
-        session.policy(method, decode, select, mentor)
-        if is_calibrated(method, select):
+        session.policy(method, settings.decode, settings.select, settings.mentor)
+        if is_calibrated(method, settings.select):
             assert_not_calibrated_on(items, session.calibration, purpose="test")
-        for folder in trained_folders(session, method, select):
+        for folder in trained_folders(session, method, settings.select):
             if not assert_not_trained_on(items, folder):
                 unknown[folder] = None
     return [
@@ -177,17 +168,9 @@ class SharedClock:
         self._last = self._now()
 
 
-def answer(
-    session: Session,
-    method: str,
-    decode: DecodeConfig,
-    select: SelectConfig,
-    mentor: MentorConfig,
-    items: Sequence[Item],
-    *,
-    allow_code_execution: bool = False,
-) -> Iterator[ItemRecord]:
+def answer(session: Session, method: str, settings: EvalSettings, items: Sequence[Item]) -> Iterator[ItemRecord]:
     """Decode and grade `items`, as they finish. Loading and warming up, grading and writing are not timed."""
+    decode, select, mentor = settings.decode, settings.select, settings.mentor
     fitted = fit(session, items, decode.max_new_tokens, with_llm=parse_method(method)[0] in NEEDS_LLM)
     for item, length in fitted.too_long:
         yield unasked_record(item, method, length)
@@ -215,6 +198,6 @@ def answer(
             generation,
             seconds,
             prompt_tokens=length,
-            allow_code_execution=allow_code_execution,
+            allow_code_execution=settings.allow_code_execution,
         )
         clock.resume()

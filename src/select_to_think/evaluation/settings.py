@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
+from select_to_think.config import DecodeConfig, EvalSettings, SelectConfig
 from select_to_think.policies.table import MENTOR, NEEDS_LLM, default_trigger, parse_method
 
 if TYPE_CHECKING:
@@ -60,31 +60,30 @@ def decode_settings(decode: DecodeConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(decode).items() if name != "max_batch"}
 
 
-def method_settings(
-    session: Session, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig = MentorConfig()
-) -> dict[str, Any]:
+def method_settings(session: Session, method: str, settings: EvalSettings) -> dict[str, Any]:
     """Everything that decides the answers of one method. Loads only models that the method needs."""
+    select = settings.select
     kind, _ = parse_method(method)
-    settings: dict[str, Any] = {
+    decisive: dict[str, Any] = {
         "slm": session.slm.fingerprint,
         "dtype": str(session.slm.model.dtype),
-        "decode": decode_settings(decode),
+        "decode": decode_settings(settings.decode),
     }
     if kind in NEEDS_LLM:
-        settings["llm"] = session.llm.fingerprint
+        decisive["llm"] = session.llm.fingerprint
     if has_trigger(method):
         name = trigger_name(method, select, kind not in NEEDS_LLM or session.shares_vocabulary)
-        settings["select"] = {**asdict(select), "trigger": name}
-        settings["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
+        decisive["select"] = {**asdict(select), "trigger": name}
+        decisive["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
     if kind == "distill":
-        settings["distill"] = folder_digest(session.distill_folder)
+        decisive["distill"] = folder_digest(session.distill_folder)
     if kind == "s2t-local":
-        settings["scorer"] = folder_digest(Path(session.scorer(select)[0].path))
+        decisive["scorer"] = folder_digest(Path(session.scorer(select)[0].path))
     if kind in MENTOR:
-        settings["mentor"] = asdict(mentor)
+        decisive["mentor"] = asdict(settings.mentor)
     if kind == "mentor-mlp":
-        settings["verifier"] = folder_digest(session.verifier_folder)
-    return settings
+        decisive["verifier"] = folder_digest(session.verifier_folder)
+    return decisive
 
 
 def folder_digest(folder: Path) -> str:
