@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,9 +127,8 @@ def train_distill(
             save_distilled(folder, module.switch, {**names, **fingerprints, "training": about})
             write_trained_on(folder, question_keys)
 
-        return train_and_publish(
-            trainer, work, out, resume, lambda: summarise(trainer, learned, measured, before), write
-        )
+        summary = partial(summarise, trainer, learned, measured, before)
+        return train_and_publish(trainer, work, out, resume, summary, write)
 
 
 def problems_of(session: Session, trajectories: Iterable[Trajectory], max_new_tokens: int) -> list[Problem]:

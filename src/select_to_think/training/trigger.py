@@ -26,6 +26,7 @@ from transformers.trainer_utils import set_seed
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import TriggerTrainConfig
 from select_to_think.evaluation.trained_on import write_trained_on
+from select_to_think.models.layers import Layers
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
@@ -78,24 +79,12 @@ def train_trigger(
     parts = split_items(trajectories)
     steps = fit, calibration, measured = [collect_steps(slm, part) for part in parts]
     kl_threshold, labels = mark(steps, config.trigger_budget)
-    set_seed(seed)
-    module = HeadModule(fit.hidden, config.hidden_size)
     try:
         with disk_errors(work):
-            seconds = fit_head(
-                module,
-                fit.hidden,
-                torch.from_numpy(labels[0]),
-                work,
-                epochs=config.epochs,
-                batch=config.batch_steps,
-                learning_rate=config.learning_rate,
-                seed=seed,
-                progress=progress,
-            )
+            layers, seconds = fit_layers(fit, labels[0], config, seed, work, progress)
     finally:
         discard(work)
-    head = calibrated(module.folded(), calibration)
+    head = calibrated(layers, calibration)
     summary = {
         "trigger_budget": config.trigger_budget,
         "kl_threshold_nats": kl_threshold,
@@ -129,7 +118,27 @@ def mark(parts: Sequence[Steps], budget: float) -> tuple[float, list[Marks]]:
     return threshold, labels
 
 
-def calibrated(layers: tuple[tuple[Floats, Floats], ...], steps: Steps) -> TriggerHead:
+def fit_layers(
+    steps: Steps, labels: Marks, config: TriggerTrainConfig, seed: int, work: Path, progress: Progress | None
+) -> tuple[Layers, float]:
+    """Train a head; its layers, and the seconds it took."""
+    set_seed(seed)
+    module = HeadModule(steps.hidden, config.hidden_size)
+    seconds = fit_head(
+        module,
+        steps.hidden,
+        torch.from_numpy(labels),
+        work,
+        epochs=config.epochs,
+        batch=config.batch_steps,
+        learning_rate=config.learning_rate,
+        seed=seed,
+        progress=progress,
+    )
+    return module.folded(), seconds
+
+
+def calibrated(layers: Layers, steps: Steps) -> TriggerHead:
     """The head with the quantiles of its logit over `steps`."""
     logits = TriggerHead(layers, np.zeros(1, np.float32), {})(steps.hidden.numpy())
     return TriggerHead(layers, np.quantile(logits, np.linspace(0, 1, 1001)).astype(np.float32), {})
@@ -200,7 +209,7 @@ class HeadModule(nn.Module):
         loss = nn.functional.binary_cross_entropy_with_logits(x[:, 0], labels.float())
         return {"loss": loss, "logits": x[:, 0]}
 
-    def folded(self) -> tuple[tuple[Floats, Floats], ...]:
+    def folded(self) -> Layers:
         """The layers with the standardisation folded into the first."""
         layers = [
             (linear.weight.detach().double().cpu(), linear.bias.detach().double().cpu()) for linear in self.linears

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,16 +118,16 @@ def train_verifier(
             "config": asdict(config),
             **settings,
         }
-
-        def write(folder: Path) -> None:
-            save_verifier(
-                folder, VerifierHead(layers, (prompt.template, prompt.opening), summary), session.slm.fingerprint
-            )
-            write_trained_on(folder, map(question_key, items))
-
-        publish(out, write)
+        head = VerifierHead(layers, (prompt.template, prompt.opening), summary)
+        publish(out, partial(write, head=head, slm=session.slm, items=items))
     discard(work)
     return summary
+
+
+def write(folder: Path, head: VerifierHead, slm: LoadedModel, items: Sequence[Item]) -> None:
+    """Fill the folder of a verifier."""
+    save_verifier(folder, head, slm.fingerprint)
+    write_trained_on(folder, map(question_key, items))
 
 
 def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: Path) -> tuple[Layers, float]:
