@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from select_to_think.models.words import LONGEST, Words
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.mentor import Mentor
-from select_to_think.structures import Generation, ModelUnavailable, S2TError
+from select_to_think.structures import Generation, ModelUnavailable, Observation, S2TError
 from select_to_think.verifiers.base import Dispute, Follower
 from select_to_think.verifiers.coin import CoinVerifier
 from select_to_think.verifiers.free import FreeVerifier
@@ -139,6 +140,27 @@ def test_it_is_the_plain_definition(pair, order) -> None:
     assert all(r.counts.llm_forwards <= r.counts.consultations and not r.counts.disagreements for r in agreed)
     choices = sum(r.counts.mentor_choices for r in results)
     assert 0 < choices < sum(r.counts.disagreements for r in results), "the law says nothing without both choices"
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_the_mentor_is_asked_at_the_wanted_share_of_words(rate: float) -> None:
+    """Over 25 000 words of one token each, on which both models agree: one standard error is at most 0.0032."""
+    always = Observation(top_ids=np.array([[7]]), top_logprobs=np.array([[0.0]], np.float32))
+    asked = Mentor(Limits(frozenset(), 100), WORDS, Always(1.0), rate, SEGMENT, guesses=False)
+    counts = [play(asked.run([3], f"seed/{n}"), always).counts for n in range(250)]
+    assert sum(each.consultations for each in counts) / 25_000 == pytest.approx(rate, abs=0.008)
+    assert not any(each.disagreements for each in counts)
+
+
+def play(run: Any, observation: Observation) -> Generation:
+    """The end of a policy to which every model answers the same."""
+    reply = None
+    while True:
+        try:
+            request = run.send(reply)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        reply = observation if getattr(request, "observe", None) else None
 
 
 def test_without_consultations_it_is_slm_greedy(pair) -> None:
