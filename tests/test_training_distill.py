@@ -220,13 +220,3 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(S2TError, match="does not divide"):
         train_distill(pair, make_trajectories(24), replace(QUICK, micro_batch=3), DECODE, out)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("select_to_think.models.adapter.save_file", full)
-    with pytest.raises(S2TError, match="No space left"):
-        train_distill(session(), make_trajectories(24), replace(QUICK, epochs=1), DECODE, tmp_path / "out")
-    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))

@@ -192,17 +192,6 @@ def test_a_diverged_loss_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_nothing_under_the_final_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("select_to_think.models.adapter.save_file", full)
-    with pytest.raises(S2TError, match="No space left"):
-        train_scorer(loaded(), make_trajectories(24), replace(QUICK, epochs=1), tmp_path / "scorer")
-    assert not (tmp_path / "scorer").exists()
-    assert not list(tmp_path.glob(".*"))
-
-
 @pytest.mark.parametrize("arch", ["qwen2", "phi3", "gemma3"])
 def test_switch_is_exact_in_every_state(arch: str) -> None:
     slm = loaded(arch)
