@@ -1,9 +1,9 @@
 """Every setting of the library and its default, written once.
 
-Command-line flags and YAML files are generated from these dataclasses: the flag of `DecodeConfig.max_new_tokens` is
+Command-line flags are generated from these dataclasses: the flag of `DecodeConfig.max_new_tokens` is
 `--max-new-tokens`, its help text stands beside the default. Fractions are 0-1, times in seconds, lengths in tokens.
 
-Non-goals: reading files or flags (see `cli/`), and anything that depends on torch.
+Non-goals: reading flags (see `cli/options.py`), and anything that depends on torch.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class PriceConfig(Checked):
 
     price_slm: float = option(0.0, "Money per million tokens that the SLM processes.", low=0.0)
     price_llm_read: float = option(0.0, "Money per million tokens that the LLM processes.", low=0.0)
-    price_llm_written: float = option(0.0, "Money per million tokens that the LLM writes or chooses.", low=0.0)
+    price_llm_written: float = option(0.0, "Money per million tokens that the LLM writes.", low=0.0)
 
 
 @dataclass(frozen=True)

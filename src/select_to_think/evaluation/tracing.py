@@ -1,6 +1,6 @@
 """From a finished generation to the record of one item: graded, with its triggered steps in words.
 
-Non-goals: storing records (`runner.py`) and counting over them (`metrics.py`).
+Non-goals: storing records (`run_folder.py`) and counting over them (`metrics.py`).
 """
 
 from __future__ import annotations
