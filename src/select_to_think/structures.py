@@ -52,6 +52,11 @@ def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
+def comma_separated(text: str) -> list[str]:
+    """The entries of a list that a person typed, without blanks around them; empty ones do not count."""
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> S2TError:
     """The error for a `kind` of thing that is called by a `name` outside `known`; suggests the nearest one."""
     names = list(known)
@@ -157,7 +162,7 @@ class Counts:
 
     slm_tokens_processed: int = 0
     slm_forwards: int = 0
-    llm_tokens_generated: int = 0  # tokens of the output that the LLM wrote or chose outside the SLM's own greedy
+    llm_tokens_generated: int = 0  # of the output, written by the LLM; those that it only selected are the SLM's
     llm_tokens_processed: int = 0
     llm_forwards: int = 0
     # MentorCollab. Tokens that both models wrote are the SLM's own.
@@ -184,7 +189,7 @@ class StepRecord:
     statistic: float | None = None  # the trigger's statistic; its unit is the trigger's
     fired: bool = False
     candidates: tuple[int, ...] = ()  # the SLM's top-K, best first; filled at fired steps
-    candidate_logprobs: tuple[float, ...] = ()  # log p_SLM of the candidates, nats
+    candidate_logprobs: tuple[float, ...] = ()  # log p_SLM of the candidates, nats; MentorCollab: of each one's model
     scores: tuple[float, ...] = ()  # the selector's scores of the candidates; higher is better
     llm_top_token: int | None = None  # the LLM's top-1 over the whole vocabulary, where it was asked
     chooser: Chooser = "slm"

@@ -15,7 +15,7 @@ from select_to_think.cli.options import Batching, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.config import DataConfig, EvalSettings, MentorConfig, PairConfig
-from select_to_think.structures import S2TError
+from select_to_think.structures import S2TError, comma_separated
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.ablation import Cell
@@ -77,7 +77,7 @@ def ablate(
 def numbers(text: str, kind: type[Any]) -> list[Any]:
     """The numbers in a comma-separated list, each once. Raises S2TError for anything else."""
     try:
-        return list(dict.fromkeys(kind(part) for part in text.split(",") if part.strip()))
+        return list(dict.fromkeys(map(kind, comma_separated(text))))
     except ValueError:
         raise S2TError(f"numbers are wanted, comma-separated, got {text!r}") from None
 

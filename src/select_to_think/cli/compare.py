@@ -11,6 +11,7 @@ from rich.text import Text
 
 from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
+from select_to_think.structures import comma_separated
 
 if TYPE_CHECKING:
     from select_to_think.analysis.comparison import Comparison
@@ -45,7 +46,7 @@ def compare(
     """
     from select_to_think.analysis.comparison import compare_runs
 
-    found = compare_runs(runs, [name.strip() for name in methods.split(",") if name.strip()])
+    found = compare_runs(runs, comma_separated(methods))
     payload = {"schema": 1, "comparisons": [comparison.to_json() for comparison in found]}
     return Reply(payload, lambda console: show(console, found, items))
 

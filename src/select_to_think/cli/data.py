@@ -16,7 +16,7 @@ import typer
 from select_to_think.cli.options import DATA_PANEL, Only
 from select_to_think.cli.output import note
 from select_to_think.config import DataConfig, PairConfig, PromptStyle
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError, comma_separated, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
@@ -83,7 +83,7 @@ def benchmark_items(data: DataConfig, purpose: Purpose) -> list[Item]:
     """The items of every named benchmark and file."""
     from select_to_think.evaluation.benchmarks import is_file, load, training_items
 
-    names = [name.strip() for name in (data.benchmarks or "").split(",") if name.strip()]
+    names = comma_separated(data.benchmarks or "")
     if not names:
         raise S2TError("no benchmark named; give some with --benchmarks, for example gsm8k,arc-challenge")
     items: list[Item] = []

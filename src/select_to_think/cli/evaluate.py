@@ -22,7 +22,7 @@ from select_to_think.config import (
     PriceConfig,
     SelectConfig,
 )
-from select_to_think.structures import S2TError
+from select_to_think.structures import S2TError, comma_separated
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.results import Results
@@ -81,27 +81,23 @@ def evaluate(
         style=style if any(item.prompt is not None for item in items) else None,
         allow_code_execution=allow_code_execution,
     )
-    part = None if shard is None else Shard.parse(shard)
+    chosen, part = comma_separated(methods), None if shard is None else Shard.parse(shard)
     folder = folder_for("eval", out, pair, decode, select, mentor, data, style, seeds, shard)
     note(f"results go to {folder}")
     if data.benchmarks is not None and pair.slm is None:
         note("the bundled pair knows nothing but its own three domains: near zero is what it gets on benchmarks")
     with progress("evaluating") as report:
-        results = run(Session.load(pair), items, names(methods), settings, out=folder, shard=part, progress=report)
+        results = run(Session.load(pair), items, chosen, settings, out=folder, shard=part, progress=report)
     return Reply(results.to_json(), lambda console: show(console, folder, results))
-
-
-def names(text: str) -> list[str]:
-    """The names in a comma-separated list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def numbers(text: str) -> list[int]:
     """The seeds in a comma-separated list. Raises S2TError for anything but numbers from 0."""
-    wrong = [name for name in names(text) if not name.isdecimal()]
+    found = comma_separated(text)
+    wrong = [seed for seed in found if not seed.isdecimal()]
     if wrong:
         raise S2TError(f"seeds are whole numbers from 0, comma-separated, got {wrong[0]!r}")
-    return [int(name) for name in names(text)]
+    return [int(seed) for seed in found]
 
 
 def show(console: Console, folder: Path, results: Results) -> None:

@@ -26,7 +26,7 @@ from select_to_think.evaluation.items import Item, assert_unique, refuse_test
 from select_to_think.evaluation.results import provenance
 from select_to_think.evaluation.settings import decode_settings
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on
-from select_to_think.structures import Floats, Labels, Progress, S2TError, unknown_name
+from select_to_think.structures import Floats, Labels, Progress, S2TError, comma_separated, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -63,7 +63,8 @@ def collect(
     refuse_test(items, purpose="collect from")
     assert_not_calibrated_on(items, session.calibration, purpose="training")
     thresholds = _thresholds(session, config)
-    select = SelectConfig(trigger="kl", trigger_budget=config.collect_budget, candidates=min(8, config.group_size))
+    size = min(SelectConfig.candidates, config.group_size)
+    select = SelectConfig(trigger="kl", trigger_budget=config.collect_budget, candidates=size)
     settings = {
         "config": asdict(config),
         "decode": decode_settings(decode),
@@ -87,7 +88,7 @@ def collect(
 
 def _thresholds(session: Session, config: CollectConfig) -> dict[str, float]:
     """The statistic that a step of each collected trigger must exceed."""
-    names = [name.strip() for name in config.triggers.split(",") if name.strip()]
+    names = comma_separated(config.triggers)
     if not names:
         raise S2TError(f"no trigger to collect under; choose from: {', '.join(STATISTICS)}")
     for name in names:

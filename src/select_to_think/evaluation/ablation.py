@@ -23,9 +23,6 @@ from select_to_think.structures import Progress, S2TError
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
-RATES = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)
-LENGTHS = (1, 4, 8, 16, 32)
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -43,8 +40,8 @@ def ablate(
     settings: EvalSettings,
     out: Path,
     *,
-    rates: Sequence[float] = RATES,
-    lengths: Sequence[int] = LENGTHS,
+    rates: Sequence[float],
+    lengths: Sequence[int],
     progress: Progress | None = None,
 ) -> list[Cell]:
     """Evaluate `method` in every cell, each in a folder of its own below `out`; `progress` counts answers.

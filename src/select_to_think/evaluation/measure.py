@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from select_to_think.config import DecodeConfig
+from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.fitting import only_fitting
 from select_to_think.evaluation.items import Item, assert_unique, with_all
 from select_to_think.evaluation.results import document, provenance
@@ -68,7 +68,7 @@ def measure(
     items: Sequence[Item],
     *,
     trigger_budget: float,
-    candidates: int = 8,
+    candidates: int = SelectConfig.candidates,
     decode: DecodeConfig = DecodeConfig(),
     progress: Progress | None = None,
 ) -> Sufficiency:
