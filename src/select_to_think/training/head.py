@@ -1,21 +1,33 @@
 """Fitting a small network on hidden states of the SLM to yes-or-no labels: what the trigger and the verifier share.
 
-Non-goals: where states and labels come from, and what the network looks like.
+Non-goals: which states and labels, and what the network looks like.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from select_to_think.models.loading import LoadedModel
 from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Floats, Progress, S2TError
+
+BATCH_TOKENS = 16384  # of the forwards that compute hidden states
+
+
+def padded_states(slm: LoadedModel, rows: Sequence[Sequence[int]]) -> Tensor:
+    """(B, T, H) after the final norm, on the SLM's device, of B rows of token ids; T is the longest row's length."""
+    padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: causal
+    states: Tensor = slm.model.base_model(input_ids=padded.to(slm.model.device), use_cache=False).last_hidden_state
+    return states
 
 
 def fit_head(

@@ -32,10 +32,9 @@ from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.training.folders import discard, disk_errors, publish, working_folder
 from select_to_think.training.groups import is_held_out
-from select_to_think.training.head import fit_head, roc_auc
+from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
 
 CALIBRATION_SHARE = MEASURED_SHARE = 0.15
-BATCH_TOKENS = 16384  # of the forwards that compute hidden states
 Marks = NDArray[np.bool_]
 
 
@@ -179,9 +178,7 @@ def collect_steps(slm: LoadedModel, trajectories: Sequence[Trajectory]) -> Steps
 
 def hidden_states(slm: LoadedModel, batch: Sequence[Trajectory]) -> Tensor:
     """(steps of all rows, H) fp32 on the host; row p of a trajectory is the state before its output token p."""
-    rows = [torch.tensor([*t.prompt_ids, *t.output_ids]) for t in batch]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(slm.model.device)  # padded on the right: causal
-    hidden = slm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state.float().cpu()
+    hidden = padded_states(slm, [(*t.prompt_ids, *t.output_ids) for t in batch]).float().cpu()
     starts = [len(t.prompt_ids) - 1 for t in batch]
     return torch.cat([hidden[i, s : s + len(t.output_ids)] for i, (s, t) in enumerate(zip(starts, batch, strict=True))])
 

@@ -44,13 +44,12 @@ from select_to_think.training.folders import (
     working_folder,
 )
 from select_to_think.training.groups import is_held_out
-from select_to_think.training.head import fit_head, roc_auc
+from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
 DROPOUT = 0.1
-BATCH_TOKENS = 16384  # of the forwards that compute hidden states
 CURVE_BINS = 10
 
 
@@ -178,10 +177,8 @@ def last_states(slm: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     while order:
         size = max(1, BATCH_TOKENS // len(prompts[order[-1]]))
         batch, order = order[-size:], order[:-size]
-        rows = [torch.tensor(prompts[i]) for i in batch]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(slm.model.device)  # padded on the right: causal
-        hidden = slm.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        ends = torch.tensor([len(row) - 1 for row in rows], device=hidden.device)
+        hidden = padded_states(slm, [prompts[i] for i in batch])
+        ends = torch.tensor([len(prompts[i]) - 1 for i in batch], device=hidden.device)
         states[batch] = hidden[torch.arange(len(batch), device=hidden.device), ends].float().cpu()
     return states
 
