@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
-from select_to_think.config import BenchConfig, DecodeConfig, MentorConfig, SelectConfig
+from select_to_think.config import BenchConfig, DecodeConfig, MentorConfig, ScorerConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
@@ -40,7 +40,7 @@ from select_to_think.policies.select import Select
 from select_to_think.probability import bucketed_kl_nats
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
-from select_to_think.structures import Progress, unknown_name
+from select_to_think.structures import Progress, comma_separated, unknown_name
 from select_to_think.triggers.base import StepView
 from select_to_think.triggers.kl import KLTrigger
 from select_to_think.triggers.random import RandomTrigger
@@ -49,7 +49,7 @@ from select_to_think.verifiers.free import FreeVerifier
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
-CANDIDATES, BINS, LORA_RANK = 8, 16, 32
+CANDIDATES, BINS, LORA_RANK = SelectConfig.candidates, ScorerConfig.bins, ScorerConfig.lora_rank
 NAMES = tuple(
     "greedy transformers-generate s2t-local-coupled s2t-local-proposer s2t-local-activated s2t-kl s2t-kl-plain "
     "s2t-entropy takeover maj@8 mentor-free mentor-free-plain llm".split()
@@ -146,7 +146,7 @@ def wanted_names(names: str) -> tuple[str, ...]:
     """The rows that a comma-separated list asks for, greedy among them. Raises S2TError for an unknown one."""
     if names == "all":
         return NAMES
-    wanted = ["greedy", *(name.strip() for name in names.split(","))]
+    wanted = ["greedy", *comma_separated(names)]
     for name in wanted:
         if name not in NAMES:
             raise unknown_name("row", name, NAMES)
@@ -234,15 +234,15 @@ def mentor_contenders(session: Session, config: BenchConfig, questions: Sequence
     prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
 
     def fast() -> Cost:
-        stack = ExitStack()
-        made = build_backends(session, "mentor-free", SelectConfig(), stack)
-        start = time.perf_counter()
-        runs = [
-            (i, policy.about(question).run(prompt, str(i)))
-            for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True))
-        ]
-        results = dict(Engine(made, config.batch).run(runs))
-        seconds = time.perf_counter() - start
+        with ExitStack() as stack:
+            made = build_backends(session, "mentor-free", SelectConfig(), stack)
+            start = time.perf_counter()
+            runs = [
+                (i, policy.about(question).run(prompt, str(i)))
+                for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True))
+            ]
+            results = dict(Engine(made, config.batch).run(runs))
+            seconds = time.perf_counter() - start
         outputs = tuple(results[i].tokens for i in range(len(runs)))
         forwards = sum(generation.counts.llm_forwards for generation in results.values())
         return Cost(seconds, sum(map(len, outputs)), forwards, outputs)
