@@ -1,5 +1,7 @@
 """The losses of the scorer, as pure functions of tensors (arXiv 2604.26940, section on training the local scorer).
 
+`language_kl` is the loss of distillation too.
+
 Shapes: G groups, K candidates a group. Everything is in nats and summed over groups or tokens; the caller divides, so
 that gradient accumulation and several devices give the same gradient as one large batch.
 
@@ -50,8 +52,9 @@ def group_kl(logits: Tensor, llm_logprobs: Tensor) -> Tensor:
 def language_kl(logits: Tensor, base_logits: Tensor, forbidden: Tensor) -> Tensor:
     """D_KL(p_base || p_adapted) of the next token over the ordinary vocabulary, (..., V) x (..., V) -> (...).
 
-    The regulariser of the coupled mode: the adapted model must go on writing as the frozen SLM does. `forbidden` ids
-    (reserved rows, padding rows of the head) are left out of both distributions.
+    The regulariser of the coupled mode, whose base is the frozen SLM: the adapted model must go on writing as it does.
+    The loss of `kd`, whose base is the LLM. `forbidden` ids (reserved rows, padding rows of the head) are left out of
+    both distributions.
 
     Naive form: sum_v p_base(v) log(p_base(v) / p_adapted(v)) with both softmaxes over the ordinary ids only.
     """
