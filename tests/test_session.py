@@ -189,10 +189,10 @@ def test_loading(tmp_path: Path) -> None:
 def test_prompts_have_one_bos() -> None:
     loaded = tiny_loaded(0)
     loaded.tokenizer.chat_template = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}"
-    assert prompt_ids(loaded, "w5 w6").count(1) == 1
-    assert prompt_ids(loaded, "w5 w6", system="w9") == [1, 9, 5, 6]
+    assert prompt_ids(loaded, "w5 w6") == [1, 5, 6]
+    assert prompt_ids(loaded, "w5 w6", begun=" w9") == [1, 5, 6, 9]
     loaded.tokenizer.chat_template = None
-    assert prompt_ids(loaded, "w5 w6", system="w9") == [9, 5, 6]
+    assert prompt_ids(loaded, "w5 w6", begun=" w9") == [5, 6, 9]
 
 
 def test_configurations_check_their_ranges() -> None:

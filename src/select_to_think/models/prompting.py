@@ -5,7 +5,7 @@ from __future__ import annotations
 from select_to_think.models.loading import LoadedModel
 
 
-def prompt_ids(loaded: LoadedModel, question: str, *, system: str | None = None, begun: str = "") -> list[int]:
+def prompt_ids(loaded: LoadedModel, question: str, *, begun: str = "") -> list[int]:
     """Token ids of the prompt that asks `question`, ready to be continued with the answer or, if its first words are
     given, with what follows `begun`.
 
@@ -13,9 +13,7 @@ def prompt_ids(loaded: LoadedModel, question: str, *, system: str | None = None,
     """
     tokenizer = loaded.tokenizer
     if not tokenizer.chat_template:
-        text = question if system is None else f"{system}\n\n{question}"
-        return list(tokenizer(text + begun).input_ids)
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": question})
+        return list(tokenizer(question + begun).input_ids)
+    messages = [{"role": "user", "content": question}]
     text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     return list(tokenizer(text + begun, add_special_tokens=False).input_ids)

@@ -69,9 +69,7 @@ def is_file(name: str) -> bool:
     return name.endswith((".jsonl", ".jsonl.gz"))
 
 
-def load(
-    name: str, split: str | None = None, *, data_dir: str | Path | None = None, limit: int | None = None
-) -> list[Item]:
+def load(name: str, split: str | None = None, *, data_dir: str | Path | None = None) -> list[Item]:
     """Items of a benchmark by name, or of a user's file (`*.jsonl[.gz]`; its domain is the file's name).
 
     Raises:
@@ -80,19 +78,17 @@ def load(
     if is_file(name):
         stem = Path(name).name.removesuffix(".gz").removesuffix(".jsonl")
         items = load_items(name)
-        return [replace(item, domain=stem) if item.domain == "all" else item for item in items[:limit]]
-    return benchmark(name).load(split, data_dir=data_dir, limit=limit)
+        return [replace(item, domain=stem) if item.domain == "all" else item for item in items]
+    return benchmark(name).load(split, data_dir=data_dir)
 
 
-def training_items(
-    name: str, split: str = "train", *, data_dir: str | Path | None = None, limit: int | None = None
-) -> list[Item]:
+def training_items(name: str, split: str = "train", *, data_dir: str | Path | None = None) -> list[Item]:
     """Items that calibration and training may touch. Raises S2TError for a split whose role is test."""
     found = benchmark(name)
     _, part = found.split(split)
     if part.role != "train":
         raise S2TError(f"{name} ({split}) is for evaluation only: calibrate and train on a split whose role is train")
-    return found.load(split, data_dir=data_dir, limit=limit)
+    return found.load(split, data_dir=data_dir)
 
 
 def load_disjoint(train: Iterable[Item], test: Iterable[Item], *, drop: bool = False) -> tuple[list[Item], list[Item]]:

@@ -69,9 +69,7 @@ class Benchmark:
             raise S2TError(f"{self.name} has no split {name!r}: use one of {', '.join(self.splits)}")
         return name, self.splits[name]
 
-    def load(
-        self, split: str | None = None, *, data_dir: str | Path | None = None, limit: int | None = None
-    ) -> list[Item]:
+    def load(self, split: str | None = None, *, data_dir: str | Path | None = None) -> list[Item]:
         """Items of a split in their order, from a local folder or from the hub; both give the same items and ids.
 
         The domain of every item is the benchmark's name; its subject stays in `meta`.
@@ -81,7 +79,7 @@ class Benchmark:
         """
         name, part = self.split(split)
         items = self._local(part, Path(data_dir)) if data_dir is not None else self._from_hub(name, part)
-        return [self._finished(item, name) for item in items[:limit]]
+        return [self._finished(item, name) for item in items]
 
     def _local(self, part: Split, folder: Path) -> list[Item]:
         """Items of the first of the split's files that exists."""
