@@ -53,7 +53,9 @@ class PairConfig(Checked):
     verifier: str | None = option(None, "Verifier folder for mentor-mlp (default: the one shipped with the pair).")
     calibration: str | None = option(None, "Calibration file (default: the one shipped with the pair).")
     device: str = option("auto", "cpu, cuda, cuda:1 ... or auto.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option("auto", "Weight type; auto: float32 on CPU.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto", "Weight type; auto: float32 on CPU, else bfloat16."
+    )
     trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
 
 
@@ -61,7 +63,7 @@ class PairConfig(Checked):
 class DecodeConfig(Checked):
     """How a sequence is decoded, whatever the method."""
 
-    max_new_tokens: int = option(128, "Longest answer.", low=1)
+    max_new_tokens: int = option(128, "Longest answer, in tokens.", low=1)
     max_batch: int = option(32, "Sequences decoded at once.", low=1)
     temperature: float = option(0.7, "Sampling temperature (sample, maj@N).", low=0.01)
     top_p: float = option(0.95, "Nucleus mass kept when sampling.", low=0.0, high=1.0)
@@ -76,12 +78,14 @@ class SelectConfig(Checked):
     """Where a selector is asked, and among how many candidates."""
 
     trigger: str | None = option(
-        None, "kl, entropy, margin, random or learned (default: kl with an LLM, entropy for s2t-local)."
+        None, "kl, entropy, margin, random or learned (default: kl with an LLM of the same vocabulary, else entropy)."
     )
     trigger_budget: float = option(0.03, "Wanted fraction of triggered steps.", low=0.0, high=1.0)
     candidates: int = option(8, "Candidates K: the SLM's top-K next tokens.", low=1)
-    scorer_mode: ScorerMode = option("activated", "coupled, proposer or activated.")
-    score: ScoreKind = option("anchored", "bins (the paper) or anchored (plus a multiple of log p_SLM).")
+    scorer_mode: ScorerMode = option(
+        "activated", "Which of the pair's scorers: coupled, proposer or activated (a folder of --scorer knows its own)."
+    )
+    score: ScoreKind = option("anchored", "And its score: bins (the paper) or anchored (plus a multiple of log p_SLM).")
     block_verified: bool = option(True, "KL trigger: draft a block, verify it in one LLM forward (same output).")
 
 
@@ -113,7 +117,9 @@ class DataConfig(Checked):
     data: Path | None = option(None, "JSON Lines file with id, question, answer; asked as it is.")
     benchmarks: str | None = option(None, "Benchmarks (gsm8k,mmlu-pro ...) or *.jsonl files, comma-separated.")
     data_dir: Path | None = option(None, "Folder with the benchmarks' files (default: download them from the hub).")
-    split: str | None = option(None, "Split of the benchmarks or of the bundled pair.")
+    split: str | None = option(
+        None, "Split of the benchmarks or of the bundled pair (default: test, or one that may be learned from)."
+    )
     limit: int | None = option(None, "Items per domain or benchmark (default: all).", low=1)
     skip: int = option(0, "Items per domain or benchmark to leave out first.", low=0)
 

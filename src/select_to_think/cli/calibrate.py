@@ -29,7 +29,7 @@ def calibrate(
     data: DataConfig,
     style: Style,
     with_llm: Annotated[
-        bool, typer.Option("--with-llm/--no-llm", help="Calibrate the KL trigger too, which needs the LLM.")
+        bool, typer.Option("--with-llm/--no-llm", metavar="", help="Calibrate the KL trigger too, which needs the LLM.")
     ] = True,
     out: Annotated[
         Path | None,

@@ -21,7 +21,9 @@ JSON_FLAG = inspect.Parameter(
     "json",
     inspect.Parameter.KEYWORD_ONLY,
     default=False,
-    annotation=Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")],
+    annotation=Annotated[
+        bool, typer.Option("--json", metavar="", help="Print one JSON object on stdout, all else on stderr.")
+    ],
 )
 
 Command = Callable[..., Reply]

@@ -92,7 +92,7 @@ def flag(spec: Any, hint: Any, default: Any, panel: str) -> inspect.Parameter:
     option = typer.Option(
         f"--{dashed}/--no-{dashed}" if default is True else f"--{dashed}",
         help=escape(f"{spec.metadata['help']}{bounds(spec)}"),
-        metavar=None if parsed is bool else "NAME" if names else METAVARS.get(parsed, "TEXT"),
+        metavar="" if parsed is bool else "NAME" if names else METAVARS.get(parsed, "TEXT"),
         autocompletion=(lambda: names) if names else None,
         rich_help_panel=panel,
     )

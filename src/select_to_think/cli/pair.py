@@ -33,7 +33,9 @@ def train(
         int | None, typer.Option("--steps", metavar="INT", min=1, help="Optimiser steps (default: the recipe's).")
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="TEXT", help=DEVICES)] = "cpu",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start again instead of going on from a checkpoint.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", metavar="", help="Start again instead of going on from a checkpoint.")
+    ] = False,
 ) -> Reply:
     """Train the bundled pair from scratch by its recipe: hours on a CPU, minutes on a GPU.
 

@@ -46,7 +46,7 @@ Consulting = Annotated[
     MentorConfig,
     Only(("consult_rate", "segment_tokens", "verifier_template", "verifier_opening"), (("consult_rate", 1.0),)),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished training beside --out.")]
+Resume = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with the unfinished training beside --out.")]
 RESUME_HINT = "add --resume to the same command to go on from the last checkpoint"
 
 
