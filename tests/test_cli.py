@@ -141,6 +141,8 @@ def test_version(run: Callable[..., tuple[int, str, str]]) -> None:
         ("merge no/such/run --out x", "no/such/run"),
         ("eval --data no/such/file.jsonl", "no/such/file.jsonl"),
         ("generate", "no question"),
+        ("generate q --slm ./no/model", "there is no folder ./no/model"),
+        ("generate q --device cuda:99", "no usable device 'cuda:99'"),
         ("train scorer", "--collection"),
         ("pair info --pair dmeo", "did you mean 'demo'"),
         ("pair train --which lm", "did you mean"),

@@ -161,6 +161,10 @@ def test_unknown_pair_and_missing_models() -> None:
         Session.load(PairConfig(pair="dema"))
     with pytest.raises(S2TError, match="--llm"):
         Session(PairConfig(), slm=tiny_loaded(0)).generate(QUESTIONS, "llm", DECODE)
+    with pytest.raises(S2TError, match=r"`s2t train scorer` .* --scorer$"):
+        Session(slm=tiny_loaded(0)).scorer(SelectConfig())
+    with pytest.raises(S2TError, match=r"`s2t calibrate` .* --calibration$"):
+        _ = Session(slm=tiny_loaded(0)).calibration
 
 
 def test_loading(tmp_path: Path) -> None:

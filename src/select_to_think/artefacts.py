@@ -24,6 +24,14 @@ from select_to_think.pairs.bundled import bundled_folder, bundled_model, bundled
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
 
+FLAGS = {  # what makes an artefact -> the flag that names it
+    "s2t calibrate": "--calibration",
+    "s2t train scorer": "--scorer",
+    "s2t train trigger": "--trigger-head",
+    "s2t train distill": "--distill",
+    "s2t train verifier": "--verifier",
+}
+
 
 class Artefacts:
     """Models, adapters and thresholds of the pair that a configuration names."""
@@ -106,7 +114,10 @@ class Artefacts:
         if given is not None:
             return Path(given)
         if self.folder is None:
-            raise S2TError(f"{shipped} is missing for this pair: run `{command}` with these models and name its output")
+            raise S2TError(
+                f"{shipped} is missing for this pair: run `{command}` with these models and name its output with "
+                f"{FLAGS[command]}"
+            )
         return self.folder / shipped
 
     def scorer(self, select: SelectConfig) -> tuple[Scorer, AdapterSwitch]:

@@ -9,6 +9,7 @@ Non-goals: what the files mean (see `collect/records.py`, `evaluation/results.py
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -25,7 +26,9 @@ Json = Mapping[str, Any]
 
 def unwritable(path: Path, error: OSError) -> S2TError:
     """The error for a path that cannot be written."""
-    return S2TError(f"cannot write {path}: {error.strerror or error}; free space there or choose another place")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space there or choose another place" if full else "choose another place"
+    return S2TError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
 def make_folder(path: Path) -> None:
@@ -98,7 +101,8 @@ def parse_lines(path: Path, content: bytes, *, remedy: str) -> Iterator[tuple[in
         try:
             value = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            reason = "it is empty" if not line.strip() else str(error)
+            broken = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            reason = broken if line.strip() else "it is empty"
             raise S2TError(f"{path}, line {number} is not valid JSON ({reason}); {remedy}") from error
         if not isinstance(value, dict):
             raise S2TError(f"{path}, line {number} is not a JSON object; {remedy}")

@@ -72,6 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         where = context.command_path if context is not None else "s2t"
         if line := explain(error):  # empty where typer has printed the help instead
-            print_error(f"{line.rstrip('.')}; see `{where} --help`")
+            print_error(f"{line.rstrip('.')} (see `{where} --help`)")
         return error.exit_code
     return code if isinstance(code, int) else 0

@@ -55,7 +55,9 @@ def choose_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise S2TError(f"cannot use device {device!r}: choose cpu, cuda or auto") from error
+        raise S2TError(
+            f"there is no usable device {device!r} here: choose cpu, or auto to take what there is"
+        ) from error
     return device
 
 
@@ -86,6 +88,8 @@ def load_model(
         raise S2TError(
             f"{name_or_path} is not a model folder (no config.json): give a Hugging Face name or a checkpoint"
         )
+    if not path.exists() and name_or_path.startswith(("/", ".", "~")):
+        raise S2TError(f"there is no folder {name_or_path}: check the path, or give a Hugging Face name")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             name_or_path,

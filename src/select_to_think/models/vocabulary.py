@@ -49,6 +49,7 @@ def check_shared_vocabulary(slm: LoadedModel, llm: LoadedModel) -> None:
     ours, theirs = slm.tokenizer.get_vocab(), llm.tokenizer.get_vocab()
     token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
     raise S2TError(
-        f"{slm.name} and {llm.name} have different vocabularies (token {token!r} is {ours.get(token)} in one and "
-        f"{theirs.get(token)} in the other), and this needs one: choose two models of one family"
+        f"{slm.name} and {llm.name} have different vocabularies (token {token!r} has the ids "
+        f"{ours.get(token, 'none')} and {theirs.get(token, 'none')}), and this needs one: "
+        "choose two models of one family"
     )
