@@ -36,6 +36,7 @@ from select_to_think.analysis.tables import (
     subject_table,
     with_prefix,
 )
+from select_to_think.config import EvalSettings
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.evaluation.statistics import paired_difference
 from select_to_think.structures import S2TError
@@ -117,7 +118,7 @@ def test_counts_that_the_run_wrote_down_are_shown_as_they_are(tmp_path: Path) ->
 def test_subjects_count_every_seed_as_the_result_rows_do(tmp_path: Path) -> None:
     items = [replace(item, meta={"subject": item.domain}) for item in fake_items()]
     session: Any = FakeSession()
-    evaluate(session, items, ["greedy", "sample", "s2t"], out=tmp_path, seeds=[4, 0])
+    evaluate(session, items, ["greedy", "sample", "s2t"], EvalSettings(seeds=(4, 0)), out=tmp_path)
     run = load_run(tmp_path, name="run")
     expected = {(row.method, row.domain): (row.accuracy, row.stderr) for row in run.rows if row.domain != "all"}
     found = {

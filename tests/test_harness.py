@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from select_to_think.cli import app
-from select_to_think.config import DecodeConfig
+from select_to_think.config import DecodeConfig, EvalSettings
 from select_to_think.evaluation.items import Item, load_pair_split
 from select_to_think.evaluation.results import read_records
 from select_to_think.evaluation.runner import evaluate
@@ -229,7 +229,7 @@ def test_drawn_answers_are_those_of_our_evaluation(items: list[Item], tmp_path: 
     from select_to_think.evaluation.harness import HarnessModel
 
     decode = DecodeConfig(temperature=1.5, seed=3)
-    evaluate(Session.load(), items, [method], decode, out=tmp_path)
+    evaluate(Session.load(), items, [method], EvalSettings(decode), out=tmp_path)
     records = read_records(tmp_path / f"records-{method}.jsonl")
     model = HarnessModel(method=method, temperature=1.5, seed=3)
     prompts = [model.apply_chat_template([{"role": "user", "content": item.question}]) for item in items]
