@@ -10,7 +10,7 @@ from itertools import product
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -260,6 +260,7 @@ def test_word_by_word_is_the_tokenisation_of_the_whole_text(text, pair) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.text(st.sampled_from("ab 19.é😀 pens"), max_size=8)), max_size=8))
+@example([(0, "1"), (0, "1 "), (1, "ena")])
 def test_rewriting_a_text_that_grows_and_is_cut_is_rewriting_it_anew(edits) -> None:
     between = translation("words", "digits")
     listener = Listener(between, 0, (0,), 512)

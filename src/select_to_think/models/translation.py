@@ -36,15 +36,16 @@ class Translation:
         """SLM tokens cut where a word begins (a space behind a token that does not end in one) and around special
         tokens: what is rewritten at a time. Only the last one changes when tokens are appended."""
         words: list[list[int]] = []
-        before = b""
-        for i in ids:
-            piece = self.slm.pieces[i]
-            begins = not piece or not before or (self.by_words and piece[:1] == b" " and not before[-1:].isspace())
-            if begins or not words:
+        for place, i in enumerate(ids):
+            if place == 0 or self.parts(ids[place - 1], i):
                 words.append([])
             words[-1].append(i)
-            before = piece
         return [tuple(word) for word in words]
+
+    def parts(self, before: int, i: int) -> bool:
+        """Whether SLM token i begins another word than the token before it belongs to."""
+        written, piece = self.slm.pieces[before], self.slm.pieces[i]
+        return not written or not piece or (self.by_words and piece[:1] == b" " and not written[-1:].isspace())
 
     def to_llm(self, ids: Sequence[int]) -> list[int]:
         """The LLM's tokens for a running text in SLM tokens."""

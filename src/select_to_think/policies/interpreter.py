@@ -206,8 +206,13 @@ class Listener:
         return tuple(self.rewrite(answer))
 
     def rewrite(self, answer: Sequence[int]) -> list[int]:
-        """The answer as the LLM's tokenizer writes it; of a text that has grown only the last words anew."""
-        if list(answer[: len(self.settled)]) != self.settled:
+        """The answer as the LLM's tokenizer writes it; of a text that has grown only the last words anew.
+
+        A word that was complete goes on where what stood behind it was cut off and replaced: then all is written anew.
+        """
+        known = len(self.settled)
+        goes_on = 0 < known < len(answer) and not self.translation.parts(answer[known - 1], answer[known])
+        if goes_on or list(answer[:known]) != self.settled:
             self.settled, self.rewritten = [], []
         words = self.translation.words(answer[len(self.settled) :])
         for word in words[:-1]:
