@@ -23,7 +23,7 @@ from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
 from select_to_think.evaluation.plain import PlainMentor, run_plain
-from select_to_think.evaluation.timing import Contender, Cost, time_contenders
+from select_to_think.evaluation.timing import Contender, Cost, table, time_contenders
 from select_to_think.methods import build_backends
 from select_to_think.models.adapter import inject_adapter
 from select_to_think.models.loading import choose_device
@@ -151,34 +151,6 @@ def wanted_names(names: str) -> tuple[str, ...]:
         if name not in NAMES:
             raise unknown_name("row", name, NAMES)
     return tuple(wanted)
-
-
-def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, tuple[Cost, float]]) -> list[dict[str, Any]]:
-    """Rows as printed. `ratio_to_greedy` compares seconds per written token."""
-    base = timed["greedy"][1] / timed["greedy"][0].tokens
-    return [
-        {
-            "name": name,
-            "model": model,
-            "batch": batch,
-            "prompt": prompt_tokens,
-            "new_tokens": cost.tokens,
-            "seconds": seconds,
-            "tokens_per_second": cost.tokens / seconds,
-            "ratio_to_greedy": seconds / cost.tokens / base,
-            "llm_forwards_per_token": cost.llm_forwards / cost.tokens,
-            "same_text": same_text(name, timed),
-        }
-        for name, (cost, seconds) in timed.items()
-    ]
-
-
-def same_text(name: str, timed: dict[str, tuple[Cost, float]]) -> bool | None:
-    """Whether a method wrote what its plain reference wrote; None where that was not compared."""
-    plain = timed.get(f"{name}-plain")
-    if plain is None or not plain[0].outputs:
-        return None
-    return timed[name][0].outputs == plain[0].outputs
 
 
 def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[str]) -> list[Contender]:
