@@ -51,7 +51,7 @@ def expected_bin(hidden: Tensor, bin_rows: Tensor) -> Tensor:
     return distribution @ values
 
 
-HEAD = 1024  # most probable tokens among which a filtered draw is looked for before the whole vocabulary is sorted
+HEADS = (64, 1024)  # most probable tokens among which a filtered draw is looked for before all are sorted
 
 
 def draw(logprobs: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
@@ -62,16 +62,18 @@ def draw(logprobs: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor, 
     """
     scaled = torch.log_softmax(logprobs / temperature[:, None], -1)
     settings = torch.stack([uniform, top_p, top_k.to(uniform), min_p], -1)  # (B, 4)
-    size = min(HEAD, scaled.shape[-1])
-    values, ids = scaled.topk(size, -1)
-    by_mass = (top_k == 0) & (top_p < 1) & (values.exp().sum(-1) >= top_p)
-    covered = by_mass | (top_k > 0) & (top_k <= size)  # nothing behind the head is kept
-    tokens = torch.empty_like(ids[:, 0])
-    if covered.any():
-        tokens[covered] = invert(values[covered], ids[covered], *settings[covered].unbind(-1))
-    if not covered.all():
-        values, ids = torch.sort(scaled[~covered], dim=-1, descending=True, stable=True)
-        tokens[~covered] = invert(values, ids, *settings[~covered].unbind(-1))
+    tokens = torch.empty_like(top_k)
+    left = torch.arange(len(scaled), device=scaled.device)  # rows whose token is not drawn yet
+    for size in (head for head in HEADS if head < scaled.shape[-1]):
+        values, ids = scaled[left].topk(size, -1)
+        by_mass = (top_k[left] == 0) & (top_p[left] < 1) & (values.exp().sum(-1) >= top_p[left])
+        covered = by_mass | (top_k[left] > 0) & (top_k[left] <= size)  # nothing behind the head is kept
+        tokens[left[covered]] = invert(values[covered], ids[covered], *settings[left[covered]].unbind(-1))
+        left = left[~covered]
+        if not len(left):
+            return tokens
+    values, ids = torch.sort(scaled[left], dim=-1, descending=True, stable=True)
+    tokens[left] = invert(values, ids, *settings[left].unbind(-1))
     return tokens
 
 
