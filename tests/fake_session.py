@@ -61,6 +61,7 @@ class FakeSession:
             question_keys=["k0"],
         )
         self.scorer_folder = scorer
+        self.scorer_kind = {"mode": "coupled", "score": "bins"}
         self.streamed: list[str] = []
 
     def policy(self, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig) -> None:
@@ -70,7 +71,7 @@ class FakeSession:
         return SimpleNamespace(threshold=1 - budget if name == "random" else self.calibration.threshold(name, budget))
 
     def scorer(self, select: SelectConfig) -> tuple[Any, None]:
-        return SimpleNamespace(path=self.scorer_folder), None
+        return SimpleNamespace(path=self.scorer_folder, **self.scorer_kind), None
 
     def prompt(self, question: str, max_new_tokens: int, *, with_llm: bool) -> list[int]:
         if len(question) > LONGEST_PROMPT:

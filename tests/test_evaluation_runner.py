@@ -64,6 +64,19 @@ def test_hit_at_8_is_unknown_without_the_llm(tmp_path: Path) -> None:
     assert row.trigger_rate is not None and row.hit_at_8 is None
 
 
+def test_a_scorer_is_recorded_by_its_own_mode_and_score(tmp_path: Path) -> None:
+    (scorer := tmp_path / "scorer").mkdir()
+    session = FakeSession(scorer=scorer)
+    settings = replace(SETTINGS, select=SelectConfig(scorer_mode="proposer", score="anchored"))
+    for out, methods in (("plain", ["s2t"]), ("out", ["s2t"]), ("out", ["s2t", "s2t-local"])):
+        about = evaluate(session, ITEMS, methods, settings, out=tmp_path / out).provenance["config"]["select"]
+        known = ("coupled", "bins") if "s2t-local" in methods else ("proposer", "anchored")
+        assert (about["scorer_mode"], about["score"]) == known
+    begun = json.loads((tmp_path / "out" / "run.json").read_text())["methods"]
+    assert [begun["s2t-local"]["select"][name] for name in ("scorer_mode", "score")] == ["coupled", "bins"]
+    assert begun["s2t"] == json.loads((tmp_path / "plain" / "run.json").read_text())["methods"]["s2t"]
+
+
 def test_files_and_their_order(tmp_path: Path) -> None:
     results = evaluate(FakeSession(), ITEMS, METHODS, SETTINGS, out=tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [

@@ -21,6 +21,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import cuda
 
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
+from select_to_think.evaluation.settings import selection
 from select_to_think.policies.table import NEEDS_LLM, parse_method
 from select_to_think.session import Session
 from select_to_think.structures import Counts, S2TError, unknown_name
@@ -213,7 +214,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes into the `config` of its results."""
-        settings = {"decode": asdict(self.decode), "select": asdict(self.select)}
+        select = selection(self.session, [self.method], self.select)
+        settings = {"decode": asdict(self.decode), "select": asdict(select)}
         return {"method": self.method, "slm": self.session.slm.fingerprint, **settings, "usage": asdict(self.usage)}
 
 

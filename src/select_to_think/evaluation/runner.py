@@ -23,7 +23,7 @@ from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.items import Item, assert_unique, items_digest
 from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Results, provenance
 from select_to_think.evaluation.run_folder import Part, Shard, begin, remarks, resumed, stored_runs, tabulate
-from select_to_think.evaluation.settings import draws, is_calibrated, method_settings, trained_folders
+from select_to_think.evaluation.settings import draws, is_calibrated, method_settings, selection, trained_folders
 from select_to_think.evaluation.tracing import make_record, unasked_record
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on, assert_not_trained_on
 from select_to_think.files import only_writer
@@ -64,7 +64,8 @@ def evaluate(
     seeds = list(dict.fromkeys(settings.seeds)) or [settings.decode.seed]
     settings = seeded(settings, seeds[0])
     notes = check(session, items, methods, settings)
-    about = provenance(session, {"methods": methods, **described(settings, shard)}, seeds=seeds)
+    recorded = replace(settings, select=selection(session, methods, settings.select))
+    about = provenance(session, {"methods": methods, **described(recorded, shard)}, seeds=seeds)
     about["notes"] += notes
     run = {"schema": SCHEMA, "items": {"count": len(items), "sha256": items_digest(items)}}
     run |= prompt_and_shard(settings, shard)

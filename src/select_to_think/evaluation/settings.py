@@ -6,7 +6,8 @@ Non-goals: the batch size and the device, which decide nothing but the time.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,14 @@ def trained_folders(session: Session, method: str, select: SelectConfig) -> list
     return folders
 
 
+def selection(session: Session, methods: Collection[str], select: SelectConfig) -> SelectConfig:
+    """The settings by which these methods select: s2t-local goes by the mode and score of its scorer's own folder."""
+    if "s2t-local" not in methods:
+        return select
+    scorer, _ = session.scorer(select)
+    return replace(select, scorer_mode=scorer.mode, score=scorer.score)
+
+
 def decode_settings(decode: DecodeConfig) -> dict[str, Any]:
     """The settings of decoding that can change an answer: the batch size cannot."""
     return {name: value for name, value in asdict(decode).items() if name != "max_batch"}
@@ -73,7 +82,7 @@ def method_settings(session: Session, method: str, settings: EvalSettings) -> di
         decisive["llm"] = session.llm.fingerprint
     if has_trigger(method):
         name = trigger_name(method, select, kind not in NEEDS_LLM or session.shares_vocabulary)
-        decisive["select"] = {**asdict(select), "trigger": name}
+        decisive["select"] = {**asdict(selection(session, [method], select)), "trigger": name}
         decisive["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
     if kind == "distill":
         decisive["distill"] = folder_digest(session.distill_folder)
