@@ -286,8 +286,21 @@ def test_rows_are_compared_with_the_baseline(tmp_path: Path) -> None:
     assert s2t.baseline == "greedy" and s2t.paired is not None and s2t.paired.mcnemar_p is not None
     assert s2t.paired.difference == pytest.approx(s2t.accuracy - rows["greedy"].accuracy)
     assert load_results(tmp_path / "results.json").rows[2] == s2t
-    (row, *_) = evaluate(FakeSession(), ITEMS, ["s2t"], replace(SETTINGS, baseline="llm")).rows
-    assert row.paired is None
+    (row, *_) = evaluate(FakeSession(), ITEMS, ["s2t"], SETTINGS).rows
+    assert row.paired is row.baseline is None
+
+
+def test_a_baseline_without_answers_is_found_before_decoding(tmp_path: Path) -> None:
+    session, against = FakeSession(), replace(SETTINGS, baseline="sample")
+    for out in (None, tmp_path / "new"):
+        with pytest.raises(
+            S2TError, match=r"the baseline 'sample' is not evaluated: .* --methods, or take greedy or s2t$"
+        ):
+            evaluate(session, ITEMS, ["greedy", "s2t"], against, out=out)
+    assert not session.streamed
+    evaluate(session, ITEMS, ["sample"], SETTINGS, out=tmp_path)
+    rows = evaluate(session, ITEMS, ["s2t"], against, out=tmp_path).rows
+    assert [row.baseline for row in rows if row.domain == "all"] == [None, "sample"]
 
 
 def test_tokens_that_the_llm_only_chose_are_its_own_once() -> None:

@@ -155,7 +155,7 @@ class EvalSettings:
     select: SelectConfig = SelectConfig()
     mentor: MentorConfig = MentorConfig()
     seeds: Sequence[int] = ()  # of the methods that draw at random (default: that of `decode`); the others run once
-    baseline: str = "greedy"  # the method with which the rows of the others are compared
+    baseline: str = "greedy"  # the method with which the rows of the others are compared; may be missing if not named
     prices: PriceConfig = PriceConfig()  # of tokens, for the column `money`
     style: PromptStyle | None = None  # how the prompts of the items were made, to be written down
     allow_code_execution: bool = False  # run code that a model wrote, to grade it

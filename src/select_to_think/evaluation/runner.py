@@ -22,7 +22,17 @@ from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.items import Item, assert_unique, items_digest
 from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Results, provenance
-from select_to_think.evaluation.run_folder import Part, Shard, begin, remarks, resumed, stored_runs, tabulate
+from select_to_think.evaluation.run_folder import (
+    RUN,
+    Part,
+    Shard,
+    begin,
+    finished_parts,
+    remarks,
+    resumed,
+    stored_runs,
+    tabulate,
+)
 from select_to_think.evaluation.settings import draws, is_calibrated, method_settings, selection, trained_folders
 from select_to_think.evaluation.tracing import make_record, unasked_record
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on, assert_not_trained_on
@@ -57,13 +67,15 @@ def evaluate(
         progress: counts (item, method, seed) triples.
 
     Raises:
-        S2TError: an unknown method, items that something was calibrated or trained on, code items without
-            `allow_code_execution`, and a folder that was begun with other settings or cannot be written.
+        S2TError: an unknown method, a baseline without answers, items that something was calibrated or trained on,
+            code items without `allow_code_execution`, and a folder that was begun with other settings or cannot be
+            written.
     """
     methods = list(dict.fromkeys(methods))
     seeds = list(dict.fromkeys(settings.seeds)) or [settings.decode.seed]
     settings = seeded(settings, seeds[0])
     notes = check(session, items, methods, settings)
+    check_baseline(settings.baseline, methods, out)
     recorded = replace(settings, select=selection(session, methods, settings.select))
     about = provenance(session, {"methods": methods, **described(recorded, shard)}, seeds=seeds)
     about["notes"] += notes
@@ -135,6 +147,16 @@ def check(session: Session, items: Sequence[Item], methods: Sequence[str], setti
         "train it again to have that checked"
         for folder in unknown
     ]
+
+
+def check_baseline(baseline: str, methods: Sequence[str], out: Path | None) -> None:
+    """Raise S2TError for a baseline that is neither among the methods nor finished in `out`.
+
+    The default is allowed to be missing: nobody asked for it, and the rows then have no difference.
+    """
+    known = dict.fromkeys([*methods, *(finished_parts(out) if out is not None and (out / RUN).exists() else ())])
+    if baseline not in known and baseline != EvalSettings.baseline:
+        raise S2TError(f"the baseline {baseline!r} is not evaluated: add it to --methods, or take {' or '.join(known)}")
 
 
 class SharedClock:
