@@ -117,7 +117,7 @@ def run(folder: Path, session: Any = None, items: Any = None, config: Any = COLL
     [
         ({"config": replace(COLLECT, group_size=8)}, "group_size was 16, is 8"),
         ({"session": FakeSession(fingerprint="other")}, "slm was 'slm', is 'other'"),
-        ({"items": fake_items(9)}, "items.count was 10, is 9"),
+        ({"items": fake_items(9)}, "answers to other questions (10 there, 9 here)"),
         ({"decode": replace(DECODE, max_new_tokens=3)}, "max_new_tokens"),
     ],
 )

@@ -18,13 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from select_to_think.collect.records import MANIFEST, SCHEMA, Trajectory
-from select_to_think.evaluation.items import Item, items_digest, question_key
+from select_to_think.evaluation.items import Item, items_note, question_key, require_same_run
 from select_to_think.files import (
     Journal,
     Json,
     only_writer,
     read_json,
-    require_same_settings,
     write_json_atomic,
     write_jsonl_atomic,
 )
@@ -50,7 +49,7 @@ class CollectionWriter:
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(only_writer(folder))
         try:
-            about = {**settings, "items": {"count": len(items), "sha256": items_digest(items)}}
+            about = {**settings, "items": items_note(items)}
             self._manifest = self._open_manifest(about, provenance)
             self._journal = self._stack.enter_context(Journal(folder / "journal.jsonl"))
             sealed = {item_id for shard in self._manifest["shards"] for item_id in shard["items"]}
@@ -69,7 +68,7 @@ class CollectionWriter:
         if begun:
             manifest = read_json(path, remedy="name another folder, or delete this one")
             begun_with = {name: manifest.get(name) for name in ("schema", *about)}
-            require_same_settings(self.folder, begun_with, {"schema": SCHEMA, **about})
+            require_same_run(self.folder, begun_with, {"schema": SCHEMA, **about})
             return manifest
         manifest = {"schema": SCHEMA, **about, "complete": False, "shards": [], "provenance": dict(provenance)}
         write_json_atomic(path, manifest)

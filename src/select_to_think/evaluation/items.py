@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from select_to_think.files import parse_lines, read_bytes
+from select_to_think.files import Json, parse_lines, read_bytes, require_same_settings
 from select_to_think.structures import S2TError
 
 AnswerType = Literal["text", "number", "math", "choice", "bool", "code"]
@@ -191,6 +191,22 @@ def refuse_test(items: Collection[Item], *, purpose: str, source: str | Path | N
     for item in items:
         if item.split is not None and TEST in re.split(r"[^a-z0-9]+", item.split.casefold()):
             raise S2TError(f"refusing to {purpose} test data: item {item.id} is of split {item.split}; use train")
+
+
+def items_note(items: Sequence[Item]) -> dict[str, Any]:
+    """What the settings of a run say of its items, under "items"."""
+    return {"count": len(items), "sha256": items_digest(items)}
+
+
+def require_same_run(folder: Path, before: Json, now: Json) -> None:
+    """Raise S2TError if work in `folder` was begun with other settings or, where those are equal, with other items."""
+    old, new = ({name: value for name, value in run.items() if name != "items"} for run in (before, now))
+    require_same_settings(folder, old, new)
+    if before.get("items") != now["items"]:
+        counts = f"{before.get('items', {}).get('count')} there, {now['items']['count']} here"
+        raise S2TError(
+            f"{folder} holds the answers to other questions ({counts}); name another folder, or ask the same"
+        )
 
 
 def items_digest(items: Iterable[Item]) -> str:

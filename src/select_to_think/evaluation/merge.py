@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from select_to_think.config import PriceConfig
+from select_to_think.evaluation.items import require_same_run
 from select_to_think.evaluation.results import RESULTS, ItemRecord, Results, load_results, read_records
 from select_to_think.evaluation.run_folder import RUN, Part, Shard, begin, remarks, stored_runs, tabulate
-from select_to_think.files import make_folder, only_writer, read_json, require_same_settings, write_jsonl_atomic
+from select_to_think.files import make_folder, only_writer, read_json, write_jsonl_atomic
 from select_to_think.structures import S2TError
 
 REMEDY = "name the folders that `s2t eval --shard I/N --out FOLDER` wrote"
@@ -63,7 +64,7 @@ def read_shards(folders: Sequence[Path]) -> tuple[list[Path], dict[str, Any], Ma
         raise S2TError(f"nothing to merge; {REMEDY}")
     first, *others = runs.items()
     for folder, run in others:
-        require_same_settings(folder, run, first[1])
+        require_same_run(folder, run, first[1])
     counts = {shard.count for shard in found}
     if len(counts) > 1:
         raise S2TError(f"the runs were divided into {' and '.join(map(str, sorted(counts)))} shards; {REMEDY} of one N")

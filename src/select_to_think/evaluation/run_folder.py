@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from select_to_think.config import PriceConfig
-from select_to_think.evaluation.items import Item
+from select_to_think.evaluation.items import Item, require_same_run
 from select_to_think.evaluation.metrics import compared, outcomes, summarise
 from select_to_think.evaluation.results import ItemRecord, ResultRow, read_records, record_from_json
 from select_to_think.evaluation.settings import has_trigger
@@ -98,7 +98,7 @@ def begin(out: Path, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     if path.exists():
         begun = read_json(path, remedy="name another folder, or delete this one")
         before = begun.pop("methods", {})
-        require_same_settings(out, begun, run)
+        require_same_run(out, begun, run)
     for name in before.keys() & parts.keys():
         require_same_settings(out, {name: before[name]}, {name: parts[name]})
     if not path.exists() or not parts.keys() <= before.keys():

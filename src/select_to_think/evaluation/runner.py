@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
-from select_to_think.evaluation.items import Item, assert_unique, items_digest
+from select_to_think.evaluation.items import Item, assert_unique, items_note
 from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Results, provenance
 from select_to_think.evaluation.run_folder import (
     RUN,
@@ -79,7 +79,7 @@ def evaluate(
     recorded = replace(settings, select=selection(session, methods, settings.select))
     about = provenance(session, {"methods": methods, **described(recorded, shard)}, seeds=seeds)
     about["notes"] += notes
-    run = {"schema": SCHEMA, "items": {"count": len(items), "sha256": items_digest(items)}}
+    run = {"schema": SCHEMA, "items": items_note(items)}
     run |= prompt_and_shard(settings, shard)
     mine = items if shard is None else shard.of(items)
     parts = dict(part for method in methods for part in parts_of(method, seeds, settings))
