@@ -17,7 +17,9 @@ def test_a_grid_becomes_a_table_and_a_figure(tmp_path: Path, capsys: pytest.Capt
     out = tmp_path / "grid"
     grid = ("--method", "mentor-coin", "--consult-rates", "0,1", "--segment-lengths", "1,8", "--out", str(out))
     assert app.main(["ablate", *FEW, *grid, "--json"]) == 0
-    payload = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert said.err.count(f"results go to {out}\n") == 1
+    payload = json.loads(said.out)
     cells = payload["results"]
     assert [(c["consult_rate"], c["segment_tokens"]) for c in cells] == [(0, None), (1, 1), (1, 8)]
     assert cells[0]["consultations"] == 0 < cells[1]["consultations"] and cells[0]["llm_tokens_share"] == 0
@@ -41,10 +43,12 @@ def test_a_grid_becomes_a_table_and_a_figure(tmp_path: Path, capsys: pytest.Capt
         (("eval", "--methods", "mentor-free", "--verifier-template", "Which?"), "{question}"),
         (("eval", "--methods", "mentor-mlp", "--verifier", "nowhere"), "s2t train verifier"),
         (("eval", "--methods", "mentor-fre"), "mentor-free"),
+        (("eval", "--methods", "greedy", "--shard", "4/4"), "use fewer"),
+        (("eval", "--methods", "greedy", "--seeds", "1,x"), "got 'x'"),
     ],
 )
 def test_refusals_are_one_line(words, message, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command, *flags = words
     assert app.main([command, *FEW, *flags, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
+    assert message in error and "Traceback" not in error and "results go to" not in error

@@ -55,7 +55,6 @@ def ablate(
     rates, lengths = numbers(consult_rates, float), numbers(segment_lengths, int)
     items = choose_items(pair, data, style)
     folder = folder_for("ablate", out, pair, decode, mentor, data, style, method)
-    note(f"results go to {folder}")
     with progress("evaluating") as report:
         cells = run(
             Session.load(pair),
@@ -65,6 +64,7 @@ def ablate(
             folder,
             rates=rates,
             lengths=lengths,
+            begun=lambda: note(f"results go to {folder}"),
             progress=report,
         )
     results = list(map(describe, cells))

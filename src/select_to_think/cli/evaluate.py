@@ -83,11 +83,14 @@ def evaluate(
     )
     chosen, part = comma_separated(methods), None if shard is None else Shard.parse(shard)
     folder = folder_for("eval", out, pair, decode, select, mentor, data, style, seeds, shard)
-    note(f"results go to {folder}")
-    if data.benchmarks is not None and pair.slm is None:
-        note("the bundled pair knows nothing but its own three domains: near zero is what it gets on benchmarks")
+
+    def begun() -> None:
+        note(f"results go to {folder}")
+        if data.benchmarks is not None and pair.slm is None:
+            note("the bundled pair knows nothing but its own three domains: near zero is what it gets on benchmarks")
+
     with progress("evaluating") as report:
-        results = run(Session.load(pair), items, chosen, settings, out=folder, shard=part, progress=report)
+        results = run(Session.load(pair), items, chosen, settings, out=folder, shard=part, begun=begun, progress=report)
     return Reply(results.to_json(), lambda console: show(console, folder, results))
 
 

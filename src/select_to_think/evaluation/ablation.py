@@ -8,7 +8,7 @@ Non-goals: the plot (`analysis/ablation.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,9 +42,12 @@ def ablate(
     *,
     rates: Sequence[float],
     lengths: Sequence[int],
+    begun: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Cell]:
-    """Evaluate `method` in every cell, each in a folder of its own below `out`; `progress` counts answers.
+    """Evaluate `method` in every cell, each in a folder of its own below `out`.
+
+    `begun` is called once, when the first cell begins to decode; `progress` counts answers.
 
     `settings` hold for all cells, but for the mentor's rate and length, and for the baseline: there is one method.
 
@@ -64,6 +67,7 @@ def ablate(
 
         folder = out / f"rate-{rate:g}-segment-{length or 0}"
         own = replace(settings, mentor=mentor, baseline=method)
-        results = evaluate(session, items, [method], own, out=folder, progress=tick)
+        first = begun if number == 0 else None
+        results = evaluate(session, items, [method], own, out=folder, begun=first, progress=tick)
         cells.append(Cell(rate, length, next(row for row in results.rows if row.domain == "all")))
     return cells

@@ -52,6 +52,7 @@ def evaluate(
     *,
     out: Path | None = None,
     shard: Shard | None = None,
+    begun: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> Results:
     """Answer every item by every method and count.
@@ -64,6 +65,7 @@ def evaluate(
         out: the folder of records and `results.json` (default: none is kept). A run that was killed goes on where it
             stopped; methods that were finished in that folder before stay in its results.
         shard: answer only this share of the items; `merge` joins the folders of all shares.
+        begun: called once, when nothing is left to be refused and decoding begins.
         progress: counts (item, method, seed) triples.
 
     Raises:
@@ -79,8 +81,7 @@ def evaluate(
     recorded = replace(settings, select=selection(session, methods, settings.select))
     about = provenance(session, {"methods": methods, **described(recorded, shard)}, seeds=seeds)
     about["notes"] += notes
-    run = {"schema": SCHEMA, "items": items_note(items)}
-    run |= prompt_and_shard(settings, shard)
+    run = {"schema": SCHEMA, "items": items_note(items), **prompt_and_shard(settings, shard)}
     mine = items if shard is None else shard.of(items)
     parts = dict(part for method in methods for part in parts_of(method, seeds, settings))
     with ExitStack() as stack:
@@ -89,6 +90,8 @@ def evaluate(
             stack.enter_context(only_writer(place))
         decisive = {part.name: method_settings(session, part.method, own) for part, own in parts.items()}
         begin(folder, run, decisive)
+        if begun:
+            begun()
         for number, (part, own) in enumerate(parts.items()):
             for done in resumed(part.path(folder), mine, partial(answer, session, part.method, own)):
                 if progress:
