@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_one_line(folder: Path, tmp_path: Path) -> No
         compare_runs([folder, others], ["llm"])
     with pytest.raises(S2TError, match="compared with itself"):
         compare_runs([folder, folder], [])
-    with pytest.raises(S2TError, match="did you mean 's2t-local'"):
+    with pytest.raises(S2TError, match="has no method 's2t-locl'; did you mean 's2t-local'"):
         compare_runs([folder], ["greedy", "s2t-locl"])
     with pytest.raises(S2TError, match="no method in common"):
         compare_runs([folder, make_run(tmp_path / "strange", per_domain=12, methods=("takeover",))], [])

@@ -59,10 +59,14 @@ def comma_separated(text: str) -> list[str]:
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> S2TError:
     """The error for a `kind` of thing that is called by a `name` outside `known`; suggests the nearest one."""
+    return S2TError(f"unknown {kind} {name!r}; {suggestion(name, known)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What to say of a `name` outside `known`: the nearest of them, or all."""
     names = list(known)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
-    return S2TError(f"unknown {kind} {name!r}; {remedy}")
+    return f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from select_to_think.analysis.runs import ALL, Records, Run, load_runs
 from select_to_think.analysis.tables import DOMAIN, Column, Table
 from select_to_think.files import read_json
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError, suggestion
 
 Outcome = Literal["win", "loss", "tie"]
 SHOWN_IDS = 3  # in an error
@@ -114,7 +114,7 @@ def compare_runs(folders: Sequence[Path], methods: Sequence[str]) -> list[Compar
 def load_side(run: Run, folder: Path, method: str) -> Side:
     """One method of a run, with all its seeds. Raises S2TError if there are no records of it."""
     if method not in run.records:
-        raise unknown_name(f"method in {folder}", method, run.records)
+        raise S2TError(f"{folder} has no method {method!r}; {suggestion(method, run.records)}")
     return Side(run.name, method, tuple(run.records[method].values()), load_settings(folder, method))
 
 
