@@ -415,3 +415,22 @@ def test_a_narrow_terminal_loses_whole_columns_and_says_so() -> None:
     assert "12,345,678" in shown[120] and "no room" not in shown[120]
     assert "12,345,678" not in shown[45] and "50.0 ± 10.0 %" in shown[45]
     assert " ".join(shown[45].split()).endswith("no room for: Items (--json has them)")
+
+
+def test_many_domains_are_shown_in_parts_and_no_number_is_cut() -> None:
+    from select_to_think.analysis.tables import METHOD, Column, Table
+    from select_to_think.cli.tables import show_table
+
+    names = [f"benchmark-{number}" for number in range(15)]
+    columns = [Column(f"accuracy:{name}", name, "percent", error_key=f"stderr:{name}") for name in names]
+    accuracies = {f"accuracy:{name}": 0.1 + number / 20 for number, name in enumerate(names)}
+    row = {"method": "s2t-local", **accuracies, **{f"stderr:{name}": 0.01 for name in names}}
+    table = Table("Accuracy by domain", (METHOD, *columns), (row,))
+    for width, count in ((80, 4), (300, 1)):
+        stream = io.StringIO()
+        show_table(Console(file=stream, width=width), table)
+        shown = stream.getvalue()
+        assert all(len(line) <= width for line in shown.splitlines()) and "…" not in shown
+        assert [shown.count(column.show(row)) for column in columns] == [1] * 15
+        assert all(shown.count(word) == 1 for word in ("Accuracy by domain", *(f"{name} " for name in names)))
+        assert shown.count("s2t-local") == shown.count("Method") == count

@@ -1,11 +1,16 @@
-"""Tables of results on a terminal: what does not fit is left out whole, column by column, and said so.
+"""Tables of results on a terminal: no value is ever cut off.
+
+What is expendable and does not fit is left out, column by column, and said so; what is not expendable goes into further
+parts of the table, one below the other.
 
 Non-goals: what the columns are (`analysis/tables.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from rich.console import Console
 
@@ -40,27 +45,47 @@ EXPENDABLE = (
 
 
 def show_table(console: Console, table: Table) -> None:
-    """Print a table, without the least needed columns if the terminal is too narrow for all."""
+    """Print a table, without the least needed columns and in parts if the terminal is too narrow for all."""
     shown = fitted(table, console.width)
-    rich = to_rich(shown)
-    for column in rich.columns:
-        column.no_wrap = True
-        column.header = str(column.header).replace(" ", "\n")
+    pieces = [to_rich(part) for part in parts(shown, console.width)]
     missing = [column.title for column in table.columns if column not in shown.columns]
     if missing:
-        rich.caption = f"no room for: {', '.join(missing)} (--json has them)"
-        rich.caption_justify = "left"
-    console.print(rich)
+        pieces[-1].caption = f"no room for: {', '.join(missing)} (--json has them)"
+        pieces[-1].caption_justify = "left"
+    for number, rich in enumerate(pieces):
+        for column in rich.columns:
+            column.no_wrap = True
+            column.header = str(column.header).replace(" ", "\n")
+        if number:
+            rich.title = None
+        console.print(rich)
 
 
 def fitted(table: Table, width: int) -> Table:
     """The table without as many columns as do not fit into `width`."""
     columns = list(table.columns)
     for key in EXPENDABLE:
-        if sum(needed(column, table) + PADDING for column in columns) + 1 <= width:
+        if fits(columns, table, width):
             break
         columns = [column for column in columns if column.key != key]
     return replace(table, columns=tuple(columns))
+
+
+def parts(table: Table, width: int) -> list[Table]:
+    """The table in parts that fit into `width`, each beginning with the columns of text that the table begins with."""
+    names = tuple(takewhile(lambda column: column.kind == "text", table.columns))
+    found = [names]
+    for column in table.columns[len(names) :]:
+        if found[-1] == names or fits((*found[-1], column), table, width):
+            found[-1] += (column,)
+        else:
+            found.append((*names, column))
+    return [replace(table, columns=columns) for columns in found]
+
+
+def fits(columns: Sequence[Column], table: Table, width: int) -> bool:
+    """Whether these columns of the table stand side by side in `width` characters."""
+    return sum(needed(column, table) + PADDING for column in columns) + 1 <= width
 
 
 def needed(column: Column, table: Table) -> int:
