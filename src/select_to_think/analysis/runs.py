@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from select_to_think.config import EvalSettings
 from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, ResultRow, load_results, read_records
 from select_to_think.files import read_json
 from select_to_think.structures import S2TError
 
 Records = Mapping[str, ItemRecord]  # by item id, in file order
 MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
-BASELINE = "greedy"
 ALL = "all"
 
 
@@ -39,7 +39,7 @@ class Run:
     @cached_property
     def baseline(self) -> str:
         """The method that the others are compared with."""
-        return next((row.baseline for row in self.rows if row.baseline), BASELINE)
+        return next((row.baseline for row in self.rows if row.baseline), EvalSettings.baseline)
 
     @cached_property
     def domains(self) -> tuple[str, ...]:

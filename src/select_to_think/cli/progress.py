@@ -6,20 +6,19 @@ Always on stderr. Non-goals: knowing what is counted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from select_to_think import structures
 from select_to_think.cli.output import notes
 
 SECONDS_BETWEEN_LINES = 15.0
 
-Report = Callable[[int, int], None]  # (done, total) of the step
-
 
 @contextmanager
-def progress(description: str) -> Iterator[Report]:
+def progress(description: str) -> Iterator[structures.Progress]:
     """Show one long step; call what is yielded with how much of how much is done."""
     screen = notes()
     if not screen.is_terminal:
