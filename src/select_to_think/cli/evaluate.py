@@ -87,7 +87,7 @@ def evaluate(
     def begun() -> None:
         note(f"results go to {folder}")
         if data.benchmarks is not None and pair.slm is None:
-            note("the bundled pair knows nothing but its own three domains: near zero is what it gets on benchmarks")
+            note("the bundled pair knows nothing but its own three domains: on benchmarks it is right by chance")
 
     with progress("evaluating") as report:
         results = run(Session.load(pair), items, chosen, settings, out=folder, shard=part, begun=begun, progress=report)
