@@ -19,10 +19,18 @@ from typing import Any
 import numpy as np
 
 from select_to_think.collect.collect import collect
-from select_to_think.config import CollectConfig, DecodeConfig, EvalSettings, MentorConfig, PairConfig, SelectConfig
+from select_to_think.config import (
+    CollectConfig,
+    DecodeConfig,
+    EvalSettings,
+    MentorConfig,
+    MethodSettings,
+    PairConfig,
+    SelectConfig,
+)
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.runner import evaluate
-from select_to_think.policies.table import MENTOR, NEEDS_LLM, parse_method
+from select_to_think.methods import find_method
 from select_to_think.structures import Counts, Generation, Labels, PromptTooLong, StepRecord
 from select_to_think.triggers.calibration import Calibration
 
@@ -64,14 +72,14 @@ class FakeSession:
         self.scorer_kind = {"mode": "coupled", "score": "bins"}
         self.streamed: list[str] = []
 
-    def policy(self, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig) -> None:
-        parse_method(method)
+    def decoder(self, method: str, settings: MethodSettings) -> None:
+        find_method(method)
 
     def trigger(self, name: str, budget: float) -> Any:
         return SimpleNamespace(threshold=1 - budget if name == "random" else self.calibration.threshold(name, budget))
 
-    def scorer(self, select: SelectConfig) -> tuple[Any, None]:
-        return SimpleNamespace(path=self.scorer_folder, **self.scorer_kind), None
+    def scorer(self, select: SelectConfig) -> Any:
+        return SimpleNamespace(path=self.scorer_folder, **self.scorer_kind)
 
     def prompt(self, question: str, max_new_tokens: int, *, with_llm: bool) -> list[int]:
         if len(question) > LONGEST_PROMPT:
@@ -124,21 +132,21 @@ class FakeSession:
                     candidates=candidates if fired else (),
                     candidate_logprobs=tuple(-float(i) for i in range(8)) if fired else (),
                     scores=(float("-inf"), *(float(i) for i in range(7))) if fired else (),
-                    llm_top_token=random.randrange(VOCABULARY) if fired and method in NEEDS_LLM else None,
+                    llm_top_token=random.randrange(VOCABULARY) if fired and find_method(method).asks_llm else None,
                 )
             )
         tokens = tuple(step.token for step in steps)
         text = self.text(tokens) + f"\nThe answer is {random.choice(ANSWERS)}."
         votes = tuple(random.choices(ANSWERS, k=3)) if method.startswith("maj@") else ()
-        asked = len(tokens) if method in NEEDS_LLM else 0
+        asked = len(tokens) if find_method(method).asks_llm else 0
         counts = Counts(
             slm_tokens_processed=2 * len(tokens),
             slm_forwards=len(tokens),
             llm_tokens_generated=asked // 3,
             llm_tokens_processed=asked,
             llm_forwards=asked,
-            consultations=4 if method in MENTOR else 0,
-            mentor_failures=1 if method in MENTOR else 0,
+            consultations=4 if find_method(method).mentor else 0,
+            mentor_failures=1 if find_method(method).mentor else 0,
         )
         return Generation(tokens, "stop", tuple(steps), counts, text, votes)
 
@@ -170,12 +178,13 @@ def fake_labels(question: str, tokens: Sequence[int], *, with_llm: bool = True) 
     return Labels(
         slm_ids=slm_ids,
         slm_logprobs=np.log(take(slm, slm_ids, 1)).astype(np.float32),
-        entropy_nats=random.random(len(tokens)).astype(np.float32),
-        margin=random.random(len(tokens)).astype(np.float32),
+        statistics={
+            name: random.random(len(tokens)).astype(np.float32)
+            for name in ("entropy", "margin", *(("kl",) if with_llm else ()))
+        },
         llm_logprobs=np.log(take(llm, slm_ids, 1)).astype(np.float32) if with_llm else None,
         llm_top_ids=llm_ids if with_llm else None,
         llm_top_logprobs=np.log(take(llm, llm_ids, 1)).astype(np.float32) if with_llm else None,
-        kl_nats=random.random(len(tokens)).astype(np.float32) if with_llm else None,
     )
 
 

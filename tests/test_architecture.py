@@ -26,9 +26,11 @@ LAYERS = (
     ("models",),
     ("contexts",),
     ("triggers", "selectors", "verifiers"),
-    ("engine", "policies"),
+    ("policies",),
+    ("methods",),
+    ("runtime", "streams"),
     ("pairs",),
-    ("artefacts", "session", "methods"),
+    ("artefacts", "session"),
     ("collect", "training", "evaluation"),
     ("analysis", "serving"),
     ("cli", "__main__"),
@@ -109,7 +111,7 @@ def without_type_checking(tree: ast.Module) -> ast.Module:
 
 
 def test_the_order_test_sees_an_upward_import() -> None:
-    tree = ast.parse("def f():\n    from select_to_think.engine import Engine")
+    tree = ast.parse("def f():\n    from select_to_think.runtime import Runtime")
     assert violations_of_order(SOURCE / "models" / "loading.py", tree)
     assert not violations_of_order(SOURCE / "cli" / "demo.py", tree)
 

@@ -14,7 +14,7 @@ from select_to_think.session import Session
 def test_mentor_free_writes_what_its_plain_reference_writes() -> None:
     session = Session.load()
     questions = [item.question for item in load_pair_split("validation", limit_per_domain=1)][:2]
-    contenders = mentor_contenders(session, BenchConfig(new_tokens=40), questions)
+    contenders = mentor_contenders(session, BenchConfig(new_tokens=40), 1, questions)
     assert [contender.name for contender in contenders] == ["mentor-free", "mentor-free-plain"]
     assert {contender.name for contender in contenders} < set(NAMES)
     timed = {contender.name: [contender.run()] for contender in contenders}

@@ -30,8 +30,8 @@ def test_groups_are_the_steps_above_the_thresholds(folder: Path) -> None:
         tokens = session.answer(item.question, "s2t").tokens
         labels = fake_labels(item.question, tokens)
         assert (trajectory.id, trajectory.domain, trajectory.output_ids) == (item.id, item.domain, tokens)
-        assert trajectory.kl_nats == pytest.approx(labels.kl_nats.tolist(), abs=1e-6)
-        limits = {"kl": (labels.kl_nats, 0.3), "entropy": (labels.entropy_nats, 0.3)}
+        assert trajectory.kl_nats == pytest.approx(labels.statistics["kl"].tolist(), abs=1e-6)
+        limits = {"kl": (labels.statistics["kl"], 0.3), "entropy": (labels.statistics["entropy"], 0.3)}
         hit = {
             p: [t for t, (values, budget) in limits.items() if values[p] > session.calibration.threshold(t, budget)]
             for p in range(len(tokens))

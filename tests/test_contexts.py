@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from drive import SMALL
 from reference import next_logprobs
+from select_to_think.contexts.protocol import Ask
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.structures import Branch, Extend, Observe, S2TError, Sampling
 from tiny import ARCHITECTURES, tiny_model
@@ -21,39 +23,50 @@ def spread(observation, line: int = 0) -> torch.Tensor:
     return out
 
 
+def answers(backend, *asks: Ask):
+    """Submit at once, and step until all are answered."""
+    for ask in asks:
+        backend.submit(ask)
+    while any(ask.answer is None for ask in asks):
+        backend.step()
+    return [ask.answer for ask in asks]
+
+
 def extend(backend, context, tokens, observe=WHOLE):
-    return backend.run([(context, Extend("slm", tokens, observe))])[0]
+    return answers(backend, Ask(context, Extend("slm", tokens, observe)))[0]
 
 
 @pytest.mark.parametrize(("arch", "tie"), CASES)
 def test_ragged_batches_equal_fresh_forwards(arch: str, tie: bool) -> None:
     model = tiny_model(arch, tie=tie)
-    backend = TransformersBackend(model)
+    backend = TransformersBackend(model, config=SMALL)
     rows = [list(range(3, 3 + n)) for n in (1, 25, 7, 12)]
-    contexts = [backend.open() for _ in rows]
+    contexts = [backend.open(100) for _ in rows]
     for chunk in ([5], [9, 4, 33], [7]):
-        asks = [(c, Extend("slm", (*(rows[i] if len(c) == 0 else ()), *chunk), WHOLE)) for i, c in enumerate(contexts)]
-        seen = backend.run(asks)
+        new = [(*(rows[i] if len(c) == 0 else ()), *chunk) for i, c in enumerate(contexts)]
+        before = backend.forwards
+        seen = answers(backend, *(Ask(c, Extend("slm", n, WHOLE)) for c, n in zip(contexts, new, strict=True)))
+        assert backend.forwards == before + 1
         for i, observation in enumerate(seen):
             rows[i] = rows[i] + chunk
             torch.testing.assert_close(spread(observation), next_logprobs(model, rows[i]), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_prompts_of_one_length_equal_fresh_forwards(arch: str, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_of_one_length_equal_fresh_forwards(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a mask where none is needed; the sliding windows of 8 are reached at the prompt or while decoding."""
-    model = tiny_model(arch, attention=attention)
+    model = tiny_model(arch)
     for length in (5, 12):
-        backend = TransformersBackend(model)
+        backend = TransformersBackend(model, config=SMALL)
         rows = [list(range(3 + i, 3 + i + length)) for i in range(4)]
-        contexts = [backend.open() for _ in rows]
+        contexts = [backend.open(100) for _ in rows]
         fresh = rows
         for _ in range(5):
             with monkeypatch.context() as patch:
                 masked = watch_masks(patch)
-                seen = backend.run([(c, Extend("slm", new, WHOLE)) for c, new in zip(contexts, fresh, strict=True)])
-            if attention == "sdpa" and len(rows[0]) < 8:
+                asks = [Ask(c, Extend("slm", new, WHOLE)) for c, new in zip(contexts, fresh, strict=True)]
+                seen = answers(backend, *asks)
+            if len(rows[0]) < 8:
                 assert masked == [False, False], "a mask that costs time"
             for row, observation in zip(rows, seen, strict=True):
                 torch.testing.assert_close(spread(observation), next_logprobs(model, row), atol=2e-5, rtol=0)
@@ -74,17 +87,16 @@ def watch_masks(patch: pytest.MonkeyPatch) -> list[bool]:
     return calls
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_branch_equals_separate_forwards_and_leaves_no_trace(arch: str, attention: str) -> None:
-    model = tiny_model(arch, attention=attention)
-    backend = TransformersBackend(model)
+def test_branch_equals_separate_forwards_and_leaves_no_trace(arch: str) -> None:
+    model = tiny_model(arch)
+    backend = TransformersBackend(model, config=SMALL)
     prefix = [3, 9, 4, 17, 22, 8, 41, 5, 30, 12, 6]
-    context, other = backend.open(), backend.open()
+    context, other = backend.open(100), backend.open(100)
     context.append(prefix)
     other.append(prefix[:4])
     leaves = ((7,), (8, 9, 10), (11,), (40, 3))
-    seen = backend.run([(context, Branch("slm", leaves, WHOLE)), (other, Branch("slm", leaves[:2], WHOLE))])
+    seen = answers(backend, Ask(context, Branch("slm", leaves, WHOLE)), Ask(other, Branch("slm", leaves[:2], WHOLE)))
     for row, observation in ((prefix, seen[0]), (prefix[:4], seen[1])):
         for line in range(len(observation.top_ids)):
             expected = next_logprobs(model, [*row, *leaves[line]])
@@ -97,8 +109,8 @@ def test_branch_equals_separate_forwards_and_leaves_no_trace(arch: str, attentio
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_truncate_fork(arch: str) -> None:
     model = tiny_model(arch)
-    backend = TransformersBackend(model)
-    context = backend.open()
+    backend = TransformersBackend(model, config=SMALL)
+    context = backend.open(100)
     prefix = [3, 9, 4, 17, 22, 8, 41, 5, 30, 12, 6, 33]
     context.append(prefix[:5])
     seen = extend(backend, context, prefix[5:], Observe(top_k=64, every=True))
@@ -106,7 +118,8 @@ def test_every_truncate_fork(arch: str) -> None:
     for line in range(7):
         expected = next_logprobs(model, prefix[: 6 + line])
         torch.testing.assert_close(spread(seen, line), expected, atol=2e-5, rtol=0)
-    fork = backend.open(context)
+    fork = backend.open(100)
+    backend.copy(context, fork)
     context.truncate(8)
     torch.testing.assert_close(
         spread(extend(backend, context, [2])), next_logprobs(model, [*prefix[:8], 2]), atol=2e-5, rtol=0
@@ -118,13 +131,13 @@ def test_every_truncate_fork(arch: str) -> None:
 
 def test_deferred_tokens_ride_along_in_one_forward() -> None:
     model = tiny_model("qwen2")
-    backend = TransformersBackend(model)
-    context = backend.open()
+    backend = TransformersBackend(model, config=SMALL)
+    context = backend.open(100)
     for token in (3, 4, 5):
         context.append([token])
-    assert context.forwards == 0
+    assert context.account.forwards == 0
     seen = extend(backend, context, [6])
-    assert context.forwards == 1 and context.tokens_processed == 4
+    assert context.account.forwards == 1 and context.account.tokens_processed == 4
     torch.testing.assert_close(spread(seen), next_logprobs(model, [3, 4, 5, 6]), atol=2e-5, rtol=0)
     context.append([7, 8])
     context.truncate(5)
@@ -135,20 +148,20 @@ def test_deferred_tokens_ride_along_in_one_forward() -> None:
 
 def test_closed_rows_are_reused_without_leaking_content() -> None:
     model = tiny_model("llama")
-    backend = TransformersBackend(model)
-    first = backend.open()
+    backend = TransformersBackend(model, config=SMALL)
+    first = backend.open(100)
     extend(backend, first, list(range(3, 60)))
     backend.close(first)
-    second = backend.open()
-    assert second.slot == first.slot
+    second = backend.open(100)
+    assert second.start == first.start
     torch.testing.assert_close(spread(extend(backend, second, [3])), next_logprobs(model, [3]), atol=2e-5, rtol=0)
 
 
 def test_observations() -> None:
     model = tiny_model("qwen2")
     forbidden = [0, 60, 61]
-    backend = TransformersBackend(model, forbidden=forbidden)
-    context = backend.open()
+    backend = TransformersBackend(model, forbidden=forbidden, config=SMALL)
+    context = backend.open(100)
     prompt = [3, 4, 5]
     observe = Observe(top_k=5, entropy=True, ids=((7, 9),), sampling=Sampling(0.3), hidden=True)
     seen = extend(backend, context, prompt, observe)
@@ -167,15 +180,9 @@ def test_nan_logits_are_an_error() -> None:
     model = tiny_model("qwen2")
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
-    backend = TransformersBackend(model)
-    with pytest.raises(S2TError, match="NaN logits"):
-        extend(backend, backend.open(), [3])
-
-
-def test_more_candidates_than_tokens_is_an_error() -> None:
-    backend = TransformersBackend(tiny_model("qwen2"))
-    with pytest.raises(S2TError, match="vocabulary of 64"):
-        extend(backend, backend.open(), [3], Observe(top_k=65))
+    backend = TransformersBackend(model, config=SMALL)
+    error = extend(backend, backend.open(100), [3])
+    assert isinstance(error, S2TError) and "NaN logits" in str(error)
 
 
 def test_models_that_cannot_roll_back_are_refused_by_layer_type() -> None:

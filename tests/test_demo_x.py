@@ -34,7 +34,7 @@ def test_it_is_the_demo_with_another_llm(session: Session) -> None:
     assert session.slm.fingerprint == load_model(str(bundled_model("demo", "slm"))).fingerprint
     assert bundled_folder("demo-x") == bundled_folder("demo")
     assert not session.shares_vocabulary and session.calibration.threshold("entropy", 0.03) > 0
-    assert session.scorer(SelectConfig())[0].mode == "activated"
+    assert session.scorer(SelectConfig()).mode == "activated"
     assert any("demo-x" in note or "digits" in note for note in session.notes)
 
 

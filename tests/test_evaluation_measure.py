@@ -29,7 +29,7 @@ def steps_by_hand() -> list[dict[str, Any]]:
                 {
                     "item": number,
                     "domain": item.domain,
-                    "kl": float(labels.kl_nats[p]),
+                    "kl": float(labels.statistics["kl"][p]),
                     "slm": labels.slm_ids[p].tolist(),
                     "llm_top": int(labels.llm_top_ids[p, 0]),
                     "flip": max(range(8), key=lambda c: labels.llm_logprobs[p, c]) != 0,
@@ -70,8 +70,8 @@ def test_one_unnamed_domain_is_one_row() -> None:
 def test_a_domain_without_triggered_steps_has_no_rates() -> None:
     session = FakeSession()
     labels = {i.question: fake_labels(i.question, session.answer(i.question, "greedy").tokens) for i in ITEMS}
-    least = 1 / sum(len(entry.kl_nats) for entry in labels.values())  # one step
-    best = max(ITEMS, key=lambda item: labels[item.question].kl_nats.max())
+    least = 1 / sum(len(entry.statistics["kl"]) for entry in labels.values())  # one step
+    best = max(ITEMS, key=lambda item: labels[item.question].statistics["kl"].max())
     items = [replace(item, domain="best" if item == best else "rest") for item in ITEMS]
     rows = {row.domain: row for row in measure(FakeSession(), items, trigger_budget=least).rows}
     assert rows["best"].n_steps == 1 and rows["best"].stderr_at["8"] is None

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import reference
-from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.engine import Engine
+from drive import backends_of, results_of
 from select_to_think.policies.base import Limits
 from select_to_think.policies.block_verified import BlockVerified, next_block
 from select_to_think.policies.greedy import Greedy
@@ -21,10 +20,10 @@ from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
-from select_to_think.triggers.entropy import EntropyTrigger
-from select_to_think.triggers.kl import KLTrigger
-from select_to_think.triggers.margin import MarginTrigger
-from select_to_think.triggers.random import RandomTrigger
+from select_to_think.triggers.entropy import ENTROPY
+from select_to_think.triggers.kl import KL
+from select_to_think.triggers.margin import MARGIN
+from select_to_think.triggers.random import coin
 from tiny import ARCHITECTURES, tiny_model
 
 LIMITS = Limits(frozenset({2}), 24)
@@ -34,12 +33,8 @@ THRESHOLD = 0.08  # of these random pairs: fires on about half of the steps
 
 
 def run(policy, models, max_rows=4, prompts=PROMPTS, forbidden=()):
-    backends = {name: TransformersBackend(model, forbidden=forbidden) for name, model in models.items()}
-    engine = Engine(backends, max_rows)
-    results = dict(engine.run((i, policy.run(p, f"seed/{i}")) for i, p in enumerate(prompts)))
-    for backend in backends.values():
-        assert len(backend.free) == backend.buffer.rows, "a context was not closed"
-    return [results[i] for i in range(len(prompts))]
+    runs = (policy.run(p, f"seed/{i}") for i, p in enumerate(prompts))
+    return results_of(backends_of(models, forbidden=forbidden), runs, rows=max_rows, copies=getattr(policy, "n", 0))
 
 
 def tokens(results):
@@ -62,8 +57,8 @@ def test_greedy_is_transformers_greedy(pair) -> None:
 
 
 def test_block_verified_kl_is_step_by_step_kl_is_the_plain_definition(pair) -> None:
-    plain = Select(LIMITS, KLTrigger(THRESHOLD), LLMSelector(), 8)
-    block = BlockVerified(LIMITS, KLTrigger(THRESHOLD), LLMSelector(), 8)
+    plain = Select(LIMITS, KL.at(THRESHOLD), LLMSelector(), 8)
+    block = BlockVerified(LIMITS, KL.at(THRESHOLD), LLMSelector(), 8)
     stepwise, verified = run(plain, pair), run(block, pair)
     assert tokens(stepwise) == tokens(verified)
     expected = [reference.select_to_think(pair["slm"], pair["llm"], p, 24, {2}, THRESHOLD, 8, 64) for p in PROMPTS]
@@ -78,7 +73,7 @@ def test_block_verified_kl_is_step_by_step_kl_is_the_plain_definition(pair) -> N
 
 
 def test_takeover_block_verified_equals_plain(pair) -> None:
-    policy = BlockVerified(LIMITS, KLTrigger(THRESHOLD), LLMSelector(takeover=True), 8)
+    policy = BlockVerified(LIMITS, KL.at(THRESHOLD), LLMSelector(takeover=True), 8)
     expected = [
         reference.select_to_think(pair["slm"], pair["llm"], p, 24, {2}, THRESHOLD, 8, 64, takeover=True)
         for p in PROMPTS
@@ -88,9 +83,9 @@ def test_takeover_block_verified_equals_plain(pair) -> None:
 
 @pytest.mark.parametrize("form", [Select, BlockVerified])
 def test_never_is_slm_greedy_and_always_takeover_is_llm_greedy(pair, form) -> None:
-    never = form(LIMITS, KLTrigger(math.inf), LLMSelector(takeover=True), 8)
+    never = form(LIMITS, KL.at(math.inf), LLMSelector(takeover=True), 8)
     assert tokens(run(never, pair)) == tokens(run(Greedy(LIMITS), pair))
-    always = form(LIMITS, KLTrigger(-math.inf), LLMSelector(takeover=True), 8)
+    always = form(LIMITS, KL.at(-math.inf), LLMSelector(takeover=True), 8)
     llm = run(Greedy(LIMITS, model="llm"), pair)
     results = run(always, pair)
     assert tokens(results) == tokens(llm)
@@ -99,15 +94,15 @@ def test_never_is_slm_greedy_and_always_takeover_is_llm_greedy(pair, form) -> No
 
 def test_whole_vocabulary_makes_s2t_takeover() -> None:
     models = {"slm": tiny_model("qwen2"), "llm": tiny_model("qwen2", seed=1)}
-    s2t = Select(LIMITS, KLTrigger(THRESHOLD), LLMSelector(), 64)
-    takeover = Select(LIMITS, KLTrigger(THRESHOLD), LLMSelector(takeover=True), 64)
+    s2t = Select(LIMITS, KL.at(THRESHOLD), LLMSelector(), 64)
+    takeover = Select(LIMITS, KL.at(THRESHOLD), LLMSelector(takeover=True), 64)
     assert tokens(run(s2t, models)) == tokens(run(takeover, models))
     assert run(s2t, models)[0].counts.llm_tokens_generated == 0
 
 
 def test_the_choice_lies_in_the_candidates_and_is_the_llms_best_of_them() -> None:
     models = {"slm": tiny_model("qwen2"), "llm": tiny_model("qwen2", seed=1)}
-    for kind in (EntropyTrigger, MarginTrigger, RandomTrigger, KLTrigger):
+    for kind in (ENTROPY.at, MARGIN.at, coin, KL.at):
         probe = run(Select(LIMITS, kind(math.inf), LLMSelector(), 4), models, forbidden=FORBIDDEN)
         trigger = kind(median(step.statistic for r in probe for step in r.steps))
         results = run(Select(LIMITS, trigger, LLMSelector(), 4), models, forbidden=FORBIDDEN)
@@ -122,7 +117,7 @@ def test_the_choice_lies_in_the_candidates_and_is_the_llms_best_of_them() -> Non
 
 def test_lazy_llm_context_equals_eager_one() -> None:
     models = {"slm": tiny_model("qwen2"), "llm": tiny_model("qwen2", seed=1)}
-    policy = Select(LIMITS, RandomTrigger(0.7), LLMSelector(), 8)
+    policy = Select(LIMITS, coin(0.7), LLMSelector(), 8)
     results = run(policy, models)
     assert 0 < sum(r.fired_count for r in results) < sum(len(r.tokens) for r in results)
     for prompt, result in zip(PROMPTS, results, strict=True):
@@ -142,17 +137,16 @@ def test_batch_size_and_neighbours_change_nothing(rows: int) -> None:
     policies = [
         Greedy(LIMITS),
         sample,
-        MajorityVote(sample, 4, lambda t: str(t[-1] % 3)),
-        Select(LIMITS, RandomTrigger(0.7), LLMSelector(), 8),
-        BlockVerified(LIMITS, KLTrigger(THRESHOLD), LLMSelector(), 8),
+        MajorityVote(sample, 4, extract=lambda t: str(t[-1] % 3)),
+        Select(LIMITS, coin(0.7), LLMSelector(), 8),
+        BlockVerified(LIMITS, KL.at(THRESHOLD), LLMSelector(), 8),
     ]
     for policy in policies:
         alone = [run(policy, models, 1, [p])[0] for p in PROMPTS]  # each is row 0 of its own engine
         seeds = [policy.run(p, "seed/0") for p in PROMPTS]
-        backends = {name: TransformersBackend(model) for name, model in models.items()}
-        together = dict(Engine(backends, rows).run(enumerate(seeds)))
-        assert [list(together[i].tokens) for i in range(len(PROMPTS))] == tokens(alone)
-        assert [together[i].counts for i in range(len(PROMPTS))] == [r.counts for r in alone]
+        together = results_of(backends_of(models), seeds, rows=rows, copies=getattr(policy, "n", 0))
+        assert tokens(together) == tokens(alone)
+        assert [r.counts for r in together] == [r.counts for r in alone]
 
 
 def test_samples_follow_the_distribution() -> None:
@@ -160,10 +154,9 @@ def test_samples_follow_the_distribution() -> None:
     prompt = [3, 4, 5]
     one = Limits(frozenset(), 1)
     policy = Sample(one, 0.7, 0.8, 10, 0.0)
-    backends = {"slm": TransformersBackend(model)}
     n = 3000
-    draws = dict(Engine(backends, 64).run((i, policy.run(prompt, f"{i}")) for i in range(n)))
-    counts = Counter(int(g.tokens[0]) for g in draws.values())
+    draws = results_of(backends_of({"slm": model}), (policy.run(prompt, f"{i}") for i in range(n)), rows=64)
+    counts = Counter(int(g.tokens[0]) for g in draws)
     p = (reference.next_logprobs(model, prompt) / 0.7).softmax(-1)
     order = p.argsort(descending=True)[:10]
     kept = p[order] / p[order].sum()
@@ -181,7 +174,7 @@ def test_majority_vote_is_a_true_vote_and_early_stop_keeps_the_answer() -> None:
     def extract(t):
         return None if t[0] % 5 == 0 else str(t[0] % 3)
 
-    full = MajorityVote(sample, 7, extract, early_stop=False)
+    full = MajorityVote(sample, 7, early_stop=False, extract=extract)
     early = replace(full, early_stop=True)
     for i, (a, b) in enumerate(zip(run(full, models), run(early, models), strict=True)):
         samples = [single(models, sample, PROMPTS[i], f"seed/{i}/{j}") for j in range(7)]
@@ -196,27 +189,28 @@ def test_majority_vote_is_a_true_vote_and_early_stop_keeps_the_answer() -> None:
 
 
 def single(models, policy, prompt, seed):
-    backends = {name: TransformersBackend(model) for name, model in models.items()}
-    return dict(Engine(backends, 1).run([(0, policy.run(prompt, seed))]))[0]
+    return results_of(backends_of(models), [policy.run(prompt, seed)])[0]
 
 
 def test_labels_are_what_the_steps_saw() -> None:
     models = {"slm": tiny_model("llama"), "llm": tiny_model("llama", seed=1)}
-    stepwise = run(Select(LIMITS, KLTrigger(THRESHOLD), LLMSelector(), 8), models)
-    entropies = run(Select(LIMITS, EntropyTrigger(math.inf), LLMSelector(), 8), models)
-    backends = {name: TransformersBackend(model) for name, model in models.items()}
-    for results, field in ((stepwise, "kl_nats"), (entropies, "entropy_nats")):
+    stepwise = run(Select(LIMITS, KL.at(THRESHOLD), LLMSelector(), 8), models)
+    entropies = run(Select(LIMITS, ENTROPY.at(math.inf), LLMSelector(), 8), models)
+    for results, trigger in ((stepwise, "kl"), (entropies, "entropy")):
         policy = Label(64, with_llm=True, hidden=True)
-        labels = dict(Engine(backends, 3).run((i, policy.run(PROMPTS[i], r.tokens)) for i, r in enumerate(results)))
+        runs = (policy.run(PROMPTS[i], r.tokens) for i, r in enumerate(results))
+        labels = results_of(backends_of(models), runs, rows=3)
         for i, r in enumerate(results):
-            assert getattr(labels[i], field).tolist() == pytest.approx([s.statistic for s in r.steps], abs=1e-5)
+            assert labels[i].statistics[trigger].tolist() == pytest.approx([s.statistic for s in r.steps], abs=1e-5)
             assert labels[i].slm_ids[:, 0].tolist() == [s.greedy_token for s in r.steps]
             assert labels[i].hidden.shape == (len(r.tokens), 32)
 
 
 def test_children_of_a_finished_parent_are_stopped() -> None:
     models = {"slm": tiny_model("qwen2")}
-    decided_at_once = MajorityVote(Sample(Limits(frozenset(range(64)), 40), 1.0, 1.0, 0, 0.0), 3, lambda t: "same")
+    decided_at_once = MajorityVote(
+        Sample(Limits(frozenset(range(64)), 40), 1.0, 1.0, 0, 0.0), 3, extract=lambda t: "same"
+    )
     result = run(decided_at_once, models, prompts=[[3, 4]])[0]
     assert len(result.votes) == 2 and result.counts.slm_tokens_processed == 1 + 3
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import reference
+from drive import SMALL, backends_of, results_of
 from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.engine import Engine
 from select_to_think.models.words import LONGEST, Words
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.mentor import Mentor
-from select_to_think.structures import Generation, ModelUnavailable, Observation, S2TError
+from select_to_think.structures import Generation, ModelUnavailable, Observation, Role, S2TError
 from select_to_think.verifiers.base import Dispute, Follower
 from select_to_think.verifiers.coin import CoinVerifier
 from select_to_think.verifiers.free import FreeVerifier
@@ -72,15 +72,10 @@ def policy(verifier: Any = FREE, rate: float = RATE, segment: int = SEGMENT, wor
 
 
 def run(policy, pair, max_rows=4, seed="seed/{}", **replaced: TransformersBackend) -> list[Generation]:
-    backends: dict[str, Any] = {
-        "slm": TransformersBackend(pair["slm"]),
-        "llm": TransformersBackend(pair["llm"]),
-        "verifier": TransformersBackend(pair["slm"]),
-        **replaced,
-    }
-    engine = Engine(backends, max_rows)
-    results = dict(engine.run((i, policy.run(p, seed.format(i))) for i, p in enumerate(PROMPTS)))
-    return [results[i] for i in range(len(PROMPTS))]
+    backends: dict[str, Any] = {**backends_of(pair), **replaced}
+    roles = {"slm": Role("slm"), "llm": Role("llm"), "verifier": Role("judge" if "judge" in backends else "slm")}
+    runs = (policy.run(p, seed.format(i)) for i, p in enumerate(PROMPTS))
+    return results_of(backends, runs, rows=max_rows, roles=roles)
 
 
 def tokens(results: list[Generation]) -> list[list[int]]:
@@ -212,15 +207,15 @@ class Recording(TransformersBackend):
 
     processed = 0
 
-    def close(self, context) -> None:
-        self.processed += context.tokens_processed
-        super().close(context)
+    def forward(self, plan) -> None:
+        self.processed += plan.tokens
+        super().forward(plan)
 
 
 def test_the_verifier_reads_the_text_once(qwen) -> None:
     """Beside the text, a question costs what follows the text, in both orders, however long the text is."""
-    prompt, backend = Asked(), Recording(qwen["slm"])
-    results = run(policy(FreeVerifier(prompt, "debiased"), 1.0), qwen, verifier=backend)
+    prompt, backend = Asked(), Recording(qwen["slm"], config=SMALL)
+    results = run(policy(FreeVerifier(prompt, "debiased"), 1.0), qwen, judge=backend)
     disputes = sum(r.counts.disagreements for r in results)
     assert len(prompt.options) == 2 * disputes > 10
     assert backend.processed <= sum(2 + len(r.tokens) for r in results) + sum(prompt.options)
@@ -247,15 +242,16 @@ class Flaky(TransformersBackend):
     """Fails at every `every`-th request, after it has answered the others of the batch."""
 
     def __init__(self, model, every: int) -> None:
-        super().__init__(model)
+        super().__init__(model, config=SMALL, cost=20.0)
         self.every, self.asked = every, 0
 
-    def run(self, asks):
-        answers: list[Any] = []
-        for ask in asks:
-            self.asked += 1
-            answers += [ModelUnavailable("no answer")] if self.asked % self.every == 0 else super().run([ask])
-        return answers
+    def submit(self, ask) -> None:
+        self.asked += 1
+        if self.asked % self.every:
+            super().submit(ask)
+        else:
+            ask.answer = ModelUnavailable("no answer")
+            self.waiting.append(ask)
 
 
 def test_the_slm_goes_on_alone_when_the_mentor_fails(qwen) -> None:

@@ -8,15 +8,16 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from drive import adapter_of, backends_of, results_of
 from reference import next_logprobs
-from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.engine import Engine
+from select_to_think.config import RuntimeConfig
 from select_to_think.models.adapter import AdapterSwitch, inject_adapter
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.select import Select
 from select_to_think.selectors.scorer import ScorerSelector
-from select_to_think.triggers.random import RandomTrigger
+from select_to_think.structures import Role
+from select_to_think.triggers.random import coin
 from tiny import tiny_model
 
 LIMITS = Limits(frozenset({2}), 24)
@@ -60,21 +61,17 @@ def plain_scores(model, switch, rows, mode: str, prefix: list[int], candidates: 
 
 
 def decode(model, switch, rows, mode: str, policy, max_rows: int = 3):
-    backends = {"slm": TransformersBackend(model, switch=switch, adapted="always" if mode == "coupled" else "never")}
-    if mode == "activated":
-        backends = {"slm": TransformersBackend(model, switch=switch, adapted="leaves", bin_rows=rows)}
-    if mode == "coupled":
-        backends = {"slm": TransformersBackend(model, switch=switch, adapted="always", bin_rows=rows)}
-    if mode == "proposer":
-        backends["scorer"] = TransformersBackend(model, switch=switch, adapted="always", bin_rows=rows)
-    results = dict(Engine(backends, max_rows).run((i, policy.run(p, f"seed/{i}")) for i, p in enumerate(PROMPTS)))
-    switch.set_active(False)
-    return [results[i] for i in range(len(PROMPTS))]
+    backends = backends_of({"slm": model})
+    backends["slm"].add_adapter("scorer", adapter_of(switch), rows)
+    adapted = Role("slm", "scorer")
+    roles = {"slm": adapted} if mode == "coupled" else {"slm": Role("slm"), "scorer": adapted}
+    runs = (policy.run(p, f"seed/{i}") for i, p in enumerate(PROMPTS))
+    return results_of(backends, runs, rows=max_rows, roles=roles)
 
 
 def local(mode: str, budget: float, anchored: bool) -> Select:
-    selector = ScorerSelector("scorer" if mode == "proposer" else "slm", anchored, 0.1, 0.7)
-    return Select(LIMITS, RandomTrigger(1 - budget), selector, K)
+    selector = ScorerSelector(mode, anchored, 0.1, 0.7)
+    return Select(LIMITS, coin(1 - budget), selector, K)
 
 
 @pytest.mark.parametrize("anchored", [False, True])
@@ -109,33 +106,41 @@ def test_a_trigger_that_never_fires_is_slm_greedy(mode: str) -> None:
     model, switch, rows = adapted_model("qwen2")
     plain = tiny_model("qwen2")
     results = decode(model, switch, rows, mode, local(mode, -math.inf, True))
-    expected = dict(
-        Engine({"slm": TransformersBackend(plain)}, 1).run(
-            (i, Greedy(LIMITS).run(p, "")) for i, p in enumerate(PROMPTS)
-        )
-    )
-    assert [r.tokens for r in results] == [expected[i].tokens for i in range(len(PROMPTS))]
+    expected = results_of(backends_of({"slm": plain}), (Greedy(LIMITS).run(p, "") for p in PROMPTS), rows=1)
+    assert [r.tokens for r in results] == [r.tokens for r in expected]
+
+
+@pytest.mark.parametrize("mode", ["coupled", "proposer", "activated"])
+@pytest.mark.parametrize("budget", [0.1, 0.5, 1.0])
+def test_a_triggered_step_adds_no_forward(mode: str, budget: float) -> None:
+    """As many forwards as tokens; one more where the last token of all was chosen, because nothing follows it."""
+    model, switch, rows = adapted_model("qwen2")
+    results = decode(model, switch, rows, mode, local(mode, budget, True))
+    assert any(result.fired_count for result in results)
+    for result in results:
+        assert result.counts.slm_forwards == len(result.tokens) + result.steps[-1].fired
+
+
+def test_leaves_that_only_score_give_the_same_tokens() -> None:
+    model, switch, rows = adapted_model("qwen2")
+    for mode in ("proposer", "activated"):
+        ahead = decode(model, switch, rows, mode, local(mode, 0.4, True))
+        backends = backends_of({"slm": model}, config=RuntimeConfig(kv_memory_gib=0.02, leaf_tokens=0))
+        backends["slm"].add_adapter("scorer", adapter_of(switch), rows)
+        roles = {"slm": Role("slm"), "scorer": Role("slm", "scorer")}
+        runs = (local(mode, 0.4, True).run(p, f"seed/{i}") for i, p in enumerate(PROMPTS))
+        later = results_of(backends, runs, roles=roles)
+        assert [r.tokens for r in later] == [r.tokens for r in ahead]
+        assert sum(r.counts.slm_forwards for r in later) > sum(r.counts.slm_forwards for r in ahead)
 
 
 def test_the_proposers_adapter_context_is_extended_lazily() -> None:
     model, switch, rows = adapted_model("qwen2")
     results = decode(model, switch, rows, "proposer", local("proposer", 0.3, True), max_rows=1)
     for prompt, result in zip(PROMPTS, results, strict=True):
-        last = max((i for i, step in enumerate(result.steps) if step.fired), default=None)
+        fired = {i for i, step in enumerate(result.steps) if step.fired}
         steps = len(result.tokens)
-        scored = 0 if last is None else len(prompt) + last + K * result.fired_count
-        assert result.counts.slm_tokens_processed == len(prompt) + steps - 1 + scored
-        assert result.counts.slm_forwards == steps + result.fired_count
-
-
-def test_merged_coupled_equals_switched_coupled() -> None:
-    model, switch, rows = adapted_model("llama")
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    switched = decode(model, switch, rows, "coupled", local("coupled", 0.4, False))
-    switch.merge()
-    merged = {"slm": TransformersBackend(model, bin_rows=rows)}
-    policy = local("coupled", 0.4, False)
-    results = dict(Engine(merged, 2).run((i, policy.run(p, f"seed/{i}")) for i, p in enumerate(PROMPTS)))
-    switch.unmerge()
-    assert [results[i].tokens for i in range(len(PROMPTS))] == [r.tokens for r in switched]
-    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+        looked_ahead = [i for i in fired if i + 1 < LIMITS.max_new_tokens]
+        proposed = len(prompt) + len(set(range(steps - 1)) - fired) + K * len(looked_ahead)
+        scored = len(prompt) + max(fired) + K * len(fired) if fired else 0
+        assert result.counts.slm_tokens_processed == proposed + scored

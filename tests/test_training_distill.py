@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import reference
+from drive import attached
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig, DistillConfig, PairConfig, ScorerConfig, SelectConfig
 from select_to_think.evaluation.settings import trained_folders
-from select_to_think.models.distilled import attach_distilled
+from select_to_think.models.distilled import check_distilled
 from select_to_think.session import Session
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.distill import Answer, DistillModule, collate, train_distill
@@ -170,7 +172,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
 
-def test_the_policy_decodes_with_the_merged_adapter_and_without_an_llm(tmp_path: Path) -> None:
+def test_the_policy_decodes_with_the_adapter_and_without_an_llm(tmp_path: Path) -> None:
     train_distill(session(), make_trajectories(30), QUICK, DECODE, tmp_path / "kd", question_keys=["ab" * 32])
     pair = Session(PairConfig(distill=str(tmp_path / "kd")), slm=tiny_loaded(0))
     assert trained_folders(pair, "distill", SelectConfig()) == [tmp_path / "kd"]
@@ -181,9 +183,10 @@ def test_the_policy_decodes_with_the_merged_adapter_and_without_an_llm(tmp_path:
     assert [g.tokens for g in pair.generate(questions, "greedy", DECODE)] == greedy, "the base came back changed"
     assert distilled != greedy
     other = tiny_loaded(0)
-    attach_distilled(other, tmp_path / "kd").merge()
-    merged = Session(PairConfig(), slm=other)
-    assert [g.tokens for g in merged.generate(questions, "greedy", DECODE)] == distilled
+    attached(other, tmp_path / "kd").set_active(True)
+    for question, tokens in zip(questions, distilled, strict=True):
+        prompt = pair.prompt(question, 1, with_llm=False)
+        assert reference.greedy(other.model, prompt, len(tokens), set(pair.stop_ids)) == list(tokens)
     assert "llm" not in pair.__dict__, "the policy loaded an LLM"
 
 
@@ -195,7 +198,7 @@ def test_wrong_folders_are_one_line_errors(tmp_path: Path) -> None:
         session().generate(["w5"], "distill", DECODE)
     train_distill(session(), make_trajectories(24), replace(QUICK, epochs=1), DECODE, tmp_path / "kd")
     with pytest.raises(S2TError, match="another SLM"):
-        attach_distilled(tiny_loaded(3), tmp_path / "kd")
+        check_distilled(tmp_path / "kd", tiny_loaded(3))
     with pytest.raises(S2TError, match="already exists"):
         train_distill(session(), make_trajectories(24), QUICK, DECODE, tmp_path / "kd")
     (tmp_path / "kd" / "distill.json").write_text("{")

@@ -16,9 +16,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import reference
+from drive import backends_of, results_of
 from select_to_think.config import DecodeConfig, EvalSettings, MentorConfig, SelectConfig
-from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.engine import Engine
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.settings import method_settings
@@ -29,17 +28,17 @@ from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.models.words import word_boundaries
 from select_to_think.pairs.tokenizer import Pieces, train_tokenizer
-from select_to_think.policies.base import Limits
-from select_to_think.policies.candidates import Question
+from select_to_think.policies.base import Limits, Task
+from select_to_think.policies.candidates import CandidateQuery
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.interpreter import Listener, interpret
 from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.session import Session
-from select_to_think.structures import PromptTooLong, S2TError
+from select_to_think.structures import PromptTooLong, Role, S2TError
 from select_to_think.triggers.calibration import Calibration
-from select_to_think.triggers.random import RandomTrigger
+from select_to_think.triggers.random import coin
 from select_to_think.verifiers.coin import CoinVerifier
 from select_to_think.verifiers.free import FreeVerifier
 from tiny import tiny_model
@@ -65,18 +64,18 @@ def ids(model: LoadedModel, text: str) -> list[int]:
 
 def run(policy, slm, llm, between=None, rows=4):
     backends = {
-        name: TransformersBackend(model.model, forbidden=[*reserved_ids(model), 1])
-        for name, model in (("slm", slm), ("llm", llm), ("verifier", slm))
+        **backends_of({"slm": slm.model}, forbidden=[*reserved_ids(slm), 1]),
+        **backends_of({"llm": llm.model}, forbidden=[*reserved_ids(llm), 1]),
     }
+    roles = {"slm": Role("slm"), "llm": Role("llm"), "verifier": Role("slm")}
 
     def start(text):
-        asked = replace(policy.about(text), guesses=between is None) if isinstance(policy, Mentor) else policy
+        asked = policy.about(Task(text, lambda tokens: None))
+        asked = replace(asked, guesses=between is None) if isinstance(asked, Mentor) else asked
         own = asked.run(ids(slm, text), text)
         return own if between is None else interpret(own, between, ids(slm, text), ids(llm, text), 512)
 
-    results = dict(Engine(backends, rows).run((i, start(text)) for i, text in enumerate(TEXTS)))
-    assert all(len(backend.free) == backend.buffer.rows for backend in backends.values()), "a context was not closed"
-    return [results[i] for i in range(len(TEXTS))]
+    return results_of(backends, map(start, TEXTS), rows=rows, roles=roles)
 
 
 def policies():
@@ -85,8 +84,8 @@ def policies():
     asked = VerifierPrompt(loaded(), mentor.verifier_template, mentor.verifier_opening)
     return {
         "llm": Greedy(limits, model="llm"),
-        "takeover": Select(limits, RandomTrigger(0.5), LLMSelector(takeover=True), 6),
-        "s2t": Select(limits, RandomTrigger(0.5), LLMSelector(), 6),
+        "takeover": Select(limits, coin(0.5), LLMSelector(takeover=True), 6),
+        "s2t": Select(limits, coin(0.5), LLMSelector(), 6),
         "mentor-coin": Mentor(limits, word_boundaries(loaded()), CoinVerifier(), 0.7, 4),
         "mentor-free": Mentor(limits, word_boundaries(loaded()), FreeVerifier(asked, "debiased"), 0.7, 4),
     }
@@ -143,7 +142,7 @@ def reference_greedy(model: LoadedModel, prompt: list[int], new: int) -> list[in
 def test_takeover_writes_the_number_that_the_llm_means() -> None:
     """The LLM's own greedy text, one SLM token at a time, whatever it is cut into by the SLM's tokenizer."""
     limits = Limits(frozenset({STOP}), 20)
-    always = Select(limits, RandomTrigger(-1.0), LLMSelector(takeover=True), 6)
+    always = Select(limits, coin(-1.0), LLMSelector(takeover=True), 6)
     slm, llm, between = loaded(), loaded("digits", seed=1), translation("words", "digits")
     alone = run(Greedy(limits, model="llm"), slm, llm, between)
     assert [r.tokens for r in run(always, slm, llm, between)] == [r.tokens for r in alone]
@@ -183,7 +182,11 @@ class Plain:
 
 
 def plain_scores(llm, between, path, candidates, answered) -> list[float]:
-    question = Question(between, path, len(path), candidates) if answered else Question(between, path, 0, candidates)
+    question = (
+        CandidateQuery(between, path, len(path), candidates)
+        if answered
+        else CandidateQuery(between, path, 0, candidates)
+    )
     return question.log_scores(Plain(llm, path[: question.base]))
 
 
@@ -207,7 +210,7 @@ class Book:
 def scores(running: str, candidates: list[str], table, slm: Pieces, llm: Pieces) -> list[float]:
     between = translation(slm, llm)
     path = (STOP, *between.llm.write(running.encode()))
-    question = Question(between, path, len(path) - 1, [between.slm.ids[c.encode()] for c in candidates])
+    question = CandidateQuery(between, path, len(path) - 1, [between.slm.ids[c.encode()] for c in candidates])
     base = between.llm.read(path[: question.base])
     return [math.exp(v) for v in question.log_scores(Book(between.llm, table, base))]
 

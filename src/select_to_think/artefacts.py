@@ -12,8 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from select_to_think.config import PairConfig, SelectConfig
-from select_to_think.models.adapter import AdapterSwitch, attach_adapter
-from select_to_think.models.distilled import attach_distilled
+from select_to_think.models.distilled import check_distilled
 from select_to_think.models.loading import LoadedModel, load_model
 from select_to_think.models.scorer import Scorer, load_scorer
 from select_to_think.models.spelling import Spelling
@@ -44,7 +43,7 @@ class Artefacts:
         self.folder = None if slm is not None or config.slm is not None else bundled_folder(config.pair)
         self._slm, self._llm = slm, llm
         self._calibration: Calibration | None = None
-        self._scorers: dict[Path, tuple[Scorer, AdapterSwitch]] = {}
+        self._scorers: dict[Path, Scorer] = {}
 
     def _load(self, role: str, given: str | None) -> LoadedModel:
         """Load the model of a role by its name, or from the bundled pair."""
@@ -120,12 +119,12 @@ class Artefacts:
             )
         return self.folder / shipped
 
-    def scorer(self, select: SelectConfig) -> tuple[Scorer, AdapterSwitch]:
-        """The scorer of a mode and score, its adapter attached to the SLM and inactive."""
+    def scorer(self, select: SelectConfig) -> Scorer:
+        """The scorer of a mode and score."""
         shipped = f"scorers/{select.scorer_mode}-{select.score}"
         path = self.artefact(self.config.scorer, shipped, "s2t train scorer")
         if path not in self._scorers:
-            self._scorers[path] = load_scorer(path, self.slm), attach_adapter(self.slm, path)
+            self._scorers[path] = load_scorer(path, self.slm)
         return self._scorers[path]
 
     @property
@@ -135,13 +134,10 @@ class Artefacts:
 
     @property
     def distill_folder(self) -> Path:
-        """The folder of the distilled SLM."""
-        return self.artefact(self.config.distill, "distill/kd", "s2t train distill")
-
-    @cached_property
-    def distilled(self) -> AdapterSwitch:
-        """The adapter that makes the SLM the distilled one, attached and inactive."""
-        return attach_distilled(self.slm, self.distill_folder)
+        """The folder of the distilled SLM. Raises S2TError if it is none for this SLM."""
+        folder = self.artefact(self.config.distill, "distill/kd", "s2t train distill")
+        check_distilled(folder, self.slm)
+        return folder
 
     @property
     def ordinary_vocabulary(self) -> int:

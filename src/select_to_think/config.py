@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from select_to_think.structures import S2TError
+from select_to_think.structures import S2TError, comma_separated
 
 ScorerMode = Literal["coupled", "proposer", "activated"]
 ScoreKind = Literal["bins", "anchored"]
@@ -74,6 +74,20 @@ class DecodeConfig(Checked):
 
 
 @dataclass(frozen=True)
+class RuntimeConfig(Checked):
+    """How forwards are made, whatever the method: no answer depends on it."""
+
+    kv_memory_gib: float | None = option(
+        None, "Keys and values of each model, in GiB (default: 30 % of the free memory).", low=0.0
+    )
+    max_step_tokens: int = option(1024, "Most tokens of a forward; longer prompts come in pieces.", low=64)
+    leaf_tokens: int = option(
+        256, "Candidates also show what follows them in forwards of at most so many tokens; else a step later.", low=0
+    )
+    max_wait_steps: int = option(1000, "Steps that a row waits for the LLM so that others can ask with it.", low=0)
+
+
+@dataclass(frozen=True)
 class SelectConfig(Checked):
     """Where a selector is asked, and among how many candidates."""
 
@@ -108,6 +122,16 @@ class MentorConfig(Checked):
         missing = [name for name in ("{question}", "{text}", "{a}", "{b}") if name not in self.verifier_template]
         if missing:
             raise S2TError(f"--verifier-template has no {missing[0]}: put it where that text belongs")
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """All that decides how a method answers."""
+
+    decode: DecodeConfig = DecodeConfig()
+    select: SelectConfig = SelectConfig()
+    mentor: MentorConfig = MentorConfig()
+    stop: tuple[str, ...] = ()  # strings that end an answer
 
 
 @dataclass(frozen=True)
@@ -241,11 +265,20 @@ class BenchConfig(Checked):
     slm_shape: str = option("qwen2.5-0.5b", "Shape of the SLM; `none` times only the pair.")
     llm_shape: str = option("qwen2.5-1.5b", "Shape of the LLM.")
     names: str = option("all", "Rows to time, comma-separated; greedy is always among them.")
-    batch: int = option(1, "Sequences decoded together.", low=1)
+    batch: str = option("1", "Sequences decoded together; several sizes, comma-separated, are timed one by one.")
     prompt_tokens: int = option(256, "Prompt length of the shapes.", low=1)
+    ragged: bool = option(False, "Prompts of the shapes are of random lengths from half of that on.")
     new_tokens: int = option(128, "Tokens written after it.", low=1)
     plain_tokens: int = option(4, "Tokens that the plain reference writes; it is too slow for more.", low=1)
     bench_budget: float = option(0.01, "Fraction of triggered steps.", low=0.0, high=1.0)
     questions: int = option(12, "Questions that the pair answers; 0 times only the shapes.", low=0)
     repeats: int = option(5, "Medians are over so many runs of every row, in turn.", low=1)
     bench_dtype: Literal["bfloat16", "float32", "float16"] = option("bfloat16", "Weight type of the shapes.")
+
+    @property
+    def batches(self) -> list[int]:
+        """The batch sizes. Raises S2TError for what is none."""
+        sizes = comma_separated(self.batch)
+        if not sizes or not all(size.isdecimal() and int(size) for size in sizes):
+            raise S2TError(f"batch must be whole numbers from 1 on, separated by commas, got {self.batch!r}")
+        return [int(size) for size in sizes]

@@ -1,21 +1,22 @@
-"""From a method's name to its policy and to the models that this policy asks: the only place that knows all methods.
+"""The table of methods: one record each says all that anybody needs to know of it.
 
-Non-goals: loading (the session does it, when something is first needed) and running (`engine`).
+A new method is a policy and a record here (or `register(record)` from anywhere). Flags, help, checks, what is loaded,
+evaluation and harness read the record.
+
+Non-goals: loading (the session does it, when something is first needed) and running (`runtime`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
-from select_to_think.contexts.protocol import Backend
-from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.models.trigger_head import load_trigger_head
+from select_to_think.config import MentorConfig, MethodSettings, SelectConfig
+from select_to_think.models.detokenizer import StopStrings
 from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
-from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.policies.base import Limits, Policy
 from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
@@ -23,16 +24,11 @@ from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
-from select_to_think.policies.table import MENTOR, NEEDS_LLM, check_trigger, default_trigger, parse_method
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
-from select_to_think.structures import S2TError
+from select_to_think.structures import Role, S2TError, unknown_name
 from select_to_think.triggers.base import Trigger
-from select_to_think.triggers.entropy import EntropyTrigger
-from select_to_think.triggers.kl import SUPPORT, KLTrigger
-from select_to_think.triggers.learned import LearnedTrigger
-from select_to_think.triggers.margin import MarginTrigger
-from select_to_think.triggers.random import RandomTrigger
+from select_to_think.triggers.table import TRIGGERS, find_trigger
 from select_to_think.verifiers.base import Verifier
 from select_to_think.verifiers.coin import CoinVerifier
 from select_to_think.verifiers.free import FreeVerifier
@@ -41,113 +37,234 @@ from select_to_think.verifiers.mlp import MLPVerifier
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
-
-def build_trigger(session: Session, name: str, budget: float) -> Trigger:
-    """A trigger that fires on about a fraction `budget` of the steps."""
-    if name == "random":
-        return RandomTrigger(1 - budget)
-    if name == "learned":
-        path = session.artefact(session.config.trigger_head, "trigger", "s2t train trigger")
-        head = load_trigger_head(path, session.slm)
-        return LearnedTrigger(head.threshold(budget), head)
-    threshold = session.calibration.threshold(name, budget)
-    if name == "kl":
-        if session.calibration.llm_fingerprint != session.llm.fingerprint:
-            raise S2TError(
-                f"the KL trigger was calibrated with another LLM than {session.llm.name}: run `s2t calibrate` again"
-            )
-        return KLTrigger(threshold, min(SUPPORT, session.ordinary_vocabulary))
-    return EntropyTrigger(threshold) if name == "entropy" else MarginTrigger(threshold)
+SLM, LLM = Role("slm"), Role("llm")
 
 
-def build_verifier(session: Session, kind: str, config: MentorConfig) -> Verifier:
-    """The verifier of a mentor method."""
-    if kind == "mentor-coin":
-        return CoinVerifier()
-    prompt = VerifierPrompt(session.slm, config.verifier_template, config.verifier_opening)
-    if kind == "mentor-free":
-        return FreeVerifier(prompt, config.order)
-    head = load_verifier(session.verifier_folder, session.slm, (prompt.template, prompt.opening))
-    return MLPVerifier(prompt, config.order, head)
+@dataclass(frozen=True)
+class Decoder:
+    """A method made ready: its policy, and what the policy's names for models stand for."""
+
+    policy: Policy
+    roles: Mapping[str, Role]
 
 
-def build_policy(
-    session: Session,
-    method: str,
-    decode: DecodeConfig,
-    select: SelectConfig,
-    mentor: MentorConfig,
-    stop: Sequence[str] = (),
-) -> Policy:
-    """The policy of a method; its answers end with the first of the strings `stop` as well.
+@dataclass(frozen=True)
+class Method:
+    """What is to be known of a method."""
 
-    Raises:
-        S2TError: unknown names, or settings that this pair cannot serve.
-    """
-    kind, n = parse_method(method)
-    stops = (lambda tokens: session.text(tokens) != session.text(tokens, stop)) if stop else None
-    limits = Limits(session.stop_ids, decode.max_new_tokens, stops)
-    sample = Sample(limits, decode.temperature, decode.top_p, decode.top_k, decode.min_p)
-    match kind:
-        case "greedy" | "distill":
-            return Greedy(limits)
-        case "llm":
-            return Greedy(limits, model="llm")
-        case "sample":
-            return sample
-        case "maj":
-            return MajorityVote(sample, n, session.text, decode.early_stop)
-        case kind if kind in MENTOR:
-            verifier = build_verifier(session, kind, mentor)
-            return Mentor(
-                limits,
-                session.words,
-                verifier,
-                mentor.consult_rate,
-                mentor.segment_tokens,
-                guesses=session.shares_vocabulary,
-            )
+    name: str
+    help: str
+    build: Callable[[Session, MethodSettings, int], Decoder]  # the number is that of the samples
+    asks_llm: bool = False
+    draws: bool = False  # whether the seed decides its answers, whatever the trigger
+    trigger: str | None = None  # the default trigger of a method that has one
+    uses: Literal["scorer", "distill", "verifier"] | None = None  # what it needs that was trained
+    mentor: bool = False  # whether `MentorConfig` decides its answers
+    samples: int = 1  # answers that it draws for each question
+
+    def trigger_name(self, select: SelectConfig, shared_vocabulary: bool = True) -> str:
+        """The trigger that this method uses: the one of the paper where none is named and it works.
+
+        Raises:
+            S2TError: it has none, or an unknown one, or one that needs an LLM where there is none (or one with another
+                vocabulary).
+        """
+        assert self.trigger is not None
+        comparable = self.asks_llm and shared_vocabulary
+        kind = find_trigger(select.trigger or (self.trigger if comparable else "entropy"))
+        if kind.needs_llm and not comparable:
+            choices = ", ".join(name for name, other in TRIGGERS.items() if not other.needs_llm)
+            if self.asks_llm:
+                raise S2TError(f"the {kind.name} trigger needs an LLM with the SLM's vocabulary: choose {choices}")
+            raise S2TError(f"{self.name} runs without an LLM, which the {kind.name} trigger needs: choose {choices}")
+        return kind.name
+
+
+def limits(session: Session, settings: MethodSettings) -> Limits:
+    """When answers end."""
+    stop, tokenizer = settings.stop, session.slm.tokenizer
+    watch = (lambda: StopStrings(tokenizer, stop)) if stop else None
+    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch)
+
+
+def greedy(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+    """The SLM alone."""
+    return Decoder(Greedy(limits(session, settings)), {"slm": SLM})
+
+
+def distilled(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+    """The SLM with its distillation adapter."""
+    role = Role("slm", session.adapter(session.distill_folder))
+    return Decoder(Greedy(limits(session, settings)), {"slm": role})
+
+
+def llm_alone(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+    """The LLM alone."""
+    return Decoder(Greedy(limits(session, settings), model="llm"), {"llm": LLM})
+
+
+def sampled(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+    """One draw, or a vote over several."""
+    decode = settings.decode
+    sample = Sample(limits(session, settings), decode.temperature, decode.top_p, decode.top_k, decode.min_p)
+    policy = sample if samples == 1 else MajorityVote(sample, samples, decode.early_stop)
+    return Decoder(policy, {"slm": SLM})
+
+
+def trigger_of(method: Method, session: Session, settings: MethodSettings) -> Trigger:
+    """The trigger of a method, and a check of what it selects among."""
+    select = settings.select
     if select.candidates > session.ordinary_vocabulary:
         size = session.ordinary_vocabulary
         raise S2TError(f"{select.candidates} candidates asked of a vocabulary of {size} tokens: lower --candidates")
-    shared = kind == "s2t-local" or session.shares_vocabulary
-    name = select.trigger or default_trigger(kind, shared)
-    check_trigger(kind, name, shared)
-    trigger = build_trigger(session, name, select.trigger_budget)
-    if kind == "s2t-local":
-        scorer, _ = session.scorer(select)
-        model = "scorer" if scorer.mode == "proposer" else "slm"
-        local = ScorerSelector(model, scorer.score == "anchored", scorer.score_temperature, scorer.anchor)
-        return Select(limits, trigger, local, select.candidates)
-    form = BlockVerified if trigger.needs_llm and select.block_verified else Select
-    return form(limits, trigger, LLMSelector(takeover=kind == "takeover"), select.candidates)
+    name = method.trigger_name(select, not method.asks_llm or session.shares_vocabulary)
+    return session.trigger(name, select.trigger_budget)
 
 
-def build_backends(session: Session, kind: str, select: SelectConfig, stack: ExitStack) -> dict[str, Backend]:
-    """The models that a method asks, by the names that its policy uses; `stack` undoes what they need."""
-    forbidden = sorted(reserved_ids(session.slm))
-    if kind == "distill":
-        stack.enter_context(session.distilled.folded_in())
-    if kind != "s2t-local":
-        backends: dict[str, Backend] = {"slm": TransformersBackend(session.slm.model, forbidden=forbidden)}
-        if kind in NEEDS_LLM:
-            backends["llm"] = TransformersBackend(session.llm.model, forbidden=sorted(reserved_ids(session.llm)))
-        if kind in MENTOR:
-            backends["verifier"] = TransformersBackend(session.slm.model, forbidden=forbidden)
-        return backends
-    scorer, switch = session.scorer(select)
-    rows = scorer.bin_rows
+def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder]:
+    """`takeover` and `s2t`."""
+
+    def build(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+        select = settings.select
+        trigger = trigger_of(METHODS["takeover" if takeover else "s2t"], session, settings)
+        form = BlockVerified if trigger.kind.needs_llm and select.block_verified else Select
+        policy = form(limits(session, settings), trigger, LLMSelector(takeover), select.candidates)
+        return Decoder(policy, {"slm": SLM, "llm": LLM})
+
+    return build
+
+
+def local(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+    """`s2t-local`, in the mode of its scorer."""
+    trigger = trigger_of(METHODS["s2t-local"], session, settings)
+    scorer = session.scorer(settings.select)
+    adapted = Role("slm", session.adapter(scorer.path, scorer.bin_rows))
+    selector = ScorerSelector(scorer.mode, scorer.score == "anchored", scorer.score_temperature, scorer.anchor)
+    policy = Select(limits(session, settings), trigger, selector, settings.select.candidates)
     if scorer.mode == "coupled":
-        stack.enter_context(switch.folded_in())
-        return {"slm": TransformersBackend(session.slm.model, forbidden=forbidden, bin_rows=rows)}
-    stack.callback(switch.set_active, False)
-    if scorer.mode == "activated":
-        leaves = TransformersBackend(
-            session.slm.model, forbidden=forbidden, switch=switch, adapted="leaves", bin_rows=rows
+        return Decoder(policy, {"slm": adapted})
+    return Decoder(policy, {"slm": SLM, "scorer": adapted})
+
+
+def mentored(judge: Callable[[Session, MentorConfig], Verifier]) -> Callable[[Session, MethodSettings, int], Decoder]:
+    """MentorCollab with a verifier."""
+
+    def build(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+        mentor = settings.mentor
+        policy = Mentor(
+            limits(session, settings),
+            session.words,
+            judge(session, mentor),
+            mentor.consult_rate,
+            mentor.segment_tokens,
+            guesses=session.shares_vocabulary,
         )
-        return {"slm": leaves}
-    base = TransformersBackend(session.slm.model, forbidden=forbidden, switch=switch)
-    adapted = TransformersBackend(
-        session.slm.model, forbidden=forbidden, switch=switch, adapted="always", bin_rows=rows
-    )
-    return {"slm": base, "scorer": adapted}
+        return Decoder(policy, {"slm": SLM, "llm": LLM, "verifier": SLM})
+
+    return build
+
+
+def prompt_of(session: Session, mentor: MentorConfig) -> VerifierPrompt:
+    """What the SLM is asked as verifier."""
+    return VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
+
+
+def free(session: Session, mentor: MentorConfig) -> Verifier:
+    """The SLM's own letters."""
+    return FreeVerifier(prompt_of(session, mentor), mentor.order)
+
+
+def trained(session: Session, mentor: MentorConfig) -> Verifier:
+    """A network on the SLM's hidden state."""
+    prompt = prompt_of(session, mentor)
+    head = load_verifier(session.verifier_folder, session.slm, (prompt.template, prompt.opening))
+    return MLPVerifier(prompt, mentor.order, head)
+
+
+def coin(session: Session, mentor: MentorConfig) -> Verifier:
+    """The control."""
+    return CoinVerifier()
+
+
+METHODS: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Put a method into the table."""
+    METHODS[method.name] = method
+    return method
+
+
+for record in (
+    Method("greedy", "the SLM's most probable token at every step", greedy),
+    Method("sample", "the SLM, sampled with temperature, top-p, top-k and min-p", sampled, draws=True),
+    Method(
+        "maj@8",
+        "self-consistency: majority vote over N samples of the SLM (any N: maj@4, maj@16 ...)",
+        sampled,
+        draws=True,
+        samples=8,
+    ),
+    Method("distill", "the SLM, fine-tuned on the LLM by distillation, greedy; no LLM", distilled, uses="distill"),
+    Method("llm", "the LLM alone, greedy", llm_alone, asks_llm=True),
+    Method(
+        "takeover",
+        "where the trigger fires, the LLM writes the token",
+        with_llm(takeover=True),
+        asks_llm=True,
+        trigger="kl",
+    ),
+    Method(
+        "s2t",
+        "where the trigger fires, the LLM selects among the SLM's top-K",
+        with_llm(takeover=False),
+        asks_llm=True,
+        trigger="kl",
+    ),
+    Method(
+        "s2t-local",
+        "where the trigger fires, the SLM's own scorer selects; no LLM",
+        local,
+        trigger="entropy",
+        uses="scorer",
+    ),
+    Method(
+        "mentor-free",
+        "where the LLM's next word differs, the SLM judges between two short segments",
+        mentored(free),
+        asks_llm=True,
+        draws=True,
+        mentor=True,
+    ),
+    Method(
+        "mentor-mlp",
+        "the same, judged by a small network on the SLM's hidden state",
+        mentored(trained),
+        asks_llm=True,
+        draws=True,
+        mentor=True,
+        uses="verifier",
+    ),
+    Method(
+        "mentor-coin",
+        "the same, judged by a coin: the control",
+        mentored(coin),
+        asks_llm=True,
+        draws=True,
+        mentor=True,
+    ),
+):
+    register(record)
+
+
+def find_method(name: str) -> Method:
+    """The method of that name; `maj@N` for any N.
+
+    Raises:
+        S2TError: an unknown name, with the nearest one.
+    """
+    if vote := re.fullmatch(r"maj@([1-9]\d*)", name):
+        return replace(METHODS["maj@8"], name=name, samples=int(vote[1]))
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    return METHODS[name]

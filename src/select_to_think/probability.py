@@ -13,11 +13,16 @@ from torch import Tensor
 
 def log_probabilities(logits: Tensor, forbidden: Tensor | None = None) -> Tensor:
     """Log-softmax in fp32 over the last axis, (..., V) -> (..., V); ids in `forbidden` get probability zero."""
+    logprobs: Tensor = torch.log_softmax(permitted(logits, forbidden), -1)
+    return logprobs
+
+
+def permitted(logits: Tensor, forbidden: Tensor | None = None) -> Tensor:
+    """(..., V) logits in fp32; those of ids in `forbidden` are minus infinity."""
     logits = logits.float()
     if forbidden is not None and forbidden.numel():
         logits = logits.index_fill(-1, forbidden, -torch.inf)
-    logprobs: Tensor = torch.log_softmax(logits, -1)
-    return logprobs
+    return logits
 
 
 def entropy_nats(logprobs: Tensor) -> Tensor:

@@ -4,32 +4,42 @@
     answer, = session.generate(["..."], method="s2t-local")
     print(answer.text, [step for step in answer.steps if step.flip])
 
+Everything that a session is asked runs in one runtime, in one batch, whoever asks: streams may be open at the same
+time, of any methods, also from several threads.
+
 Non-goals: loading (`artefacts.py`), files of questions, grading, results (see `evaluation/`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from select_to_think.artefacts import Artefacts
-from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
-from select_to_think.engine import Engine
+from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.contexts.protocol import Backend
+from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation.grading import extract as extract_answer
-from select_to_think.methods import build_backends, build_policy, build_trigger
+from select_to_think.methods import LLM, SLM, Decoder, find_method
+from select_to_think.models.adapter import load_adapter
+from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import prompt_ids
-from select_to_think.models.vocabulary import check_shared_vocabulary
-from select_to_think.policies.base import Policy
+from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
+from select_to_think.policies.base import Task
 from select_to_think.policies.interpreter import interpret
 from select_to_think.policies.label import Label
-from select_to_think.policies.majority import MajorityVote
-from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.score import score_output
-from select_to_think.policies.table import NEEDS_LLM, parse_method
-from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, S2TError
+from select_to_think.runtime import Committed, Event, Finished, Run, Runtime
+from select_to_think.streams import Streams
+from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, Role, S2TError, StepRecord
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.kl import SUPPORT
+from select_to_think.triggers.table import find_trigger
 
 Extract = Callable[[int, str], str | None]
 Question = str | Sequence[int]  # or the token ids of a whole prompt
@@ -38,29 +48,57 @@ Question = str | Sequence[int]  # or the token ids of a whole prompt
 class Session(Artefacts):
     """A pair of models, ready to decode by any method."""
 
+    def __init__(
+        self,
+        config: PairConfig = PairConfig(),
+        *,
+        slm: LoadedModel | None = None,
+        llm: LoadedModel | None = None,
+        runtime: RuntimeConfig = RuntimeConfig(),
+    ) -> None:
+        """Stand for the pair that `config` names; models given as objects take its place."""
+        super().__init__(config, slm=slm, llm=llm)
+        self.backends: dict[str, Backend] = {}  # of models; each is made when a method first needs it
+        self.runtime_config = runtime
+        self.streams = Streams(Runtime(self.backends, runtime))
+
     @classmethod
-    def load(cls, config: PairConfig = PairConfig()) -> Session:
+    def load(cls, config: PairConfig = PairConfig(), runtime: RuntimeConfig = RuntimeConfig()) -> Session:
         """A session on the pair that `config` names."""
-        return cls(config)
+        return cls(config, runtime=runtime)
+
+    def backend(self, model: str) -> Backend:
+        """The backend of `slm` or `llm`."""
+        if model not in self.backends:
+            loaded = self.slm if model == "slm" else self.llm
+            self.backends[model] = TransformersBackend(
+                loaded.model,
+                forbidden=sorted(reserved_ids(loaded)),
+                config=self.runtime_config,
+                cost=float(loaded.model.num_parameters()),
+            )
+        return self.backends[model]
+
+    def adapter(self, folder: Path, bin_rows: Tensor | None = None) -> str:
+        """Make a trained adapter of the SLM known to its backend; returns its name there."""
+        backend, name = self.backend("slm"), str(folder)
+        assert isinstance(backend, TransformersBackend)
+        if name not in backend.adapters:
+            backend.add_adapter(name, load_adapter(folder, self.slm), bin_rows)
+        return name
 
     def trigger(self, name: str, budget: float) -> Trigger:
         """A trigger that fires on about a fraction `budget` of the steps."""
-        return build_trigger(self, name, budget)
+        return find_trigger(name).for_budget(self, budget)
 
-    def policy(
-        self,
-        method: str,
-        decode: DecodeConfig,
-        select: SelectConfig,
-        mentor: MentorConfig = MentorConfig(),
-        stop: Sequence[str] = (),
-    ) -> Policy:
-        """The policy of a method; its answers end with the first of the strings `stop` as well.
+    def decoder(self, method: str, settings: MethodSettings = MethodSettings()) -> Decoder:
+        """A method made ready.
 
         Raises:
             S2TError: unknown names, or settings that this pair cannot serve.
         """
-        return build_policy(self, method, decode, select, mentor, stop)
+        record = find_method(method)
+        return record.build(self, settings, record.samples)
 
     def generate(
         self,
@@ -71,6 +109,8 @@ class Session(Artefacts):
         mentor: MentorConfig = MentorConfig(),
     ) -> list[Generation]:
         """Answer every question; the results stand in the order of the questions."""
+        if isinstance(questions, str):
+            raise S2TError("generate takes a list of questions, not one text: put it into brackets")
         results = dict(self.stream(questions, method, decode, select, mentor))
         return [results[i] for i in range(len(questions))]
 
@@ -91,7 +131,7 @@ class Session(Artefacts):
 
         Args:
             questions: read lazily.
-            method: a name of `policies/table.py`.
+            method: a name of `methods.py`.
             decode: how to decode.
             select: triggers and candidates.
             mentor: consultations and verifier of MentorCollab.
@@ -101,25 +141,51 @@ class Session(Artefacts):
         Raises:
             S2TError: unknown names, missing artefacts, or a prompt that does not fit the context.
         """
-        kind, n = parse_method(method)
-        policy = self.policy(method, decode, select, mentor, stop)
+        settings = MethodSettings(decode, select, mentor, tuple(stop))
+        runs = self.runs(questions, method, settings, extract)
+        for index, result in self.results(runs, decode):
+            yield index, replace(result, text=self.text(result.tokens, stop))
+
+    async def stream_steps(
+        self, question: Question, method: str = "s2t-local", settings: MethodSettings = MethodSettings()
+    ) -> AsyncIterator[StepRecord]:
+        """The steps of one answer as they become final; other work of the event loop goes on meanwhile."""
+        events = self.events(self.runs([question], method, settings), 1)
+        try:
+            while (found := await asyncio.to_thread(next, events, None)) is not None:
+                if isinstance(found[1], Committed):
+                    for step in found[1].steps:
+                        yield step
+        finally:
+            events.close()  # type: ignore[attr-defined]
+
+    def runs(
+        self, questions: Iterable[Question], method: str, settings: MethodSettings, extract: Extract | None = None
+    ) -> Iterator[tuple[int, Run]]:
+        """(index, run) of every question by a method."""
+        record, decoder = find_method(method), self.decoder(method, settings)
         find = extract or (lambda _, text: extract_answer(text, "text").extracted)
+        for index, question in enumerate(questions):
+            prompt = self.prompt(question, settings.decode.max_new_tokens, with_llm=record.asks_llm)
+            text = question if isinstance(question, str) else self.text(question)
+            task = Task(text, lambda tokens, index=index: find(index, self.text(tokens, settings.stop)))  # type: ignore[misc]
+            run = decoder.policy.about(task).run(prompt, f"{settings.decode.seed}/{prompt}")
+            longest = len(prompt)
+            if record.asks_llm and not self.shares_vocabulary:
+                run = self.over_llm(run, question, prompt)
+                longest = max(longest, len(self.llm_prompt(question)))
+            tokens = longest + settings.decode.max_new_tokens + 2 * settings.select.candidates
+            yield index, self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
 
-        def start(index: int, question: Question) -> PolicyRun:
-            prompt = self.prompt(question, decode.max_new_tokens, with_llm=kind in NEEDS_LLM)
-            own = policy
-            if isinstance(policy, MajorityVote):
-                own = replace(policy, extract=lambda tokens: find(index, self.text(tokens, stop)))
-            if isinstance(policy, Mentor):
-                own = policy.about(question if isinstance(question, str) else self.text(question))
-            run = own.run(prompt, f"{decode.seed}/{prompt}")
-            return self.over_llm(run, question, prompt) if kind in NEEDS_LLM else run
+    def run(self, policy: Any, roles: Mapping[str, Role], tokens: int, copies: int = 0) -> Run:
+        """A run whose models are there."""
+        for role in roles.values():
+            self.backend(role.backend)
+        return Run(policy, roles, tokens, copies)
 
-        with ExitStack() as stack:
-            backends = build_backends(self, kind, select, stack)
-            engine = Engine(backends, max(1, decode.max_batch // n))
-            for index, generation in engine.run((i, start(i, question)) for i, question in enumerate(questions)):
-                yield index, replace(generation, text=self.text(generation.tokens, stop))
+    def events(self, runs: Iterator[tuple[int, Run]], max_rows: int) -> Iterator[tuple[int, Event]]:
+        """(index, event) of all runs as they come, in one batch with what else this session does."""
+        return self.streams.events(runs, max_rows)
 
     def over_llm(self, run: PolicyRun, question: Question, prompt: Sequence[int]) -> PolicyRun:
         """A run behind `prompt` that asks the LLM, whether or not the LLM has the SLM's vocabulary."""
@@ -144,15 +210,14 @@ class Session(Artefacts):
         if with_llm:
             check_shared_vocabulary(self.slm, self.llm)
         policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden)
-        with ExitStack() as stack:
-            engine = Engine(
-                build_backends(self, "llm" if with_llm else "greedy", SelectConfig(), stack), decode.max_batch
-            )
-            runs = (
-                (i, policy.run(self.prompt(question, len(tokens), with_llm=with_llm), tokens))
-                for i, (question, tokens) in enumerate(zip(questions, outputs, strict=True))
-            )
-            yield from engine.run(runs)
+        roles = {"slm": SLM, **({"llm": LLM} if with_llm else {})}
+
+        def runs() -> Iterator[tuple[int, Run]]:
+            for index, (question, tokens) in enumerate(zip(questions, outputs, strict=True)):
+                prompt = self.prompt(question, len(tokens), with_llm=with_llm)
+                yield index, self.run(policy.run(prompt, tokens), roles, len(prompt) + len(tokens))
+
+        yield from self.results(runs(), decode)
 
     def score(
         self, prompts: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]], decode: DecodeConfig = DecodeConfig()
@@ -161,9 +226,17 @@ class Session(Artefacts):
 
         Prompts and outputs are token ids, at least one each.
         """
-        with ExitStack() as stack:
-            engine = Engine(build_backends(self, "greedy", SelectConfig(), stack), decode.max_batch)
-            yield from engine.run((i, score_output(*pair)) for i, pair in enumerate(zip(prompts, outputs, strict=True)))
+        runs = (
+            (i, self.run(score_output(*pair), {"slm": SLM}, sum(map(len, pair))))
+            for i, pair in enumerate(zip(prompts, outputs, strict=True))
+        )
+        yield from self.results(runs, decode)
+
+    def results(self, runs: Iterator[tuple[int, Run]], decode: DecodeConfig) -> Iterator[tuple[int, Any]]:
+        """(index, result) of all runs as they finish."""
+        for index, event in self.events(runs, decode.max_batch):
+            if isinstance(event, Finished):
+                yield index, event.result
 
     def prompt(self, question: Question, max_new_tokens: int, *, with_llm: bool) -> list[int]:
         """Token ids of the prompt.

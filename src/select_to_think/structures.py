@@ -1,14 +1,14 @@
 """The values that travel between policies, the engine and the contexts.
 
-A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Truncate`, `Fork`, `Join`) and gets
-small observations back. Nothing here imports torch, so result files can be read without it.
+A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Adopt`, `Truncate`, `Commit`,
+`Fork`, `Join`) and gets small observations back. Nothing here imports torch, so result files can be read without it.
 
 Non-goals: behaviour. These are records; the meaning of each field is defined here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -99,19 +99,25 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What came back, on the host. P = observed positions (`Extend`), or C = continuations (`Branch`).
+    """What came back, on the host: the fields that were asked for. P = observed positions, or leaves of a `Branch`.
 
     Position p describes the distribution of the token that FOLLOWS the p-th observed token.
     """
 
-    top_ids: Ids | None = None  # (P, top_k), best first
-    top_logprobs: Floats | None = None  # (P, top_k), nats
-    entropy_nats: Floats | None = None  # (P,)
-    asked_logprobs: Floats | None = None  # (P, asked), nats
-    sampled_id: int | None = None
-    sampled_logprob: float | None = None  # nats, under the untempered distribution
-    bin_scores: Floats | None = None  # (P,), expected bin in [0, 1]
-    hidden: Floats | None = None  # (P, hidden_size), the last layer after the final norm
+    top_ids: Ids = None  # type: ignore[assignment]  # (P, top_k), best first
+    top_logprobs: Floats = None  # type: ignore[assignment]  # (P, top_k), nats
+    entropy_nats: Floats = None  # type: ignore[assignment]  # (P,)
+    asked_logprobs: Floats = None  # type: ignore[assignment]  # (P, asked), nats
+    sampled_id: int = None  # type: ignore[assignment]
+    sampled_logprob: float = None  # type: ignore[assignment]  # nats, under the untempered distribution
+    bin_scores: Floats = None  # type: ignore[assignment]  # (P,), expected bin in [0, 1]
+    hidden: Floats = None  # type: ignore[assignment]  # (P, hidden_size), the last layer after the final norm
+
+    def line(self, p: int) -> Observation:
+        """Position p alone."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        lines: dict[str, Any] = {n: v[p : p + 1] if isinstance(v, np.ndarray) else v for n, v in values.items()}
+        return Observation(**lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +132,37 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Score alternative continuations of the context in ONE forward; the context stays as it was."""
+    """Observe alternative continuations of the context in ONE forward; the context stays as it was.
+
+    With `adapter` the leaves are computed under the adapter of that role, on the context's own keys and values. An
+    `optional` branch may come back empty, where showing it would cost more than the step that it saves.
+    """
 
     model: str
     continuations: Sequence[Sequence[int]]
     observe: Observe
+    adapter: str | None = None
+    optional: bool = False
+
+    @property
+    def width(self) -> int:
+        """Tokens of all leaves."""
+        return sum(map(len, self.continuations))
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Go on with one leaf of the context's last branch (one without `adapter`). Free: no forward."""
+
+    model: str
+    leaf: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """These steps are final; whoever reads along may have them."""
+
+    steps: Sequence[StepRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +189,16 @@ class Join:
     """Wait for the next child that finishes; the answer is its `Generation`, in order of finishing."""
 
 
-Request = Extend | Branch | Truncate | Fork | Join
+Request = Extend | Branch | Truncate | Adopt | Commit | Fork | Join
+Requests = Request | tuple[Extend | Branch, ...]  # a tuple is asked at once, and answered together
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a policy's name for a model stands for: a backend, and the adapter of the context there."""
+
+    backend: str
+    adapter: str | None = None
 
 
 @dataclass(slots=True)
@@ -246,13 +287,11 @@ class Labels:
 
     slm_ids: Ids  # (P, S) the SLM's top-S tokens, best first
     slm_logprobs: Floats  # (P, S) nats
-    entropy_nats: Floats  # (P,)
-    margin: Floats  # (P,) 1 - (p1 - p2), so that higher means less certain
+    statistics: Mapping[str, Floats]  # trigger -> (P,) its statistic; those that need an LLM only with one
     hidden: Floats | None = None  # (P, hidden_size) of the SLM
     llm_logprobs: Floats | None = None  # (P, S) of `slm_ids`, nats
     llm_top_ids: Ids | None = None  # (P, S) the LLM's top-S tokens, best first
     llm_top_logprobs: Floats | None = None  # (P, S) nats
-    kl_nats: Floats | None = None  # (P,) over the SLM's support plus one bucket for the rest
 
 
-PolicyRun = Generator[Request, Any, Generation]
+PolicyRun = Generator[Requests, Any, Generation]

@@ -27,11 +27,10 @@ from select_to_think.evaluation.results import provenance
 from select_to_think.evaluation.settings import decode_settings
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on
 from select_to_think.structures import Floats, Labels, Progress, S2TError, comma_separated, unknown_name
+from select_to_think.triggers.table import calibrated
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
-
-STATISTICS = {"kl": "kl_nats", "entropy": "entropy_nats", "margin": "margin"}  # trigger -> field of `Labels`
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,12 @@ def collect(
 def _thresholds(session: Session, config: CollectConfig) -> dict[str, float]:
     """The statistic that a step of each collected trigger must exceed."""
     names = comma_separated(config.triggers)
+    known = [kind.name for kind in calibrated(with_llm=True)]
     if not names:
-        raise S2TError(f"no trigger to collect under; choose from: {', '.join(STATISTICS)}")
+        raise S2TError(f"no trigger to collect under; choose from: {', '.join(known)}")
     for name in names:
-        if name not in STATISTICS:
-            raise unknown_name("trigger to collect under", name, STATISTICS)
+        if name not in known:
+            raise unknown_name("trigger to collect under", name, known)
     budgets = {name: config.collect_budget if name == "kl" else config.entropy_budget for name in names}
     return {name: session.calibration.threshold(name, budget) for name, budget in budgets.items()}
 
@@ -136,8 +136,8 @@ def make_trajectory(
     A step that several triggers hit makes one group that names them all, in the order of `thresholds`. Raises S2TError
     if the labels hold fewer than `group_size` usable tokens per step.
     """
-    kl = _require(labels.kl_nats)  # (P,)
-    statistics = {name: _require(getattr(labels, STATISTICS[name])) for name in thresholds}
+    kl = labels.statistics["kl"]  # (P,)
+    statistics = {name: labels.statistics[name] for name in thresholds}
     groups = []
     for position in range(len(tokens)):
         hit = [name for name, limit in thresholds.items() if statistics[name][position] > limit]

@@ -1,8 +1,11 @@
-"""From ragged requests to one rectangular forward: ids, position ids, write slots and masks.
+"""From ragged requests to one flat forward: all new tokens of a step in one sequence, without padding.
 
-Each row appends its new tokens at slots stored, stored + 1, ... (position = slot). Leaves of a branch follow in scratch
-slots behind them: they share the position after the sequence, see the sequence and themselves, not their siblings, and
-are overwritten later. Rows are padded on the left, so that the last column is every row's newest token.
+Each context brings *segments*: consecutive new tokens of its sequence, or the leaves of a branch. A token sees the
+slots of its context before the segment and, in the segment, what it goes on with: for a sequence all before it, for
+a leaf the tokens of that leaf, not its siblings. Leaves are written behind the sequence and stand at the position after it.
+
+Segments are sorted so that tokens of one adapter stand together, and segments of equal width over extents of equal size
+are one *group*, which attends in one call.
 
 Non-goals: tensors of the model; this file computes only what the forward is told.
 """
@@ -10,118 +13,175 @@ Non-goals: tensors of the model; this file computes only what the forward is tol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from select_to_think.contexts.kv import Window
-from select_to_think.contexts.masks import additive
-
 
 @dataclass(frozen=True, slots=True)
-class RowPlan:
-    """One row's part of a forward: tokens to append, and leaves to score behind them."""
+class Segment:
+    """New tokens of one context. Slots count from the beginning of its extent; `start`, `size` say where that is."""
 
-    slot: int
-    stored: int
+    start: int
+    size: int
+    prefix: int  # slots before `first` that every token sees
+    first: int  # slot of the first token
     tokens: Sequence[int]
-    leaves: Sequence[Sequence[int]] = ()
+    leaves: tuple[int, ...] = ()  # lengths of the leaves that `tokens` are made of; () for a sequence
+    adapter: str | None = None
 
     @property
     def width(self) -> int:
-        """New tokens of this row."""
-        return len(self.tokens) + sum(map(len, self.leaves))
+        """New tokens."""
+        return len(self.tokens)
 
-    @property
-    def end(self) -> int:
-        """First slot that this row does not touch."""
-        return self.stored + self.width
+    def own_starts(self) -> np.ndarray:
+        """(width,) the first slot behind the prefix that each token sees."""
+        if not self.leaves:
+            return np.full(self.width, self.prefix)
+        begins = self.first + np.cumsum([0, *self.leaves[:-1]])
+        return np.repeat(begins, self.leaves)
 
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """One forward. B rows, T new tokens a row (left-padded), S = `window.span` visible slots."""
-
-    ids: Tensor  # (B, T)
-    positions: Tensor  # (B, T)
-    window: Window
-    lines: np.ndarray  # (number of plans,) the line of the batch that belongs to each plan
-    limit: np.ndarray  # (B, T) last slot of the sequence that the query sees
-    own_start: np.ndarray  # (B, T) first slot of the query's own leaf (beyond every slot for ordinary tokens)
-    own_end: np.ndarray  # (B, T) the query's own slot
-    maskless: bool  # every query sees every slot of the span
-    causal: bool  # query t sees the slots 0 .. t: prompts of one length in empty contexts
-
-    def mask(self, dtype: torch.dtype, device: torch.device, sliding_window: int | None = None) -> Tensor:
-        """Additive float mask (B, 1, T, S): 0 where visible, the type's minimum elsewhere.
-
-        `sliding_window` counts positions: a query at position p sees p - window + 1 .. p.
-        """
-        slots = torch.arange(self.window.span, device=device)  # (S,)
-        limit, own_start, own_end = (
-            torch.from_numpy(a).to(device)[..., None] for a in (self.limit, self.own_start, self.own_end)
-        )
-        shared = slots <= limit  # (B, T, S)
-        own = (slots >= own_start) & (slots <= own_end)
-        if sliding_window is not None:
-            shared &= slots > self.positions[..., None] - sliding_window
-            own &= slots > own_end - sliding_window
-        return additive(shared | own, dtype)
+    def positions(self) -> np.ndarray:
+        """(width,) places in the sequence."""
+        slots = np.arange(self.first, self.first + self.width)
+        return self.prefix + slots - self.own_starts() if self.leaves else slots
 
 
-def choose_rows(slots: Sequence[int]) -> list[int]:
-    """The buffer rows of a forward: the covering range if at least half of it takes part, else just the slots.
+@dataclass
+class Group:
+    """B segments of W tokens over extents of one size; they are tokens `begin` ... `end` of the forward.
 
-    A range is a view of the buffer; picking scattered rows copies them. Idle rows of the range compute padding.
+    `rows` is a range where the extents lie side by side (a view, no copy), or row indices. A range may cover rows that
+    do not take part; `places` then says which of its rows do.
     """
-    low, high = min(slots), max(slots) + 1
-    return list(range(low, high)) if 2 * len(slots) >= high - low else sorted(slots)
+
+    begin: int
+    end: int
+    width: int
+    size: int
+    span: int  # slots read
+    rows: slice | Tensor
+    places: Tensor | None
+    count: int  # rows that are computed
+    causal: bool  # query t sees exactly the slots 0 ... t
+    open: bool  # every query sees every slot of the span
+    prefix: Tensor  # (B, 1)
+    own_start: Tensor  # (B, W)
+    slots: Tensor  # (B, W) of the queries themselves
+    positions: Tensor  # (B, W)
+    known: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
+
+    def mask(self, window: int | None, dtype: torch.dtype, per_head: int) -> Tensor | None:
+        """Additive mask (rows, 1, per_head * W, span), for `per_head` query heads stacked behind each other.
+
+        0 where visible, the type's minimum elsewhere. None where nothing is hidden. `window` counts positions: a query
+        at position p sees p - window + 1 ... p.
+        """
+        if self.open and (window is None or self.span <= window):
+            return None
+        key = window, per_head
+        if key not in self.known:
+            self.known[key] = self.build(window, dtype, per_head)
+        return self.known[key]
+
+    def build(self, window: int | None, dtype: torch.dtype, per_head: int) -> Tensor:
+        slots = torch.arange(self.span, device=self.slots.device)
+        before = slots < self.prefix[..., None]  # (B, W or 1, span)
+        own = (slots >= self.own_start[..., None]) & (slots <= self.slots[..., None])
+        if window is not None:
+            oldest = self.positions[..., None] - window  # slots before the leaves are positions
+            before = before & (slots > oldest)
+            own &= slots - self.slots[..., None] > -window
+        mask = torch.full((len(self.slots), self.width, self.span), torch.finfo(dtype).min, dtype=dtype)
+        mask = mask.to(slots.device).masked_fill_(before | own, 0)
+        if self.places is not None:
+            mask = mask.new_zeros(self.count, self.width, self.span).index_copy_(0, self.places, mask)
+        return mask.repeat(1, per_head if self.width > 1 else 1, 1)[:, None]
 
 
-def lay_out(plans: Sequence[RowPlan], scratch: int, device: torch.device) -> Layout:
-    """Arrange `plans` (distinct slots, widths >= 1) as one forward; padding is written to slot `scratch`."""
-    rows = choose_rows([plan.slot for plan in plans])
-    line_of = {slot: line for line, slot in enumerate(rows)}
-    batch, width = len(rows), max(plan.width for plan in plans)
-    ids = np.zeros((batch, width), np.int64)
-    positions = np.zeros((batch, width), np.int64)
-    slots = np.full((batch, width), scratch, np.int64)
-    limit = np.zeros((batch, width), np.int64)
-    own_start = np.full((batch, width), scratch + 1, np.int64)
-    for plan in plans:
-        line, column, end = line_of[plan.slot], width - plan.width, plan.stored + len(plan.tokens)
-        new = slice(column, column + len(plan.tokens))
-        ids[line, new] = plan.tokens
-        positions[line, new] = slots[line, new] = limit[line, new] = np.arange(plan.stored, end)
-        column, slot = new.stop, end
-        for leaf in plan.leaves:
-            part = slice(column, column + len(leaf))
-            ids[line, part] = leaf
-            positions[line, part] = np.arange(end, end + len(leaf))
-            slots[line, part] = np.arange(slot, slot + len(leaf))
-            limit[line, part], own_start[line, part] = end - 1, slot
-            column, slot = part.stop, slot + len(leaf)
-    span = max(plan.end for plan in plans)
-    in_step = width == 1 and len(plans) == batch and all(plan.end == span and not plan.leaves for plan in plans)
-    plain = len(plans) == batch and all(plan.stored == 0 and plan.width == width and not plan.leaves for plan in plans)
-    contiguous = rows[-1] - rows[0] + 1 == batch
-    window = Window(
-        rows=slice(rows[0], rows[-1] + 1) if contiguous else torch.tensor(rows, device=device),
-        write_rows=torch.tensor(rows, device=device)[:, None],
-        write_slots=torch.from_numpy(slots).to(device),
+@dataclass(frozen=True)
+class Step:
+    """One flat forward of T tokens."""
+
+    ids: Tensor  # (1, T)
+    positions: Tensor  # (1, T)
+    slots: Tensor  # (T,) of the memory
+    groups: list[Group]
+    adapters: list[tuple[str, int, int]]  # (adapter, first token, behind the last)
+    offsets: list[int]  # where each segment's tokens begin, in the order in which the segments were given
+
+
+def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
+    """Arrange segments (each at least one token) as one forward."""
+    keys = [(s.adapter or "", s.width, s.size, bool(s.leaves), bool(s.prefix), s.start) for s in segments]
+    order = sorted(range(len(segments)), key=keys.__getitem__)
+    ordered = [segments[i] for i in order]
+    begins = np.cumsum([0, *(segment.width for segment in ordered)])
+    slots = [np.arange(s.first, s.first + s.width) for s in ordered]
+    host = np.stack(
+        [
+            np.concatenate([np.asarray(s.tokens) for s in ordered]),
+            np.concatenate([s.positions() for s in ordered]),
+            np.concatenate([s.start + own for s, own in zip(ordered, slots, strict=True)]),
+            np.concatenate(slots),
+            np.concatenate([s.own_starts() for s in ordered]),
+            np.concatenate([np.full(s.width, s.prefix) for s in ordered]),
+        ]
+    )  # (6, T): one transfer to the device
+    ids, positions, places, own, own_starts, prefixes = torch.from_numpy(host).to(device)
+    groups, adapters, at = [], [], 0
+    for _, members in groupby(range(len(ordered)), key=lambda i: keys[order[i]][:5]):
+        found = list(members)
+        begin, end = int(begins[found[0]]), int(begins[found[-1] + 1])
+        parts = (t[begin:end].view(len(found), -1) for t in (prefixes, own_starts, own, positions))
+        groups.append(group([ordered[i] for i in found], begin, end, *parts))
+    for name, adapted in groupby(ordered, key=lambda segment: segment.adapter):
+        end = at + sum(segment.width for segment in adapted)
+        if name is not None:
+            adapters.append((name, at, end))
+        at = end
+    offsets = [0] * len(segments)
+    for place, i in enumerate(order):
+        offsets[i] = int(begins[place])
+    return Step(ids[None], positions[None], places, groups, adapters, offsets)
+
+
+def group(
+    members: Sequence[Segment],
+    begin: int,
+    end: int,
+    prefix: Tensor,
+    own_start: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+) -> Group:
+    """The group of segments alike, in order of their extents; the tensors are (B, W)."""
+    size, width = members[0].size, members[0].width
+    rows = [segment.start // size for segment in members]
+    low, high = rows[0], rows[-1] + 1
+    ends = [segment.first + width for segment in members]
+    span = max(ends)
+    distinct = len(set(rows)) == len(rows)
+    dense = distinct and 2 * len(rows) >= high - low
+    full = dense and len(rows) == high - low
+    sequence = not members[0].leaves
+    return Group(
+        begin=begin,
+        end=end,
+        width=width,
+        size=size,
         span=span,
-        column=span - 1 if in_step else None,
-    )
-    return Layout(
-        ids=torch.from_numpy(ids).to(device),
-        positions=torch.from_numpy(positions).to(device),
-        window=window,
-        lines=np.array([line_of[plan.slot] for plan in plans]),
-        limit=limit,
+        rows=slice(low, high) if dense else torch.tensor(rows, device=slots.device),
+        places=torch.tensor(rows, device=slots.device) - low if dense and not full else None,
+        count=high - low if dense else len(rows),
+        causal=sequence and all(segment.prefix == 0 for segment in members),
+        open=sequence and width == 1 and min(ends) == span,
+        prefix=prefix[:, :1],
         own_start=own_start,
-        own_end=slots,
-        maskless=in_step,
-        causal=plain,
+        slots=slots,
+        positions=positions,
     )

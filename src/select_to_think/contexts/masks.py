@@ -44,6 +44,11 @@ class AttentionKinds:
         windows = {kind: config.sliding_window if kind == "sliding_attention" else None for kind in kinds}
         return cls(windows, types is not None)
 
+    def by_layer(self, config: Any) -> dict[int, int | None]:
+        """The window of each layer."""
+        types = getattr(config, "layer_types", None) or [next(iter(self.windows))] * config.num_hidden_layers
+        return {layer: self.windows[kind] for layer, kind in enumerate(types[: config.num_hidden_layers])}
+
     def masks(self, build: Callable[[int | None], Tensor | None]) -> Any:
         """`build(window)` for each kind, in the form that the model's forward takes."""
         masks = {kind: build(window) for kind, window in self.windows.items()}

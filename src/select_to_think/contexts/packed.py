@@ -9,13 +9,21 @@ Non-goals: losses and loops (`training/`), inference (`transformers_backend.py`)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from select_to_think.contexts.masks import AttentionKinds, additive
-from select_to_think.contexts.transformers_backend import Switch
+
+
+class Switch(Protocol):
+    """Turns a LoRA adapter on and off."""
+
+    def set_active(self, active: bool) -> None:
+        """Make the model's forwards use the adapter, or not."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""What a context is, and what a backend must do: the seam between the engine and any model runtime.
+"""What a context is, and what a backend must do: the seam between the runtime and any model.
 
-A *context* is one model's view of one sequence. A *backend* owns the contexts of one model and answers requests about
-many of them at once. The engine knows nothing else about models.
+A *context* is one model's view of one sequence. A *backend* owns the contexts of one set of weights and answers
+requests about many of them at once. The runtime knows nothing else about models.
 """
 
 from __future__ import annotations
@@ -10,18 +10,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from select_to_think.structures import Branch, Extend, ModelUnavailable, Observation
+from select_to_think.structures import Branch, Extend, Observation
+
+
+@dataclass(slots=True)
+class Account:
+    """What one row spent on one set of weights, whatever contexts it has there."""
+
+    tokens_processed: int = 0
+    forwards: int = 0
+    last_forward: int = 0  # number of the latest one, so that two contexts in one forward count it once
 
 
 @dataclass(slots=True, eq=False)
 class Context:
     """One sequence in one model: `stored` tokens are in the cache, `pending` ones wait for the next forward."""
 
-    slot: int
+    start: int  # first slot of its extent
+    size: int  # slots of its extent
+    adapter: str | None = None
     stored: int = 0
     pending: list[int] = field(default_factory=list)
-    tokens_processed: int = 0
-    forwards: int = 0
+    account: Account = field(default_factory=Account)
+    leaves: list[tuple[int, int]] = field(default_factory=list)  # (slot, tokens) of the leaves that can be adopted
 
     def __len__(self) -> int:
         """Tokens of the sequence so far."""
@@ -30,6 +41,7 @@ class Context:
     def append(self, tokens: Sequence[int]) -> None:
         """Queue tokens; they cost nothing until the next request."""
         self.pending.extend(tokens)
+        self.leaves.clear()
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens."""
@@ -37,23 +49,58 @@ class Context:
             raise ValueError(f"cannot truncate a context of {len(self)} tokens to {length}")
         del self.pending[max(0, length - self.stored) :]
         self.stored = min(self.stored, length)
+        self.leaves.clear()
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """A request about a context, and its answer once there is one: what was observed, or why it was not."""
+
+    context: Context
+    request: Extend | Branch
+    adapter: str | None = None  # acts on the leaves of a branch in place of the context's own
+    answer: Observation | Exception | None = None
 
 
 class Backend(Protocol):
-    """One model, many contexts."""
+    """One set of weights, many contexts. Requests are submitted; `step` answers some of them."""
 
-    def open(self, parent: Context | None = None) -> Context:
-        """A new context: empty, or with the tokens of `parent` (its cache is copied, not computed again)."""
+    cost: float  # of a forward, relative to the other backends
+    forwards: int  # of the whole model so far
+
+    @property
+    def waiting(self) -> Sequence[Ask]:
+        """Submitted and not answered."""
+        ...
+
+    def open(self, tokens: int, adapter: str | None = None) -> Context | None:
+        """An empty context with room for `tokens` tokens, or None while there is no memory for it.
+
+        Raises:
+            S2TError: it would not fit if nothing else was there.
+        """
+        ...
+
+    def copy(self, source: Context, target: Context) -> None:
+        """Give `target` the tokens of `source`: its cache is copied, not computed again."""
         ...
 
     def close(self, context: Context) -> None:
-        """Give the context's memory back."""
+        """Give the context's memory back; what was asked about it is dropped."""
         ...
 
-    def run(self, asks: Sequence[tuple[Context, Extend | Branch]]) -> Sequence[Observation | ModelUnavailable]:
-        """Answer one blocking request per context, batched; pending tokens of each context go along.
+    def adopt(self, context: Context, leaf: int) -> None:
+        """Let the context go on with a leaf of its last branch. No forward."""
+        ...
 
-        A request that could not be answered gets a `ModelUnavailable`, which is raised in its policy; its context stays
-        as it was.
+    def submit(self, ask: Ask) -> None:
+        """Queue a request."""
+        ...
+
+    def step(self) -> list[Ask]:
+        """Make one forward for what waits; return the requests that are answered now.
+
+        A request that could not be answered has an exception for an answer (`ModelUnavailable` where the model was not
+        reached); its context stays as it was.
         """
         ...

@@ -1,7 +1,7 @@
 """Contexts in process: any `transformers` causal model with full or sliding-window attention, on CPU or CUDA.
 
-Several backends may stand on one model: the base and the adapted contexts of S2T-Local share the weights and differ in
-when the adapter is switched on (`adapted`) and in their own key-value buffers.
+One backend serves one set of weights, whatever adapters its contexts have. A step is one flat forward over what all
+waiting requests need: prompts (long ones in pieces, behind everything short), single tokens, drafts, leaves.
 
 Non-goals: deciding anything; see `policies/`.
 """
@@ -9,224 +9,255 @@ Non-goals: deciding anything; see `policies/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from select_to_think import probability
-from select_to_think.contexts.kv import KVBuffer
-from select_to_think.contexts.layout import Layout, RowPlan, lay_out
-from select_to_think.contexts.masks import AttentionKinds
-from select_to_think.contexts.observing import needs_logits, read_logits
-from select_to_think.contexts.protocol import Context
-from select_to_think.structures import Branch, Extend, Observation, Observe
+from select_to_think.config import RuntimeConfig
+from select_to_think.contexts.flat_model import FlatModel
+from select_to_think.contexts.kv import KVMemory, slots_in
+from select_to_think.contexts.layout import Segment, lay_out
+from select_to_think.contexts.memory import Extents
+from select_to_think.contexts.observing import Look, joined, read
+from select_to_think.contexts.protocol import Ask, Context
+from select_to_think.models.adapter import Adapter
+from select_to_think.structures import Branch, Extend, Observation, S2TError
 
-Adapted = Literal["never", "always", "leaves"]
-MOST_LOGITS = 1 << 27  # of one forward: 512 MiB in fp32
+SHORT = 64  # tokens; requests up to this length never wait for the long ones
 
 
-class Switch(Protocol):
-    """Turns a LoRA adapter on and off."""
+@dataclass
+class Plan:
+    """One forward: its segments, whose they are, how many stored tokens each brings, and what is observed."""
 
-    def set_active(self, active: bool) -> None:
-        """Make the model's forwards use the adapter, or not."""
-        ...
+    segments: list[Segment] = field(default_factory=list)
+    contexts: list[Context] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    tokens: int = 0
+    short: int = 0  # tokens of the whole step without those of long requests
+    long: bool = False  # a long request takes part
+
+    def add(self, context: Context, segment: Segment, count: int) -> None:
+        """Let a segment take part."""
+        self.segments.append(segment)
+        self.contexts.append(context)
+        self.counts.append(count)
+        self.tokens += segment.width
+
+
+@dataclass(slots=True)
+class Part:
+    """What one forward does for a request: the tokens that it observes, and whether that completes the answer."""
+
+    ask: Ask
+    segment: int  # index of the segment that holds the tokens
+    look: Look  # lines count from the beginning of the segment
+    last: bool = True
 
 
 class TransformersBackend:
-    """One model (with one adapter state), many contexts, one key-value buffer."""
+    """One model, many contexts, one key-value memory."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         *,
         forbidden: Sequence[int] = (),
-        switch: Switch | None = None,
-        adapted: Adapted = "never",
-        bin_rows: Tensor | None = None,
+        config: RuntimeConfig = RuntimeConfig(),
+        cost: float = 1.0,
     ) -> None:
-        """Serve `model`.
-
-        Args:
-            model: a causal language model in eval mode.
-            forbidden: ids with probability zero (reserved and padded rows).
-            switch: the adapter's switch, if the model carries one.
-            adapted: when the adapter acts: never, always, or only on the leaf rows of branches that ask for bins.
-            bin_rows: (bins, hidden_size) score rows, for `Observe.bins`.
+        """Serve `model`, a causal language model in eval mode; ids in `forbidden` have probability zero.
 
         Raises:
-            S2TError: the model has layers whose cache cannot be rolled back.
+            S2TError: a model that cannot be driven by flat forwards, or memory for not even one short sequence.
         """
-        self.model = model
-        self.device = model.device
-        self.kinds = AttentionKinds.of(model)
-        self.sdpa = model.config.get_text_config()._attn_implementation == "sdpa"
-        self.switch, self.adapted = switch, adapted
-        self.bin_rows = None if bin_rows is None else bin_rows.to(self.device)
-        self.forbidden = torch.tensor(sorted(forbidden), dtype=torch.long, device=self.device)
-        self.buffer = KVBuffer(model.config.get_text_config().num_hidden_layers, rows=1, slots=256)
-        self.free = [0]
+        self.flat = FlatModel(model)
+        self.config, self.cost, self.forwards = config, cost, 0
+        self.forbidden = torch.tensor(sorted(forbidden), dtype=torch.long, device=model.device)
+        self.adapters: set[str] = set()
+        self.bin_rows: dict[str, Tensor] = {}
+        longest = self.flat.config.max_position_embeddings + config.leaf_tokens
+        slots = slots_in(config.kv_memory_gib, self.flat.shapes, model.dtype, model.device, longest)
+        self.extents = Extents(slots)
+        self.memory = KVMemory(self.flat.shapes, slots, model.dtype, model.device)
+        self.waiting: list[Ask] = []
+        self.ends: dict[Ask, int] = {}  # length of the context with the tokens of an `Extend`
+        self.seen: dict[Ask, list[Observation]] = {}  # of requests whose tokens come in pieces
+
+    def add_adapter(self, name: str, adapter: Adapter, bin_rows: Tensor | None = None) -> None:
+        """Let contexts name this LoRA; `bin_rows` (bins, hidden_size) are its score rows, for `Observe.bins`."""
+        self.flat.add_adapter(name, adapter)
+        self.adapters.add(name)
+        if bin_rows is not None:
+            self.bin_rows[name] = bin_rows.to(self.flat.device)
+
+    def open(self, tokens: int, adapter: str | None = None) -> Context | None:
+        """An empty context with room for `tokens` tokens, or None while there is no memory for it."""
+        extent = self.extents.take(tokens)
+        if extent is None and self.extents.size_for(tokens) > self.extents.largest:
+            raise S2TError(
+                f"a sequence of {tokens} tokens does not fit the key-value memory of {self.extents.slots} tokens: "
+                "raise kv_memory_gib or lower max_new_tokens"
+            )
+        return None if extent is None else Context(*extent, adapter=adapter)
 
     @torch.inference_mode()
-    def open(self, parent: Context | None = None) -> Context:
-        """A new context: empty, or a copy of `parent`."""
-        if not self.free:
-            old = self.buffer.rows
-            self.buffer.reserve(old + 1, self.buffer.slots)
-            self.free.extend(range(old, self.buffer.rows))
-        slot = min(self.free)
-        self.free.remove(slot)
-        if parent is None:
-            return Context(slot)
-        self.buffer.copy_row(parent.slot, slot, parent.stored)
-        return Context(slot, parent.stored, list(parent.pending))
+    def copy(self, source: Context, target: Context) -> None:
+        """Give `target` the tokens of `source`."""
+        self.reserve(target, source.stored)
+        self.memory.copy(source.start, target.start, source.stored)
+        target.stored, target.pending = source.stored, list(source.pending)
 
     def close(self, context: Context) -> None:
-        """Give the row back; its content is overwritten by the next owner."""
-        self.free.append(context.slot)
+        """Give the extent back; its content is overwritten by the next owner."""
+        self.extents.give(context.start, context.size)
+        for ask in [ask for ask in self.waiting if ask.context is context]:
+            self.waiting.remove(ask)
+            self.ends.pop(ask, None)
+            self.seen.pop(ask, None)
 
     @torch.inference_mode()
-    def run(self, asks: Sequence[Ask]) -> list[Observation]:
-        """Answer one request per context, in as few forwards as the requests' shapes allow."""
-        if self.adapted == "leaves":
-            self.flush([ask for ask in asks if self.uses_leaves(ask) and ask[0].pending])
-        answers: dict[int, Observation] = {}
-        for active, group in self.group(asks):
-            answers.update(zip(group, self.forward([asks[i] for i in group], active), strict=True))
-        return [answers[i] for i in range(len(asks))]
+    def adopt(self, context: Context, leaf: int) -> None:
+        """Let the context go on with a leaf of its last branch: the leaf's keys and values move behind the sequence."""
+        if context.pending or not context.leaves:
+            raise RuntimeError("only a leaf of the branch just made can be adopted")
+        slot, tokens = context.leaves[leaf]
+        if slot != context.stored:
+            self.memory.copy(context.start + slot, context.start + context.stored, tokens)
+        context.stored += tokens
+        context.leaves.clear()
 
-    def uses_leaves(self, ask: Ask) -> bool:
-        """Whether the adapter acts on this request's leaf rows only."""
-        return self.adapted == "leaves" and isinstance(ask[1], Branch) and ask[1].observe.bins
+    def reserve(self, context: Context, tokens: int) -> None:
+        """Make sure that the context has room for `tokens` tokens; a larger extent takes over what is stored.
 
-    def flush(self, asks: Sequence[Ask]) -> None:
-        """Store pending tokens without observing anything."""
-        if asks:
-            self.run([(context, Extend(request.model, (), Observe())) for context, request in asks])
-
-    def group(self, asks: Sequence[Ask]) -> list[tuple[bool, list[int]]]:
-        """Indices of the requests that share a forward: one adapter state, widths within a factor of two."""
-        groups: dict[tuple[bool, int], list[int]] = {}
-        for i, ask in enumerate(asks):
-            active = self.adapted == "always" or self.uses_leaves(ask)
-            groups.setdefault((active, plan(ask).width.bit_length()), []).append(i)
-        parts = []
-        for (active, _), group in groups.items():
-            keep = max(tail(asks[i]) for i in group)
-            size = max(1, MOST_LOGITS // (keep * self.model.config.get_text_config().vocab_size))
-            parts += [(active, group[i : i + size]) for i in range(0, len(group), size)]
-        return parts
-
-    def forward(self, asks: Sequence[Ask], active: bool) -> list[Observation]:
-        """One forward for `asks`, and what they asked to see."""
-        plans = [plan(ask) for ask in asks]
-        self.buffer.reserve(self.buffer.rows, max(p.end for p in plans) + 1)
-        layout = lay_out(plans, self.buffer.slots - 1, self.device)
-        keep = max(map(tail, asks))
-        observes = [observed(ask) for ask in asks]
-        if self.switch is not None:
-            self.switch.set_active(active)
-        hidden, logits = self.run_model(layout, keep, observes)
-        for (context, _), row in zip(asks, plans, strict=True):
-            context.stored = row.stored + len(row.tokens)
-            context.pending.clear()
-            context.tokens_processed += row.width
-            context.forwards += 1
-        seen = [line * keep + keep - np.array(offsets(ask)) for line, ask in zip(layout.lines, asks, strict=True)]
-        select = torch.from_numpy(np.concatenate(seen)).to(self.device)  # (N,) in the flattened (B, keep)
-        picked = (t if t is None else t.flatten(0, 1).index_select(0, select) for t in (hidden, logits))
-        return self.read(observes, [len(lines) for lines in seen], *picked)
-
-    def run_model(self, layout: Layout, keep: int, observes: Sequence[Observe]) -> tuple[Tensor | None, Tensor | None]:
-        """Hidden states (B, keep, H) after the final norm and logits (B, keep, V), each only if somebody asked."""
-        self.buffer.window = layout.window
-        inputs = {
-            "input_ids": layout.ids,
-            "position_ids": layout.positions,
-            "attention_mask": self.masks(layout),
-            "past_key_values": self.buffer,
-            "use_cache": True,
-        }
-        wants_hidden = any(observe.hidden or observe.bins for observe in observes)
-        if not any(map(needs_logits, observes)):
-            return self.model.base_model(**inputs).last_hidden_state[:, -keep:], None
-        seen: list[Tensor] = []
-        head = self.model.get_output_embeddings()
-        hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0])) if wants_hidden else None
-        try:
-            logits = self.model(**inputs, logits_to_keep=keep).logits
-        finally:
-            if hook is not None:
-                hook.remove()
-        return (seen[0] if seen else None), logits
-
-    def masks(self, layout: Layout) -> Any:
-        """The mask of each attention kind, in the form that the model's forward takes.
-
-        None where attention needs none: a single query sees everything before it, and sdpa knows the beginning of a
-        sequence without a mask. It is faster so. Models that make their own mask where they get none do not make one in
-        these cases under sdpa.
+        Raises:
+            S2TError: there is no memory for it.
         """
-        implied = (layout.causal and self.sdpa) or (layout.maskless and (self.sdpa or self.kinds.by_kind))
+        if tokens <= context.size:
+            return
+        extent = self.extents.take(tokens)
+        if extent is None:
+            raise S2TError("the key-value memory is full: raise kv_memory_gib or lower max_batch")
+        self.memory.copy(context.start, extent[0], context.stored)
+        self.extents.give(context.start, context.size)
+        context.start, context.size = extent
 
-        def build(window: int | None) -> Tensor | None:
-            if implied and (window is None or layout.window.span < window):
-                return None
-            return layout.mask(self.model.dtype, self.device, window)
+    def submit(self, ask: Ask) -> None:
+        """Queue a request."""
+        if isinstance(ask.request, Extend):
+            ask.context.append(ask.request.tokens)
+            if not ask.context.pending:
+                raise RuntimeError("nothing new to observe")
+            self.ends[ask] = len(ask.context)
+        self.waiting.append(ask)
 
-        return self.kinds.masks(build)
+    @torch.inference_mode()
+    def step(self) -> list[Ask]:
+        """One flat forward for what waits; the requests that are answered now."""
+        by_context: dict[Context, list[Ask]] = {}
+        for ask in self.waiting:
+            if ask.answer is None:
+                by_context.setdefault(ask.context, []).append(ask)
+        plan = Plan(short=sum(n for context in by_context if (n := len(context.pending)) <= SHORT))
+        for context in sorted(by_context, key=lambda context: len(context.pending) > SHORT):
+            count = len(context.pending)
+            if count > SHORT:
+                count = min(count, max(SHORT if not plan.long else 0, self.config.max_step_tokens - plan.tokens))
+                plan.long = True
+            if count or not context.pending:
+                self.plan(plan, context, by_context[context], count)
+        if plan.segments:
+            self.forward(plan)
+        answered = [ask for ask in self.waiting if ask.answer is not None]
+        self.waiting = [ask for ask in self.waiting if ask.answer is None]
+        for ask in answered:
+            self.ends.pop(ask, None)
+            self.seen.pop(ask, None)
+        return answered
 
-    def read(
-        self, observes: Sequence[Observe], counts: Sequence[int], hidden: Tensor | None, logits: Tensor | None
-    ) -> list[Observation]:
-        """Observations from the observed lines: hidden (N, H), logits (N, V); row i owns `counts[i]` of the N lines."""
-        observations = [Observation() for _ in observes]
-        if logits is not None:
-            observations = read_logits(logits, observes, counts, self.forbidden)
-        if hidden is None or not any(observe.hidden or observe.bins for observe in observes):
-            return observations
-        scores = None if self.bin_rows is None else probability.expected_bin(hidden, self.bin_rows).cpu().numpy()
-        states = hidden.float().cpu().numpy() if any(observe.hidden for observe in observes) else None
-        for i, (observe, end) in enumerate(zip(observes, np.cumsum(counts), strict=True)):
-            lines = slice(end - counts[i], end)
-            observations[i] = replace(
-                observations[i],
-                bin_scores=scores[lines] if observe.bins and scores is not None else None,
-                hidden=states[lines] if observe.hidden and states is not None else None,
-            )
-        return observations
+    def plan(self, plan: Plan, context: Context, asks: Sequence[Ask], count: int) -> None:
+        """Take the first `count` pending tokens of a context into the forward and, if these are all, its leaves."""
+        branches: list[tuple[Ask, Branch]] = []
+        if count == len(context.pending):
+            branches = [(ask, ask.request) for ask in asks if isinstance(ask.request, Branch)]
+        branches = [(ask, request) for ask, request in branches if self.shown(plan, ask, request)]
+        behind = context.stored + count
+        try:
+            self.reserve(context, behind + sum(request.width for _, request in branches))
+        except S2TError as error:
+            for ask in asks:
+                ask.answer = error
+            return
+        place = context.start, context.size
+        if count:
+            tokens = context.pending[:count]
+            segment = Segment(*place, context.stored, context.stored, tokens, adapter=context.adapter)
+            plan.add(context, segment, count)
+            plan.parts += [part for ask in asks if (part := self.part(ask, len(plan.segments) - 1, count))]
+        context.leaves = []
+        slot = behind
+        for ask, request in branches:
+            adapter = ask.adapter or context.adapter
+            tokens = [token for leaf in request.continuations for token in leaf]
+            lengths = tuple(map(len, request.continuations))
+            ends = list(accumulate(lengths))
+            plan.add(context, Segment(*place, behind, slot, tokens, lengths, adapter), 0)
+            look = Look(request.observe, [end - 1 for end in ends], adapter)
+            plan.parts.append(Part(ask, len(plan.segments) - 1, look))
+            if ask.adapter is None:
+                context.leaves = [(slot + end - n, n) for end, n in zip(ends, lengths, strict=True)]
+            slot += request.width
 
+    def shown(self, plan: Plan, ask: Ask, request: Branch) -> bool:
+        """Whether a branch takes part; one that may be left out is, where many tokens stand in the step already."""
+        plan.short += request.width
+        if not request.optional or plan.short <= self.config.leaf_tokens:
+            return True
+        plan.short -= request.width
+        ask.answer = Observation()
+        return False
 
-Ask = tuple[Context, Extend | Branch]
+    def part(self, ask: Ask, segment: int, count: int) -> Part | None:
+        """What the next `count` tokens of its context bring to an `Extend`."""
+        if not isinstance(ask.request, Extend):
+            return None
+        observe, stored, end = ask.request.observe, ask.context.stored, self.ends[ask]
+        assert observe is not None
+        asked = range(end - (max(1, len(ask.request.tokens)) if observe.every else 1), end)
+        seen = range(max(stored, asked.start), min(stored + count, end))
+        if not seen:
+            return None
+        lines = range(seen.start - stored, seen.stop - stored)
+        look = Look(observe, lines, ask.context.adapter, seen.start - asked.start)
+        return Part(ask, segment, look, last=seen.stop == end)
 
-
-def plan(ask: Ask) -> RowPlan:
-    """The row of a forward that answers `ask`."""
-    context, request = ask
-    if isinstance(request, Branch):
-        return RowPlan(context.slot, context.stored, tuple(context.pending), request.continuations)
-    return RowPlan(context.slot, context.stored, [*context.pending, *request.tokens])
-
-
-def observed(ask: Ask) -> Observe:
-    """What the request wants to see."""
-    assert ask[1].observe is not None
-    return ask[1].observe
-
-
-def offsets(ask: Ask) -> list[int]:
-    """Observed columns, counted from the end (1 = last), in order."""
-    request = ask[1]
-    if isinstance(request, Branch):
-        ends = np.cumsum([len(leaf) for leaf in request.continuations])
-        return [int(ends[-1] - end) + 1 for end in ends]
-    return list(range(len(request.tokens), 0, -1)) if observed(ask).every else [1]
-
-
-def tail(ask: Ask) -> int:
-    """Columns from the end that hold everything observed."""
-    return offsets(ask)[0]
+    def forward(self, plan: Plan) -> None:
+        """Run the plan, store what was computed, and answer."""
+        step = lay_out(plan.segments, self.flat.device)
+        hidden = self.flat.run(step, self.memory)
+        self.forwards += 1
+        for context, segment, count in zip(plan.contexts, plan.segments, plan.counts, strict=True):
+            context.stored += count
+            del context.pending[:count]
+            context.account.tokens_processed += segment.width
+            context.account.forwards += context.account.last_forward != self.forwards
+            context.account.last_forward = self.forwards
+        looks = [
+            replace(part.look, lines=[step.offsets[part.segment] + int(line) for line in part.look.lines])
+            for part in plan.parts
+        ]
+        found = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
+        for part, observation in zip(plan.parts, found, strict=True):
+            ask = part.ask
+            if isinstance(observation, Exception):
+                self.memory.clear(ask.context.start, ask.context.size)
+                ask.answer = observation
+            elif ask.answer is None:
+                seen = self.seen.setdefault(ask, [])
+                seen.append(observation)
+                if part.last:
+                    ask.answer = joined(seen)

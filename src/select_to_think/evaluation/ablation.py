@@ -17,7 +17,7 @@ from select_to_think.config import EvalSettings
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import ResultRow
 from select_to_think.evaluation.runner import evaluate
-from select_to_think.policies.table import MENTOR
+from select_to_think.methods import METHODS
 from select_to_think.structures import Progress, S2TError
 
 if TYPE_CHECKING:
@@ -54,8 +54,9 @@ def ablate(
     Raises:
         S2TError: a method without a mentor, a rate or a length out of range, and what `evaluate` refuses.
     """
-    if method not in MENTOR:
-        raise S2TError(f"only methods with a mentor have these settings: choose {', '.join(sorted(MENTOR))}")
+    known = sorted(name for name, other in METHODS.items() if other.mentor)
+    if method not in known:
+        raise S2TError(f"only methods with a mentor have these settings: choose {', '.join(known)}")
     grid = [(rate, length) for rate in rates for length in (lengths if rate else (None,))]
     chosen = [replace(settings.mentor, consult_rate=rate, segment_tokens=length or 1) for rate, length in grid]
     cells = []

@@ -1,4 +1,4 @@
-"""What decoding costs: every method in turn on the same prompts, medians, ratios to the engine's own greedy.
+"""What decoding costs: every method in turn on the same prompts, medians, ratios to the runtime's own greedy.
 
 Two workloads: published model shapes with random weights (timing does not depend on the weights; a seeded coin forces
 the triggers at the budget) and the bundled pair on real questions with its calibrated triggers.
@@ -9,42 +9,50 @@ Non-goals: quality. Single times are not comparable between machines; ratios ins
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from select_to_think.config import BenchConfig, DecodeConfig, MentorConfig, ScorerConfig, SelectConfig
+from select_to_think.config import (
+    BenchConfig,
+    DecodeConfig,
+    MentorConfig,
+    MethodSettings,
+    RuntimeConfig,
+    ScorerConfig,
+    ScorerMode,
+    SelectConfig,
+)
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.engine import Engine
 from select_to_think.evaluation.plain import PlainMentor, run_plain
 from select_to_think.evaluation.timing import Contender, Cost, table, time_contenders
-from select_to_think.methods import build_backends
-from select_to_think.models.adapter import inject_adapter
+from select_to_think.methods import LLM, SLM
+from select_to_think.models.adapter import Adapter, adapted_paths
 from select_to_think.models.loading import choose_device
 from select_to_think.models.shapes import random_model
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.vocabulary import reserved_ids
-from select_to_think.policies.base import Limits, Policy
+from select_to_think.policies.base import Limits, Policy, Task
 from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
-from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.probability import bucketed_kl_nats
+from select_to_think.runtime import Committed, Event, Finished, Run, Runtime
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
-from select_to_think.structures import Progress, comma_separated, unknown_name
-from select_to_think.triggers.base import StepView
-from select_to_think.triggers.kl import KLTrigger
-from select_to_think.triggers.random import RandomTrigger
-from select_to_think.verifiers.free import FreeVerifier
+from select_to_think.streams import Streams
+from select_to_think.structures import Progress, Role, comma_separated, unknown_name
+from select_to_think.triggers.base import Trigger
+from select_to_think.triggers.kl import KL, SUPPORT, kl
+from select_to_think.triggers.random import coin
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -56,89 +64,106 @@ NAMES = tuple(
 )
 
 
-@dataclass(frozen=True)
-class CoinKLTrigger(KLTrigger):
+def coin_kl(threshold: float) -> Trigger:
     """Pays for the KL trigger, decides by a coin: random weights would fire at every step."""
-
-    def statistic(self, view: StepView, random: Random) -> float:
-        """A draw, after the divergence has been computed."""
-        super().statistic(view, random)
-        return random.random()
+    return Trigger(KL, threshold, lambda slm, llm, random: kl(slm, llm) * 0 + np.float32(random.random()))
 
 
-def run_engine(
-    backends: Callable[[], dict[str, Backend]], policy: Policy, prompts: Sequence[Sequence[int]], batch: int
-) -> Cost:
-    """Time the engine over all prompts, prefill included."""
-    made = backends()
-    start = time.perf_counter()
-    results = list(Engine(made, batch).run((i, policy.run(p, str(i))) for i, p in enumerate(prompts)))
+def timed_events(events: Iterator[tuple[int, Event]], backends: Mapping[str, Backend], rows: int) -> Cost:
+    """Time runs to their end. The prefill ends with the first token of the last row of the first `rows`."""
+    forwards = {name: backend.forwards for name, backend in backends.items()}
+    begun: set[int] = set()
+    results: dict[int, Any] = {}
+    start, prefill = time.perf_counter(), 0.0
+    for index, event in events:
+        if isinstance(event, Committed) and len(begun) < rows:
+            begun.add(index)
+            prefill = time.perf_counter() - start
+        if isinstance(event, Finished):
+            results[index] = event.result
     seconds = time.perf_counter() - start
-    tokens = sum(len(generation.tokens) for _, generation in results)
-    return Cost(seconds, tokens, sum(generation.counts.llm_forwards for _, generation in results))
+    made = {name: backend.forwards - forwards.get(name, 0) for name, backend in backends.items()}
+    outputs = tuple(results[i].tokens for i in sorted(results))
+    return Cost(
+        seconds,
+        sum(map(len, outputs)),
+        llm_forwards=sum(result.counts.llm_forwards for result in results.values()),
+        prefill_seconds=prefill,
+        slm_batch_forwards=made.get("slm", 0),
+        llm_batch_forwards=made.get("llm", 0),
+        outputs=outputs,
+    )
 
 
 def run_generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> Cost:
-    """Time `transformers` greedy generation of one batch of prompts of equal length."""
-    ids = torch.tensor(prompts, device=model.device)
-    start = time.perf_counter()
-    model.generate(  # type: ignore[operator]
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new_tokens,
-        min_new_tokens=new_tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
-    return Cost(time.perf_counter() - start, len(prompts) * new_tokens)
+    """Time `transformers` greedy generation of one batch of prompts, padded on the left where they differ in length."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    times = []
+    for tokens in (1, new_tokens):
+        start = time.perf_counter()
+        model.generate(  # type: ignore[operator]
+            ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, pad_token_id=0
+        )
+        times.append(time.perf_counter() - start)
+    return Cost(times[1], len(prompts) * new_tokens, prefill_seconds=times[0], slm_batch_forwards=new_tokens)
 
 
-def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
+def random_adapter(model: PreTrainedModel) -> Adapter:
+    """A LoRA of random numbers."""
+    layers = {}
+    for path in adapted_paths(model):
+        layer: Any = model.get_submodule(path)
+        outputs, inputs = layer.weight.shape
+        down, up = torch.randn(inputs, LORA_RANK) * 0.01, torch.randn(LORA_RANK, outputs) * 0.01
+        layers[path] = down, up
+    return Adapter(layers, 2.0)
+
+
+def shape_contenders(config: BenchConfig, batch: int, slm: PreTrainedModel, llm: PreTrainedModel) -> list[Contender]:
     """Every method on random models of the published shapes."""
-    dtype = getattr(torch, config.bench_dtype)
-    slm, llm = (random_model(shape, device, dtype) for shape in (config.slm_shape, config.llm_shape))
-    switch = inject_adapter(slm, LORA_RANK, 2.0 * LORA_RANK)
-    with torch.no_grad():
-        for _, weight in switch.weights():
-            weight.normal_(0, 0.01)
-    bins = torch.randn(BINS, slm.config.hidden_size, device=slm.device)
+    backends = {"slm": TransformersBackend(slm), "llm": TransformersBackend(llm, cost=float("inf"))}
+    bins = torch.randn(BINS, slm.config.hidden_size)
+    backends["slm"].add_adapter("scorer", random_adapter(slm), bins)
     draw = Random(0)
-    prompts = [[draw.randrange(1000, 100_000) for _ in range(config.prompt_tokens)] for _ in range(config.batch)]
+    low = config.prompt_tokens // 2 if config.ragged else config.prompt_tokens
+    prompts = [
+        [draw.randrange(1000, 100_000) for _ in range(draw.randint(low, config.prompt_tokens))] for _ in range(batch)
+    ]
     limits, threshold = Limits(frozenset(), config.new_tokens), 1 - config.bench_budget
+    room = config.prompt_tokens + config.new_tokens + 2 * CANDIDATES
+    adapted = Role("slm", "scorer")
 
-    def timed(name: str, policy: Policy, **around: Any) -> Contender:
-        mode = name.removeprefix("s2t-local-")
-        return Contender(name, lambda: run_engine(lambda: make(mode), policy, prompts, config.batch), **around)
+    def timed(name: str, policy: Policy, roles: Mapping[str, Role], copies: int = 0) -> Contender:
+        def run() -> Cost:
+            runs = ((i, Run(policy.run(p, str(i)), roles, room, copies)) for i, p in enumerate(prompts))
+            events = Streams(Runtime(backends, RuntimeConfig())).events(runs, batch * max(1, copies))
+            return timed_events(events, backends, batch)
 
-    def make(mode: str) -> dict[str, Backend]:
-        if mode == "activated":
-            return {"slm": TransformersBackend(slm, switch=switch, adapted="leaves", bin_rows=bins)}
-        if mode == "coupled":
-            return {"slm": TransformersBackend(slm, bin_rows=bins)}
-        backends: dict[str, Backend] = {"slm": TransformersBackend(slm, switch=switch)}
-        if mode == "proposer":
-            backends["scorer"] = TransformersBackend(slm, switch=switch, adapted="always", bin_rows=bins)
-        return backends | {"llm": TransformersBackend(llm)}
+        return Contender(name, run)
 
-    def local(model: str) -> Select:
-        return Select(limits, RandomTrigger(threshold), ScorerSelector(model, True, 0.1, 1.0), CANDIDATES)
+    def local(mode: ScorerMode, roles: Mapping[str, Role]) -> Contender:
+        selector = ScorerSelector(mode, True, 0.1, 1.0)
+        return timed(f"s2t-local-{mode}", Select(limits, coin(threshold), selector, CANDIDATES), roles)
 
     def toss(small: torch.Tensor, large: torch.Tensor, coin: Random) -> bool:
         return coin.random() > threshold
 
-    vote = MajorityVote(Sample(limits, 0.7, 0.8, 20, 0.0), 8, lambda tokens: str(tokens[-1]), early_stop=False)
+    vote = MajorityVote(Sample(limits, 0.7, 0.8, 20, 0.0), 8, False, lambda tokens: str(tokens[-1]))
+    by_kl, both = coin_kl(threshold), {"slm": SLM, "llm": LLM}
     return [
-        timed("greedy", Greedy(limits)),
+        timed("greedy", Greedy(limits), {"slm": SLM}),
         Contender("transformers-generate", lambda: run_generate(slm, prompts, config.new_tokens)),
-        timed("s2t-local-coupled", local("slm"), around=switch.folded_in),
-        timed("s2t-local-proposer", local("scorer")),
-        timed("s2t-local-activated", local("slm")),
-        timed("s2t-kl", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(), CANDIDATES)),
+        local("coupled", {"slm": adapted}),
+        local("proposer", {"slm": SLM, "scorer": adapted}),
+        local("activated", {"slm": SLM, "scorer": adapted}),
+        timed("s2t-kl", BlockVerified(limits, by_kl, LLMSelector(), CANDIDATES), both),
         Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.plain_tokens, toss, CANDIDATES)),
-        timed("s2t-entropy", Select(limits, RandomTrigger(threshold), LLMSelector(), CANDIDATES)),
-        timed("takeover", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(takeover=True), CANDIDATES)),
-        timed("maj@8", vote),
-        timed("llm", Greedy(limits, model="llm")),
+        timed("s2t-entropy", Select(limits, coin(threshold), LLMSelector(), CANDIDATES), both),
+        timed("takeover", BlockVerified(limits, by_kl, LLMSelector(takeover=True), CANDIDATES), both),
+        timed("maj@8", vote, {"slm": SLM}, copies=8),
+        timed("llm", Greedy(limits, model="llm"), {"llm": LLM}),
     ]
 
 
@@ -153,31 +178,29 @@ def wanted_names(names: str) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[str]) -> list[Contender]:
+def pair_contenders(session: Session, config: BenchConfig, batch: int, questions: Sequence[str]) -> list[Contender]:
     """Every method on a real pair with its calibrated triggers; answers end where the models end them."""
-    decode = DecodeConfig(max_new_tokens=config.new_tokens, max_batch=config.batch)
+    decode = DecodeConfig(max_new_tokens=config.new_tokens, max_batch=batch)
     select = SelectConfig(trigger_budget=config.bench_budget)
 
     def timed(name: str, method: str, **settings: Any) -> Contender:
         def run() -> Cost:
-            start = time.perf_counter()
-            results = session.generate(questions, method, decode, replace(select, **settings))
-            seconds = time.perf_counter() - start
-            return Cost(seconds, sum(len(g.tokens) for g in results), sum(g.counts.llm_forwards for g in results))
+            runs = session.runs(questions, method, MethodSettings(decode, replace(select, **settings)))
+            return timed_events(session.events(runs, batch), session.backends, batch)
 
         return Contender(name, run)
 
-    kl = session.trigger("kl", config.bench_budget)
+    threshold = session.trigger("kl", config.bench_budget).threshold
     prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
 
     def diverge(small: torch.Tensor, large: torch.Tensor, coin: Random) -> bool:
-        top = small.topk(kl.support).indices
-        return float(bucketed_kl_nats(large[top], small[top])) > kl.threshold
+        top = small.topk(min(SUPPORT, len(small))).indices
+        return float(bucketed_kl_nats(large[top], small[top])) > threshold
 
     slm, llm = session.slm.model, session.llm.model
     return [
         timed("greedy", "greedy"),
-        *(timed(f"s2t-local-{mode}", "s2t-local", scorer_mode=mode) for mode in ("coupled", "proposer", "activated")),
+        *(timed(f"s2t-local-{mode}", "s2t-local", scorer_mode=mode) for mode in get_args(ScorerMode)),
         timed("s2t-kl", "s2t"),
         Contender(
             "s2t-kl-plain",
@@ -186,12 +209,12 @@ def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[s
         timed("s2t-entropy", "s2t", trigger="entropy"),
         timed("takeover", "takeover"),
         timed("maj@8", "maj@8"),
-        *mentor_contenders(session, config, questions),
+        *mentor_contenders(session, config, batch, questions),
         timed("llm", "llm"),
     ]
 
 
-def mentor_contenders(session: Session, config: BenchConfig, questions: Sequence[str]) -> list[Contender]:
+def mentor_contenders(session: Session, config: BenchConfig, batch: int, questions: Sequence[str]) -> list[Contender]:
     """`mentor-free` and its plain reference. Nothing ends their answers, so that long texts can be timed.
 
     None for an LLM with another vocabulary: the plain reference knows only one.
@@ -200,24 +223,17 @@ def mentor_contenders(session: Session, config: BenchConfig, questions: Sequence
         return []
     mentor, forbidden = MentorConfig(), sorted(reserved_ids(session.slm))
     asked = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
-    verifier = FreeVerifier(asked, mentor.order)
-    limits = Limits(frozenset(), config.new_tokens)
-    policy = Mentor(limits, session.words, verifier, mentor.consult_rate, mentor.segment_tokens)
+    settings = MethodSettings(DecodeConfig(max_new_tokens=config.new_tokens), mentor=mentor)
+    decoder = session.decoder("mentor-free", settings)
+    policy: Any = replace(decoder.policy, limits=Limits(frozenset(), config.new_tokens))  # type: ignore[type-var]
     prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
 
     def fast() -> Cost:
-        with ExitStack() as stack:
-            made = build_backends(session, "mentor-free", SelectConfig(), stack)
-            start = time.perf_counter()
-            runs = [
-                (i, policy.about(question).run(prompt, str(i)))
-                for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True))
-            ]
-            results = dict(Engine(made, config.batch).run(runs))
-            seconds = time.perf_counter() - start
-        outputs = tuple(results[i].tokens for i in range(len(runs)))
-        forwards = sum(generation.counts.llm_forwards for generation in results.values())
-        return Cost(seconds, sum(map(len, outputs)), forwards, outputs)
+        tasks = enumerate(zip(questions, prompts, strict=True))
+        started = ((i, prompt, policy.about(Task(text, str)).run(prompt, str(i))) for i, (text, prompt) in tasks)
+        room = config.new_tokens
+        runs = ((i, session.run(run, decoder.roles, len(prompt) + room)) for i, prompt, run in started)
+        return timed_events(session.events(runs, batch), session.backends, batch)
 
     def plain() -> Cost:
         models, never = (session.slm.model, session.llm.model), torch.tensor(forbidden, dtype=torch.long)
@@ -232,25 +248,26 @@ def mentor_contenders(session: Session, config: BenchConfig, questions: Sequence
 def bench_decode(
     config: BenchConfig, session: Session, questions: Sequence[str], progress: Progress | None = None
 ) -> list[dict[str, Any]]:
-    """The whole table: random models of the published shapes, then the pair on `questions`.
+    """The whole table: random models of the published shapes, then the pair on `questions`, for each batch size.
 
     Raises:
         S2TError: an unknown shape or row.
     """
     names = wanted_names(config.names)
-    workloads: list[tuple[str, int, list[Contender]]] = []
+    workloads: list[tuple[str, int, int, list[Contender]]] = []
     if config.slm_shape != "none":
+        device, dtype = choose_device(session.config.device), getattr(torch, config.bench_dtype)
+        slm, llm = (random_model(shape, device, dtype) for shape in (config.slm_shape, config.llm_shape))
         model = f"{config.slm_shape} + {config.llm_shape}, random {config.bench_dtype}"
-        contenders = shape_contenders(config, choose_device(session.config.device))
-        kept = [contender for contender in contenders if contender.name in names]
-        workloads.append((model, config.prompt_tokens, kept))
+        for batch in config.batches:
+            workloads.append((model, batch, config.prompt_tokens, shape_contenders(config, batch, slm, llm)))
     if questions:
         longest = max(len(session.prompt(question, config.new_tokens, with_llm=True)) for question in questions)
-        contenders = pair_contenders(session, config, questions)
-        workloads.append(
-            (session.config.slm or session.config.pair, longest, [c for c in contenders if c.name in names])
-        )
-    done, total = 0, sum(len(c) for _, _, c in workloads) * (config.repeats + 1)
+        model = session.config.slm or session.config.pair
+        for batch in config.batches:
+            workloads.append((model, batch, longest, pair_contenders(session, config, batch, questions)))
+    chosen = [(m, b, p, [c for c in contenders if c.name in names]) for m, b, p, contenders in workloads]
+    done, total = 0, sum(len(contenders) for _, _, _, contenders in chosen) * (config.repeats + 1)
 
     def tick() -> None:
         nonlocal done
@@ -259,6 +276,6 @@ def bench_decode(
             progress(done, total)
 
     rows = []
-    for model, prompt_tokens, contenders in workloads:
-        rows += table(model, config.batch, prompt_tokens, time_contenders(contenders, config.repeats, tick))
+    for model, batch, prompt_tokens, contenders in chosen:
+        rows += table(model, batch, prompt_tokens, time_contenders(contenders, config.repeats, tick))
     return rows

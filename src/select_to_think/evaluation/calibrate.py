@@ -43,9 +43,7 @@ def calibrate(
     refuse_test(items, purpose="calibrate on")
     found: dict[int, dict[str, Floats]] = {}
     for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, progress=progress):
-        found[index] = {"entropy": labels.entropy_nats, "margin": labels.margin}
-        if labels.kl_nats is not None:
-            found[index]["kl"] = labels.kl_nats
+        found[index] = dict(labels.statistics)
     statistics = {
         name: np.concatenate([found[index][name] for index in range(len(items))]).tolist() for name in sorted(found[0])
     }

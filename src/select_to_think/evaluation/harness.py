@@ -20,9 +20,9 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import cuda
 
-from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, SelectConfig
 from select_to_think.evaluation.settings import selection
-from select_to_think.policies.table import NEEDS_LLM, parse_method
+from select_to_think.methods import METHODS, find_method
 from select_to_think.session import Session
 from select_to_think.structures import Counts, S2TError, unknown_name
 
@@ -77,9 +77,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             settings.setdefault("max_batch", int(batch_size or 0))
         pair, self.decode, self.select, self.mentor = configurations(settings)
         self.longest_answer = self.decode.max_new_tokens if "max_new_tokens" in settings else LONGEST_ANSWER
-        self.method, (self.kind, _) = method, parse_method(method)
+        self.method, self.record = method, find_method(method)
         self.session = Session.load(pair)
-        self.session.policy(method, self.decode, self.select, self.mentor)  # so that mistakes show before any work
+        self.session.decoder(
+            method, MethodSettings(self.decode, self.select, self.mentor)
+        )  # so that mistakes show before any work
         self.tokenizer = self.session.slm.tokenizer
         self.templated = False
         self.usage = Usage()
@@ -143,14 +145,14 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     def job(self, given: Mapping[str, Any], prompt_tokens: int, repetition: int) -> Job | None:
         """How a request is decoded; None if its prompt leaves no room for an answer."""
         wanted = dict(normalize_gen_kwargs(dict(given), self.longest_answer))
-        free = self.session.room(with_llm=self.kind in NEEDS_LLM) - prompt_tokens
+        free = self.session.room(with_llm=self.record.asks_llm) - prompt_tokens
         if free < 1 or prompt_tokens < 1:
             self.usage.unanswered += 1
             return None
         self.usage.shortened += free < wanted["max_gen_toks"]
         stop = tuple(string for string in wanted["until"] if string)
         sampling: tuple[tuple[str, Any], ...] = ()
-        if wanted.get("do_sample") and self.kind in ("sample", "maj"):
+        if wanted.get("do_sample") and self.record.build is METHODS["sample"].build:
             sampling = tuple((name, wanted[name]) for name in SAMPLING if wanted.get(name) is not None)
         return Job(min(free, wanted["max_gen_toks"]), stop, sampling, repetition)
 

@@ -100,11 +100,11 @@ def measure(
 
 
 def _steps(labels: Labels, candidates: int) -> _Steps:
-    assert labels.kl_nats is not None and labels.llm_top_ids is not None and labels.llm_logprobs is not None
+    assert labels.llm_top_ids is not None and labels.llm_logprobs is not None
     same = labels.slm_ids == labels.llm_top_ids[:, :1]  # (P, S)
     rank = np.where(same.any(axis=1), same.argmax(axis=1), same.shape[1])
     flip = labels.llm_logprobs[:, :candidates].argmax(axis=1) != 0
-    return _Steps(labels.kl_nats, rank, flip)
+    return _Steps(labels.statistics["kl"], rank, flip)
 
 
 def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[list[NDArray[np.bool_]], float]:

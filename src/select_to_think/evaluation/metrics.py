@@ -16,7 +16,7 @@ from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import with_all
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, ResultRow
 from select_to_think.evaluation.statistics import money, over_seeds, paired_difference, per_item
-from select_to_think.policies.table import MENTOR
+from select_to_think.methods import find_method
 from select_to_think.structures import Counts, S2TError
 
 HIT_K = 8
@@ -104,7 +104,7 @@ def _row(
         flops=known_sum(record.flops for record in records),
         money=money(cost, prices),
         seeds=len(right),
-        **({name: getattr(cost, name) for name in MENTOR_COUNTS} if method in MENTOR else {}),
+        **({name: getattr(cost, name) for name in MENTOR_COUNTS} if find_method(method).mentor else {}),
     )
 
 

@@ -64,7 +64,7 @@ class PlainMentor:
             tuple(self.write(prompt, about, new_tokens, Random(str(number))))
             for number, (prompt, about) in enumerate(zip(prompts, asked, strict=True))
         )
-        return Cost(time.perf_counter() - start, sum(map(len, outputs)), self.llm_forwards, outputs)
+        return Cost(time.perf_counter() - start, sum(map(len, outputs)), self.llm_forwards, outputs=outputs)
 
     def write(self, prompt: Sequence[int], asked: VerifierPrompt, new_tokens: int, random: Random) -> list[int]:
         """One output."""

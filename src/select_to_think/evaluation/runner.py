@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from select_to_think.config import EvalSettings
+from select_to_think.config import EvalSettings, MethodSettings
 from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.items import Item, assert_unique, items_note
@@ -37,7 +37,7 @@ from select_to_think.evaluation.settings import draws, is_calibrated, method_set
 from select_to_think.evaluation.tracing import make_record, unasked_record
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on, assert_not_trained_on
 from select_to_think.files import only_writer
-from select_to_think.policies.table import NEEDS_LLM, parse_method
+from select_to_think.methods import find_method
 from select_to_think.structures import Progress, S2TError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def evaluate(
     Args:
         session: the pair.
         items: the questions, each id once.
-        methods: names of `policies/table.py`.
+        methods: names of `methods.py`.
         settings: how answers are made, graded and compared.
         out: the folder of records and `results.json` (default: none is kept). A run that was killed goes on where it
             stopped; methods that were finished in that folder before stay in its results.
@@ -134,12 +134,12 @@ def check(session: Session, items: Sequence[Item], methods: Sequence[str], setti
     if not methods:
         raise S2TError("no method to evaluate; name some with --methods, for example greedy,s2t-local")
     for method in methods:
-        parse_method(method)
+        find_method(method)
     if not settings.allow_code_execution and any(item.answer_type == "code" for item in items):
         raise S2TError("grading these items runs code that a model wrote; allow it with --allow-code-execution")
     unknown: dict[Path, None] = {}
     for method in methods:
-        session.policy(method, settings.decode, settings.select, settings.mentor)
+        session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
         if is_calibrated(method, settings.select):
             assert_not_calibrated_on(items, session.calibration, purpose="test")
         for folder in trained_folders(session, method, settings.select):
@@ -197,7 +197,7 @@ class SharedClock:
 def answer(session: Session, method: str, settings: EvalSettings, items: Sequence[Item]) -> Iterator[ItemRecord]:
     """Decode and grade `items`, as they finish. Loading and warming up, grading and writing are not timed."""
     decode, select, mentor = settings.decode, settings.select, settings.mentor
-    fitted = fit(session, items, decode.max_new_tokens, with_llm=parse_method(method)[0] in NEEDS_LLM)
+    fitted = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
     for item, length in fitted.too_long:
         yield unasked_record(item, method, length)
     if not fitted.fitting:

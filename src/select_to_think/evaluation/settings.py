@@ -12,55 +12,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.config import DecodeConfig, EvalSettings, SelectConfig
-from select_to_think.policies.table import MENTOR, NEEDS_LLM, default_trigger, parse_method
+from select_to_think.methods import find_method
+from select_to_think.triggers.table import find_trigger
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
-DETERMINISTIC = frozenset({"greedy", "llm", "distill"})  # of the methods without a trigger
-
 
 def has_trigger(method: str) -> bool:
     """Whether a method asks a trigger at its steps, so that rates of triggered steps mean something."""
-    return parse_method(method)[0] in ("takeover", "s2t", "s2t-local")
+    return find_method(method).trigger is not None
 
 
 def trigger_name(method: str, select: SelectConfig, shared_vocabulary: bool = True) -> str:
     """The trigger that a method with one will use."""
-    return select.trigger or default_trigger(parse_method(method)[0], shared_vocabulary)
+    return find_method(method).trigger_name(select, shared_vocabulary)
 
 
 def is_calibrated(method: str, select: SelectConfig) -> bool:
-    """Whether a method looks at thresholds of the pair's calibration; the learned trigger brings its own."""
-    return has_trigger(method) and trigger_name(method, select) not in ("random", "learned")
+    """Whether a method looks at thresholds of the pair's calibration."""
+    return has_trigger(method) and find_trigger(trigger_name(method, select)).fit is None
 
 
 def draws(method: str, select: SelectConfig) -> bool:
     """Whether the seed can change a method's answers."""
-    if has_trigger(method):
-        return trigger_name(method, select) == "random"
-    return parse_method(method)[0] not in DETERMINISTIC
+    return find_method(method).draws or (has_trigger(method) and trigger_name(method, select) == "random")
+
+
+def used_folder(session: Session, method: str, select: SelectConfig) -> Path | None:
+    """The folder of what a method uses that was trained on questions: an SLM, a scorer, a verifier."""
+    match find_method(method).uses:
+        case "scorer":
+            return session.scorer(select).path
+        case "distill":
+            return session.distill_folder
+        case "verifier":
+            return session.verifier_folder
+    return None
 
 
 def trained_folders(session: Session, method: str, select: SelectConfig) -> list[Path]:
-    """The folders of what a method uses that was trained on questions: an SLM, a scorer, a trigger, a verifier."""
-    folders = []
-    if parse_method(method)[0] == "distill":
-        folders.append(session.distill_folder)
-    if parse_method(method)[0] == "s2t-local":
-        folders.append(Path(session.scorer(select)[0].path))
+    """The folders of all that a method uses that was trained on questions, its trigger included."""
+    folders = [folder] if (folder := used_folder(session, method, select)) else []
     if has_trigger(method) and trigger_name(method, select) == "learned":
         folders.append(session.artefact(session.config.trigger_head, "trigger", "s2t train trigger"))
-    if method == "mentor-mlp":
-        folders.append(session.verifier_folder)
     return folders
 
 
 def selection(session: Session, methods: Collection[str], select: SelectConfig) -> SelectConfig:
     """The settings by which these methods select: s2t-local goes by the mode and score of its scorer's own folder."""
-    if "s2t-local" not in methods:
+    if not any(find_method(method).uses == "scorer" for method in methods):
         return select
-    scorer, _ = session.scorer(select)
+    scorer = session.scorer(select)
     return replace(select, scorer_mode=scorer.mode, score=scorer.score)
 
 
@@ -71,27 +74,24 @@ def decode_settings(decode: DecodeConfig) -> dict[str, Any]:
 
 def method_settings(session: Session, method: str, settings: EvalSettings) -> dict[str, Any]:
     """Everything that decides the answers of one method. Loads only models that the method needs."""
-    select = settings.select
-    kind, _ = parse_method(method)
+    select, record = settings.select, find_method(method)
     decisive: dict[str, Any] = {
         "slm": session.slm.fingerprint,
         "dtype": str(session.slm.model.dtype),
         "decode": decode_settings(settings.decode),
     }
-    if kind in NEEDS_LLM:
+    if record.asks_llm:
         decisive["llm"] = session.llm.fingerprint
-    if has_trigger(method):
-        name = trigger_name(method, select, kind not in NEEDS_LLM or session.shares_vocabulary)
+    if record.trigger is not None:
+        name = record.trigger_name(select, not record.asks_llm or session.shares_vocabulary)
         decisive["select"] = {**asdict(selection(session, [method], select)), "trigger": name}
         decisive["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
-    if kind == "distill":
-        decisive["distill"] = folder_digest(session.distill_folder)
-    if kind == "s2t-local":
-        decisive["scorer"] = folder_digest(Path(session.scorer(select)[0].path))
-    if kind in MENTOR:
+    if record.uses is not None:
+        folder = used_folder(session, method, select)
+        assert folder is not None
+        decisive[record.uses] = folder_digest(folder)
+    if record.mentor:
         decisive["mentor"] = asdict(settings.mentor)
-    if kind == "mentor-mlp":
-        decisive["verifier"] = folder_digest(session.verifier_folder)
     return decisive
 
 

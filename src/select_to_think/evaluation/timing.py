@@ -6,8 +6,7 @@ Non-goals: what the contenders do (`bench.py`, `plain.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -18,7 +17,10 @@ class Cost:
 
     seconds: float
     tokens: int
-    llm_forwards: int = 0
+    llm_forwards: int = 0  # that rows took part in, summed over rows
+    prefill_seconds: float = 0.0  # until every row of the first batch has a token
+    slm_batch_forwards: int = 0  # whole-model forwards, however many rows took part
+    llm_batch_forwards: int = 0
     outputs: tuple[tuple[int, ...], ...] = ()
 
     @property
@@ -29,11 +31,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Contender:
-    """One row of the table: how to run it once, and what must hold while it runs (a merged adapter)."""
+    """One row of the table: how to run it once."""
 
     name: str
     run: Callable[[], Cost]
-    around: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
 
 
 def time_contenders(contenders: Sequence[Contender], repeats: int, tick: Callable[[], None]) -> dict[str, list[Cost]]:
@@ -41,8 +42,7 @@ def time_contenders(contenders: Sequence[Contender], repeats: int, tick: Callabl
     costs: dict[str, list[Cost]] = {contender.name: [] for contender in contenders}
     for repeat in range(repeats + 1):
         for contender in contenders:
-            with contender.around():
-                cost = contender.run()
+            cost = contender.run()
             if repeat:
                 costs[contender.name].append(cost)
             tick()
@@ -69,11 +69,14 @@ def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, list[Cost
                 "prompt": prompt_tokens,
                 "new_tokens": tokens,
                 "seconds": seconds,
+                "prefill_seconds": median(cost.prefill_seconds for cost in costs),
                 "tokens_per_second": tokens / seconds,
                 "ratio_to_greedy": median(ratios),
                 "ratio_low": min(ratios),
                 "ratio_high": max(ratios),
                 "llm_forwards_per_token": costs[-1].llm_forwards / tokens,
+                "slm_batch_forwards": costs[-1].slm_batch_forwards,
+                "llm_batch_forwards": costs[-1].llm_batch_forwards,
                 "same_text": same_text(name, timed),
             }
         )

@@ -1,4 +1,4 @@
-"""A LoRA adapter on disk and inside a model, with a switch that costs nothing when off.
+"""A LoRA adapter on disk, read for decoding (`Adapter`), or inside a model that is trained (`AdapterSwitch`).
 
 The files, `adapter_config.json` and `adapter_model.safetensors`, are readable by PEFT. Nothing is ever unpickled.
 
@@ -7,10 +7,10 @@ Non-goals: what the adapter is for (`models/scorer.py`, `models/distilled.py`), 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -43,61 +43,19 @@ class AdapterSwitch:
         """Take over `layers` (path in the model -> LoRA layer), which are in the tree now; switch them off."""
         self.layers = layers
         self.active = True
-        self.merged = False
         self._slots: list[tuple[dict[str, nn.Module | None], str, nn.Module, nn.Module]] = []
-        self._originals: list[Tensor] = []
         for path, layer in layers.items():
             parent, _, name = path.rpartition(".")
             self._slots.append((model.get_submodule(parent)._modules, name, cast(nn.Module, layer.base_layer), layer))
         self.set_active(False)
 
     def set_active(self, active: bool) -> None:
-        """Use the adapter in forwards from now on, or not.
-
-        Raises:
-            RuntimeError: the adapter is merged, so the base model is not there to go back to.
-        """
+        """Use the adapter in forwards from now on, or not."""
         if active == self.active:
             return
-        if self.merged:
-            raise RuntimeError("the adapter is merged into the weights: call unmerge() first")
         for modules, name, base, adapted in self._slots:
             modules[name] = adapted if active else base
         self.active = active
-
-    def merge(self) -> None:
-        """Fold the adapter into the weights: always on, at no cost per token (`coupled` at inference).
-
-        The original weights of the adapted layers wait in host memory for `unmerge`.
-        """
-        if self.merged:
-            return
-        self.set_active(False)
-        with torch.no_grad():
-            for _, _, base, adapted in self._slots:
-                weight = cast(Tensor, base.weight)
-                self._originals.append(weight.detach().to("cpu", copy=True))
-                weight += adapted.get_delta_weight(ADAPTER).to(weight.dtype)  # type: ignore[operator]
-        self.active = self.merged = True
-
-    def unmerge(self) -> None:
-        """Put the original weights back, bit for bit, and leave the adapter inactive."""
-        if not self.merged:
-            return
-        with torch.no_grad():
-            for (_, _, base, _), original in zip(self._slots, self._originals, strict=True):
-                cast(Tensor, base.weight).copy_(original)
-        self._originals = []
-        self.active = self.merged = False
-
-    @contextmanager
-    def folded_in(self) -> Iterator[None]:
-        """The adapter is merged for the time of the block."""
-        self.merge()
-        try:
-            yield
-        finally:
-            self.unmerge()
 
     def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The adapter's own parameters, under the names that PEFT gives them in a file."""
@@ -153,8 +111,16 @@ def save_adapter(folder: Path, switch: AdapterSwitch) -> None:
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def attach_adapter(slm: LoadedModel, path: str | Path) -> AdapterSwitch:
-    """Put the folder's LoRA into `slm.model`, inactive: until it is switched on, the model is exactly what it was.
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA: layer path in the model -> its two factors, (in, rank) and (rank, out); the delta is scale * product."""
+
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+    scale: float
+
+
+def load_adapter(path: str | Path, slm: LoadedModel) -> Adapter:
+    """Read a folder's LoRA for `slm`, on the CPU; the model is not touched.
 
     Raises:
         S2TError: files missing or damaged, options that this library does not run, or weights of other shapes.
@@ -166,15 +132,21 @@ def attach_adapter(slm: LoadedModel, path: str | Path) -> AdapterSwitch:
         what = ", ".join(extras) or f"peft_type {config.get('peft_type')}"
         raise S2TError(f"{folder / 'adapter_config.json'} uses {what}: only plain LoRA is supported")
     weights = read_tensors(folder / "adapter_model.safetensors")
-    switch = inject_adapter(slm.model, int(config["r"]), float(config["lora_alpha"]))
-    own = dict(switch.weights())
-    if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
-        raise S2TError(f"the adapter in {folder} does not fit the layers of {slm.name}: train it again")
-    with torch.no_grad():
-        for name, parameter in own.items():
-            parameter.copy_(weights[name])
-            parameter.requires_grad_(False)
-    return switch
+    rank, layers = int(config["r"]), {}
+    for layer in adapted_paths(slm.model):
+        names = [f"{PEFT_PREFIX}{layer}.{part}.weight" for part in ("lora_A", "lora_B")]
+        down, up = (weights.pop(name, torch.empty(0)) for name in names)
+        module: Any = slm.model.get_submodule(layer)
+        inputs, outputs = (
+            (module.in_features, module.out_features) if isinstance(module, nn.Linear) else module.weight.shape
+        )
+        if down.shape != (rank, inputs) or up.shape != (outputs, rank):
+            break
+        layers[layer] = down.T, up.T
+    else:
+        if not weights:
+            return Adapter(layers, float(config["lora_alpha"]) / rank)
+    raise S2TError(f"the adapter in {folder} does not fit the layers of {slm.name}: train it again")
 
 
 def check_fingerprint(folder: Path, fingerprint: str, slm: LoadedModel) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.files import read_json
-from select_to_think.models.adapter import AdapterSwitch, attach_adapter, check_fingerprint, save_adapter
+from select_to_think.models.adapter import AdapterSwitch, check_fingerprint, save_adapter
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
@@ -25,15 +25,13 @@ def save_distilled(folder: Path, switch: AdapterSwitch, description: dict[str, A
     (folder / "distill.json").write_text(json.dumps({"schema": SCHEMA, **description}, indent=2) + "\n")
 
 
-def attach_distilled(slm: LoadedModel, path: str | Path) -> AdapterSwitch:
-    """Put the adapter of a distilled SLM into `slm.model`, inactive: until it is merged, the model is what it was.
+def check_distilled(folder: Path, slm: LoadedModel) -> None:
+    """Whether a folder holds a distilled SLM for `slm`.
 
     Raises:
-        S2TError: none there, damaged files, or one that was trained for another SLM.
+        S2TError: none there, of another version, or one that was trained for another SLM.
     """
-    folder = Path(path)
     about = read_json(folder / "distill.json", remedy="train one with: s2t train distill")
     if about.get("schema") != SCHEMA:
         raise S2TError(f"{folder} is of schema {about.get('schema')}, this version reads {SCHEMA}: train it again")
     check_fingerprint(folder, str(about.get("slm_fingerprint")), slm)
-    return attach_adapter(slm, folder)

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from select_to_think.structures import Counts, FinishReason, Generation, PolicyRun, StepRecord
+from select_to_think.structures import Commit, Counts, Generation, PolicyRun, StepRecord
 
 
-class Policy(Protocol):
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a policy may need to know of a question beside its prompt."""
+
+    question: str  # as text
+    extract: Callable[[Sequence[int]], str | None]  # output tokens -> the answer that they give, if any
+
+
+class Policy(ABC):
     """One decoding method; `run` is straight-line code for ONE sequence."""
 
+    def about(self, task: Task) -> Self:
+        """This policy for one question."""
+        return self
+
+    @abstractmethod
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode after `prompt` (token ids, at least one); every random choice comes from `seed`."""
+
+
+class StopWatch(Protocol):
+    """Reads an answer as it is written, and tells whether it holds a string that ends it."""
+
+    def ended_by(self, token: int) -> bool:
+        """Whether the text up to and with this token holds such a string."""
         ...
 
 
@@ -23,20 +44,34 @@ class Limits:
 
     stop_ids: frozenset[int]
     max_new_tokens: int
-    stops: Callable[[Sequence[int]], bool] | None = None  # whether these output tokens hold a stop string
+    watch: Callable[[], StopWatch] | None = None  # makes what looks for stop strings in one answer
 
-    def ended(self, steps: Sequence[StepRecord]) -> bool:
-        """Whether the last token, or a string that it completes, ends the sequence."""
-        if not steps:
-            return False
-        return steps[-1].token in self.stop_ids or bool(self.stops and self.stops([step.token for step in steps]))
 
-    def room(self, steps: Sequence[StepRecord]) -> int:
+class Answer:
+    """The steps of one sequence, and whether it may go on."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Nothing is written yet."""
+        self.limits, self.ended = limits, False
+        self.steps: list[StepRecord] = []
+        self.watch = limits.watch() if limits.watch else None
+
+    def add(self, *steps: StepRecord) -> Commit:
+        """Append final steps; the policy yields what comes back, for those who read along."""
+        self.steps.extend(steps)
+        self.ended = bool(steps) and steps[-1].token in self.limits.stop_ids
+        if (watch := self.watch) is not None:
+            for step in steps:
+                self.ended |= watch.ended_by(step.token)
+        return Commit(steps)
+
+    @property
+    def room(self) -> int:
         """Tokens that may still be written; 0 once the sequence has ended."""
-        return 0 if self.ended(steps) else self.max_new_tokens - len(steps)
+        return 0 if self.ended else self.limits.max_new_tokens - len(self.steps)
 
-    def finish(self, steps: Sequence[StepRecord], llm_tokens_generated: int = 0) -> Generation:
-        """The finished sequence; the engine adds what it cost."""
-        reason: FinishReason = "stop" if self.ended(steps) else "length"
-        counts = Counts(llm_tokens_generated=llm_tokens_generated)
-        return Generation(tuple(step.token for step in steps), reason, tuple(steps), counts)
+    def finish(self, llm_tokens_generated: int = 0, counts: Counts | None = None) -> Generation:
+        """The finished sequence; the runtime adds what it cost."""
+        counts = counts or Counts(llm_tokens_generated=llm_tokens_generated)
+        tokens = tuple(step.token for step in self.steps)
+        return Generation(tokens, "stop" if self.ended else "length", tuple(self.steps), counts)

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
+from select_to_think.policies.base import Answer
 from select_to_think.policies.select import Select
-from select_to_think.structures import Extend, Observation, Observe, PolicyRun, Request, StepRecord, Truncate
+from select_to_think.structures import Extend, Observation, Observe, PolicyRun, Requests, Truncate
 
 FIRST_BLOCK, SMALLEST_BLOCK, LARGEST_BLOCK = 16, 4, 64
 
@@ -23,48 +25,41 @@ class BlockVerified(Select):
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; the same tokens as `Select.run`."""
-        random = Random(seed)
-        steps: list[StepRecord] = []
+        random, answer = Random(seed), Answer(self.limits)
         fresh: Sequence[int] = prompt
         block = FIRST_BLOCK
-        while room := self.limits.room(steps):
-            drafts = yield from self.draft(fresh, min(block, room))
+        while answer.room:
+            drafts = yield from self.draft(fresh, min(block, answer.room))
             look = yield from self.verify(fresh, drafts)
             for line, seen in enumerate(drafts):
-                steps.append((yield from self.decide(seen, look, line, random)))
-                if steps[-1].flip:
+                step, _ = yield from self.decide(seen, look, line, random, last=True)
+                yield answer.add(step)
+                if step.flip or not answer.room:
                     break
-            block = next_block(len(drafts), line + 1, steps[-1].flip)
-            kept = len(prompt) + len(steps) - 1  # tokens before the newest one
+            block = next_block(len(drafts), line + 1, step.flip)
+            kept = len(prompt) + len(answer.steps) - 1  # tokens before the newest one
             yield Truncate("slm", kept)
             yield Truncate("llm", kept)
-            fresh = (steps[-1].token,)
-        return self.finish(steps)
+            fresh = (step.token,)
+        return self.finish(answer)
 
-    def draft(self, fresh: Sequence[int], size: int) -> Generator[Request, Observation, list[Observation]]:
+    def draft(self, fresh: Sequence[int], size: int) -> Generator[Requests, Any, list[Observation]]:
         """Greedy steps of the SLM, up to `size` or a stop token."""
         drafts: list[Observation] = []
         while len(drafts) < size:
             drafts.append((yield Extend("slm", fresh, self.observe)))
-            fresh = (top_token(drafts[-1]),)
+            fresh = (int(drafts[-1].top_ids[0, 0]),)
             if fresh[0] in self.limits.stop_ids:
                 break
         return drafts
 
-    def verify(
-        self, fresh: Sequence[int], drafts: Sequence[Observation]
-    ) -> Generator[Request, Observation, Observation]:
+    def verify(self, fresh: Sequence[int], drafts: Sequence[Observation]) -> Generator[Requests, Any, Observation]:
         """The LLM's view of every drafted step, in one forward."""
         yield Extend("llm", fresh[:-1])
-        tokens = [fresh[-1], *(top_token(seen) for seen in drafts[:-1])]
-        ids = tuple(tuple(seen.top_ids[0]) for seen in drafts if seen.top_ids is not None)
-        return (yield Extend("llm", tokens, Observe(top_k=1, ids=ids, every=True)))
-
-
-def top_token(seen: Observation) -> int:
-    """The greedy token of a step."""
-    assert seen.top_ids is not None
-    return int(seen.top_ids[0, 0])
+        tokens = [fresh[-1], *(int(seen.top_ids[0, 0]) for seen in drafts[:-1])]
+        ids = tuple(tuple(seen.top_ids[0]) for seen in drafts)
+        seen: Observation = yield Extend("llm", tokens, Observe(top_k=1, ids=ids, every=True))
+        return seen
 
 
 def next_block(drafted: int, kept: int, flipped: bool) -> int:

@@ -48,7 +48,7 @@ class Look(Protocol):
         ...
 
 
-class Question:
+class CandidateQuery:
     """One branch of the LLM that scores candidates.
 
     The context holds the first `base` tokens of the LLM's text; `leaves` and `observe` are the branch.
@@ -78,7 +78,6 @@ class Question:
     def read(self, seen: Observation) -> Observation:
         """The candidates' log-probabilities, and the LLM's choice: what its next token tells, or the best candidate
         where that may still become several tokens of the SLM."""
-        assert seen.top_ids is not None and seen.top_logprobs is not None
         scores = np.array([self.log_scores(Seen(self, seen))], np.float32)
         line = self.lines[self.tail]
         top = int(seen.top_ids[line, 0])
@@ -159,16 +158,14 @@ class Asked:
 class Seen:
     """The LLM's answer to a question."""
 
-    def __init__(self, question: Question, seen: Observation) -> None:
-        self.lines, self.seen = question.lines, seen
-        self.places = [{token: place for place, token in enumerate(tokens)} for tokens in question.asked]
+    def __init__(self, query: CandidateQuery, seen: Observation) -> None:
+        self.lines, self.seen = query.lines, seen
+        self.places = [{token: place for place, token in enumerate(tokens)} for tokens in query.asked]
 
     def p(self, leaf: Tokens, token: int) -> float:
-        assert self.seen.asked_logprobs is not None
         line = self.lines[leaf]
         return math.exp(self.seen.asked_logprobs[line, self.places[line][token]])
 
     def likely(self, leaf: Tokens) -> Iterable[tuple[int, float]]:
-        assert self.seen.top_ids is not None and self.seen.top_logprobs is not None
         line = self.lines[leaf]
         return zip(map(int, self.seen.top_ids[line]), np.exp(self.seen.top_logprobs[line]).tolist(), strict=True)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from select_to_think.models.translation import Translation
-from select_to_think.policies.candidates import Question
+from select_to_think.policies.candidates import CandidateQuery
 from select_to_think.structures import (
     Branch,
     Extend,
@@ -33,7 +33,7 @@ from select_to_think.structures import (
     ModelUnavailable,
     Observation,
     Observe,
-    Request,
+    Requests,
     S2TError,
     Truncate,
     shared_length,
@@ -44,12 +44,12 @@ LONGEST_ROLL = 24  # LLM tokens written for one SLM token, at most
 
 
 def interpret(
-    run: Generator[Request, Any, R],
+    run: Generator[Requests, Any, R],
     translation: Translation,
     prompt: Sequence[int],
     llm_prompt: Sequence[int],
     llm_positions: int,
-) -> Generator[Request, Any, R]:
+) -> Generator[Requests, Any, R]:
     """The same run over an LLM with another vocabulary.
 
     Args:
@@ -62,7 +62,7 @@ def interpret(
     return _interpret(run, Listener(translation, len(prompt), tuple(llm_prompt), llm_positions))
 
 
-def _interpret(run: Generator[Request, Any, R], listener: Listener) -> Generator[Request, Any, R]:
+def _interpret(run: Generator[Requests, Any, R], listener: Listener) -> Generator[Requests, Any, R]:
     answer: Any = None
     failure: ModelUnavailable | None = None
     try:
@@ -77,7 +77,9 @@ def _interpret(run: Generator[Request, Any, R], listener: Listener) -> Generator
                 if isinstance(request, Fork):
                     copies = [listener.copy() for _ in request.children]
                     request = Fork([_interpret(*pair) for pair in zip(request.children, copies, strict=True)])
-                if isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
+                if isinstance(request, tuple):
+                    answer = yield from listener.hear_all(request)
+                elif isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
                     answer = yield from listener.hear(request)
                 else:
                     answer = yield request
@@ -138,7 +140,16 @@ class Listener:
         """The same sequence for a child."""
         return replace(self, tokens=list(self.tokens), settled=list(self.settled), rewritten=list(self.rewritten))
 
-    def hear(self, request: Extend | Branch | Truncate) -> Generator[Request, Any, Observation | None]:
+    def hear_all(self, requests: tuple[Extend | Branch, ...]) -> Generator[Requests, Any, list[Observation]]:
+        """Answer requests made at once: those to other models first, in one."""
+        others = tuple(request for request in requests if request.model != "llm")
+        passed = iter((yield others) if others else ())
+        answers: list[Any] = []
+        for request in requests:
+            answers.append((yield from self.hear(request)) if request.model == "llm" else next(passed))
+        return answers
+
+    def hear(self, request: Extend | Branch | Truncate) -> Generator[Requests, Any, Observation | None]:
         """Answer a request in SLM tokens."""
         if isinstance(request, Truncate):
             del self.tokens[request.length :]
@@ -154,7 +165,7 @@ class Listener:
         answer = self.tokens[self.prompt_length :]
         return (yield from self.choice(answer) if look.ids is None else self.scores(answer, look.ids[0]))
 
-    def choice(self, answer: Sequence[int]) -> Generator[Request, Any, Observation]:
+    def choice(self, answer: Sequence[int]) -> Generator[Requests, Any, Observation]:
         """The LLM's next token behind `answer`, in SLM tokens."""
         text = self.translation.slm.read(answer)
         pieces = self.translation.llm.pieces
@@ -186,15 +197,15 @@ class Listener:
                 return token, sum(v for v, own in zip(written.logprobs[first:], inside, strict=False) if own)
         return None
 
-    def scores(self, answer: Sequence[int], candidates: Sequence[int]) -> Generator[Request, Any, Observation]:
+    def scores(self, answer: Sequence[int], candidates: Sequence[int]) -> Generator[Requests, Any, Observation]:
         """The log-probability of each candidate behind `answer`, and the LLM's choice."""
         path = (*self.llm_prompt, *self.spelled(answer))
-        question = Question(self.translation, path, len(path) - len(self.llm_prompt), candidates)
-        yield from self.hold(path[: question.base])
-        yield Extend("llm", path[len(self.held) : question.base])
-        self.held = path[: question.base]
-        seen = yield Branch("llm", question.leaves, question.observe)
-        return question.read(seen)
+        query = CandidateQuery(self.translation, path, len(path) - len(self.llm_prompt), candidates)
+        yield from self.hold(path[: query.base])
+        yield Extend("llm", path[len(self.held) : query.base])
+        self.held = path[: query.base]
+        seen = yield Branch("llm", query.leaves, query.observe)
+        return query.read(seen)
 
     def spelled(self, answer: Sequence[int]) -> tuple[int, ...]:
         """The LLM's tokens for the answer so far: its own where it wrote to just there."""
@@ -220,7 +231,7 @@ class Listener:
             self.rewritten += self.translation.rewrite(word)
         return [*self.rewritten, *(self.translation.rewrite(words[-1]) if words else ())]
 
-    def hold(self, path: Sequence[int]) -> Generator[Request, Any, None]:
+    def hold(self, path: Sequence[int]) -> Generator[Requests, Any, None]:
         """Roll the LLM's context back to what it has in common with `path`."""
         if len(path) >= self.room:
             raise S2TError(f"the text exceeds the LLM's context of {self.room} tokens: lower --max-new-tokens")

@@ -10,11 +10,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
-from select_to_think.probability import bucketed_kl_nats
-from select_to_think.structures import Extend, Labels, Observe, Request
+from select_to_think.structures import Extend, Labels, Observation, Observe, Requests
+from select_to_think.triggers.table import calibrated
 
 
 @dataclass(frozen=True)
@@ -25,28 +22,26 @@ class Label:
     with_llm: bool
     hidden: bool = False
 
-    def run(self, prompt: Sequence[int], tokens: Sequence[int]) -> Generator[Request, Any, Labels]:
+    def run(self, prompt: Sequence[int], tokens: Sequence[int]) -> Generator[Requests, Any, Labels]:
         """Label the P `tokens` (at least one) that followed `prompt`."""
         yield Extend("slm", prompt[:-1])
         inputs = [prompt[-1], *tokens[:-1]]  # the token before each labelled one
         slm = yield Extend("slm", inputs, Observe(self.support, entropy=True, hidden=self.hidden, every=True))
-        gap = np.exp(slm.top_logprobs[:, 0]) - np.exp(slm.top_logprobs[:, 1])
-        llm: Any = None
+        llm: Observation | None = None
         if self.with_llm:
             yield Extend("llm", prompt[:-1])
             llm = yield Extend("llm", inputs, Observe(self.support, ids=tuple(map(tuple, slm.top_ids)), every=True))
-        kl = None
-        if llm is not None:
-            asked, own = torch.from_numpy(llm.asked_logprobs), torch.from_numpy(slm.top_logprobs)
-            kl = bucketed_kl_nats(asked, own).numpy()
+        statistics = {
+            kind.name: kind.statistic(slm, llm)
+            for kind in calibrated(with_llm=self.with_llm)
+            if kind.statistic is not None
+        }
         return Labels(
             slm_ids=slm.top_ids,
             slm_logprobs=slm.top_logprobs,
-            entropy_nats=slm.entropy_nats,
-            margin=1 - gap,
-            hidden=slm.hidden,
+            statistics=statistics,
+            hidden=slm.hidden if self.hidden else None,
             llm_logprobs=None if llm is None else llm.asked_logprobs,
             llm_top_ids=None if llm is None else llm.top_ids,
             llm_top_logprobs=None if llm is None else llm.top_logprobs,
-            kl_nats=kl,
         )

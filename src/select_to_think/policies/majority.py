@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from select_to_think.policies.base import Policy, Task
 from select_to_think.policies.sample import Sample
-from select_to_think.structures import Extend, Fork, Generation, Join, Observe, PolicyRun
+from select_to_think.structures import Commit, Extend, Fork, Generation, Join, Observe, PolicyRun
 
 
 @dataclass(frozen=True)
-class MajorityVote:
+class MajorityVote(Policy):
     """The most frequent extracted answer; ties by summed log-probability. Samples without an answer do not vote.
 
     The result is the most probable sample among the winners. With `early_stop` the remaining samples are stopped once
@@ -20,8 +21,12 @@ class MajorityVote:
 
     sample: Sample
     n: int
-    extract: Callable[[Sequence[int]], str | None]
     early_stop: bool = True
+    extract: Callable[[Sequence[int]], str | None] = lambda tokens: None
+
+    def about(self, task: Task) -> MajorityVote:
+        """This vote, over what the task takes for an answer."""
+        return replace(self, extract=task.extract)
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode N samples with the random streams seed/0 ... seed/N-1."""
@@ -37,7 +42,9 @@ class MajorityVote:
             if self.early_stop and decided(votes, self.n - done):
                 break
         ballots = tuple(answer for answer, voters in votes.items() for _ in voters)
-        return replace(max(winners(votes) or silent, key=lambda g: g.logprob), votes=ballots)
+        best = replace(max(winners(votes) or silent, key=lambda g: g.logprob), votes=ballots)
+        yield Commit(best.steps)
+        return best
 
 
 def decided(votes: dict[str, list[Generation]], remaining: int) -> bool:

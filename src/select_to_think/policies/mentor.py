@@ -14,16 +14,16 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 from select_to_think.models.words import LONGEST, Words
-from select_to_think.policies.base import Limits
-from select_to_think.policies.pen import Drafted, Pen
+from select_to_think.policies.base import Answer, Limits, Policy, Task
+from select_to_think.policies.greedy_draft import Drafted, GreedyDraft
 from select_to_think.structures import (
     Counts,
     ModelUnavailable,
-    Observation,
     PolicyRun,
-    Request,
+    Requests,
     StepRecord,
     shared_length,
 )
@@ -31,7 +31,7 @@ from select_to_think.verifiers.base import Dispute, Follower, Verifier
 
 
 @dataclass(frozen=True)
-class Mentor:
+class Mentor(Policy):
     """Decode with the SLM; at a fraction `consult_rate` of the words, ask the mentor."""
 
     limits: Limits
@@ -41,17 +41,17 @@ class Mentor:
     segment_tokens: int  # of a segment, unless its word is longer
     guesses: bool = True  # show the mentor the SLM's word: agreeing costs one forward; needs one vocabulary
 
-    def about(self, question: str) -> Mentor:
-        """This policy for answers to `question`."""
-        return replace(self, verifier=self.verifier.about(question))
+    def about(self, task: Task) -> Mentor:
+        """This policy for answers to the task's question."""
+        return replace(self, verifier=self.verifier.about(task.question))
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; consultations (and coins) are drawn from `seed`."""
         random, counts, text = Random(seed), Counts(), list(prompt)
-        slm, mentor = (Pen(model, text, self.limits.stop_ids) for model in ("slm", "llm"))
+        slm, mentor = (GreedyDraft(model, text, self.limits.stop_ids) for model in ("slm", "llm"))
         context = Follower()
-        steps: list[StepRecord] = []
-        while room := self.limits.room(steps):
+        answer = Answer(self.limits)
+        while room := answer.room:
             word = yield from self.word(slm, room)
             settled = own(slm.draft[:word])
             if random.random() < self.consult_rate:
@@ -62,27 +62,27 @@ class Mentor:
                     margin = yield from self.verifier.margin(dispute, context, random)
                     settled = decide(slm.draft[:longest], mentor.draft[:segment], margin)
                     count(counts, dispute, margin)
-            steps += settled
+            yield answer.add(*settled)
             tokens = [step.token for step in settled]
             text += tokens
-            for pen in (slm, mentor):
-                yield from pen.settle(tokens)
-        return replace(self.limits.finish(steps), counts=counts)
+            for draft in (slm, mentor):
+                yield from draft.settle(tokens)
+        return answer.finish(counts=counts)
 
-    def word(self, pen: Pen, room: int) -> Generator[Request, Observation, int]:
-        """Let `pen` write its next word, of at most `room` tokens; returns its length."""
-        yield from pen.write(1)
+    def word(self, draft: GreedyDraft, room: int) -> Generator[Requests, Any, int]:
+        """Let a model write its next word, of at most `room` tokens; returns its length."""
+        yield from draft.write(1)
         size = 1
-        while size < min(room, LONGEST) and pen.draft[size - 1].token not in self.words.ends:
-            yield from pen.write(size + 1)
-            if not self.words.goes_on(*pen.tokens(size + 1)[-2:]):
+        while size < min(room, LONGEST) and draft.draft[size - 1].token not in self.words.ends:
+            yield from draft.write(size + 1)
+            if not self.words.goes_on(*draft.tokens(size + 1)[-2:]):
                 break
             size += 1
         return size
 
     def contradiction(
-        self, mentor: Pen, word: tuple[int, ...], room: int, counts: Counts
-    ) -> Generator[Request, Observation, int]:
+        self, mentor: GreedyDraft, word: tuple[int, ...], room: int, counts: Counts
+    ) -> Generator[Requests, Any, int]:
         """The mentor writes: the length of its segment if it begins with another word than `word`, else 0."""
         try:
             if self.guesses:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from select_to_think.policies.base import Limits
+from select_to_think.policies.base import Answer, Limits, Policy
 from select_to_think.structures import Extend, Observe, PolicyRun, Sampling, StepRecord
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Policy):
     """One random token a step; the row's numbers come from its own seed, never from its neighbours."""
 
     limits: Limits
@@ -22,12 +22,11 @@ class Sample:
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode with the random stream of `seed`."""
-        random = Random(seed)
-        steps: list[StepRecord] = []
+        random, answer = Random(seed), Answer(self.limits)
         fresh: Sequence[int] = prompt
-        while self.limits.room(steps):
+        while answer.room:
             draw = Sampling(random.random(), self.temperature, self.top_p, self.top_k, self.min_p)
             seen = yield Extend("slm", fresh, Observe(sampling=draw))
-            steps.append(StepRecord(seen.sampled_id, seen.sampled_logprob))
+            yield answer.add(StepRecord(seen.sampled_id, seen.sampled_logprob))
             fresh = (seen.sampled_id,)
-        return self.limits.finish(steps)
+        return answer.finish()

@@ -2,6 +2,9 @@
 
 At every step the SLM proposes; where the trigger fires, a selector picks among the SLM's top-K (takeover: the LLM picks
 from the whole vocabulary). The methods differ only in the trigger and the selector they are given.
+
+What scores the candidates shows in the same forward what follows each of them (`ahead`), so the sequence goes on with
+the chosen one and no forward is added.
 """
 
 from __future__ import annotations
@@ -10,15 +13,25 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
-from select_to_think.policies.base import Limits
+from select_to_think.policies.base import Answer, Limits, Policy
 from select_to_think.selectors.base import Selector, Triggered
-from select_to_think.structures import Extend, Generation, Observation, Observe, PolicyRun, Request, StepRecord
-from select_to_think.triggers.base import StepView, Trigger
+from select_to_think.structures import (
+    Adopt,
+    Extend,
+    Generation,
+    Observation,
+    Observe,
+    PolicyRun,
+    Requests,
+    StepRecord,
+)
+from select_to_think.triggers.base import Trigger
 
 
 @dataclass(frozen=True)
-class Select:
+class Select(Policy):
     """Decode with the SLM, and let `selector` decide where `trigger` fires."""
 
     limits: Limits
@@ -27,48 +40,50 @@ class Select:
     candidates: int
 
     @property
-    def support(self) -> int:
-        """How many of the SLM's top tokens a step observes."""
-        return max(self.candidates, self.trigger.support)
-
-    @property
     def observe(self) -> Observe:
         """What a step asks of the SLM."""
-        return Observe(top_k=self.support, entropy=self.trigger.entropy, hidden=self.trigger.hidden)
+        kind = self.trigger.kind
+        return Observe(top_k=max(self.candidates, kind.support), entropy=kind.entropy, hidden=kind.hidden)
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; the random trigger draws from `seed`."""
-        random = Random(seed)
-        steps: list[StepRecord] = []
+        random, answer = Random(seed), Answer(self.limits)
+        follows = {*self.selector.follows, *(("llm",) if self.trigger.kind.needs_llm else ())}
         fresh: Sequence[int] = prompt
-        follows = {*self.selector.follows, *(("llm",) if self.trigger.needs_llm else ())}
-        while self.limits.room(steps):
-            seen = yield Extend("slm", fresh, self.observe)
+        ahead: Observation | None = None
+        while answer.room:
             for model in follows:
                 yield Extend(model, fresh)
+            seen = ahead or (yield Extend("slm", fresh, self.observe))
             look = None
-            if self.trigger.needs_llm:
+            if self.trigger.kind.needs_llm:
                 look = yield Extend("llm", (), Observe(top_k=1, ids=(tuple(seen.top_ids[0]),)))
-            steps.append((yield from self.decide(seen, look, 0, random)))
-            fresh = (steps[-1].token,)
-        return self.finish(steps)
+            step, ahead = yield from self.decide(seen, look, 0, random, last=answer.room == 1)
+            yield answer.add(step)
+            fresh = (step.token,)
+        return self.finish(answer)
 
     def decide(
-        self, seen: Observation, look: Observation | None, line: int, random: Random
-    ) -> Generator[Request, Observation, StepRecord]:
-        """One step: the SLM saw `seen`; if the LLM was asked, line `line` of `look` is its view of this step."""
-        assert seen.top_ids is not None and seen.top_logprobs is not None
+        self, seen: Observation, look: Observation | None, line: int, random: Random, *, last: bool
+    ) -> Generator[Requests, Any, tuple[StepRecord, Observation | None]]:
+        """One step, and what the SLM sees behind it if that is known already.
+
+        The SLM saw `seen`; if the LLM was asked, line `line` of `look` is its view of this step. Nothing is looked at
+        behind the `last` step.
+        """
         greedy, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
-        llm_top = None if look is None or look.top_ids is None else int(look.top_ids[line, 0])
-        statistic = self.trigger.statistic(StepView(seen, look, line), random)
+        llm_top = None if look is None else int(look.top_ids[line, 0])
+        statistic = self.trigger.statistic(seen, None if look is None else look.line(line), random)
         if not statistic > self.trigger.threshold:
-            return StepRecord(greedy, logprob, greedy_token=greedy, statistic=statistic, llm_top_token=llm_top)
+            return StepRecord(greedy, logprob, greedy_token=greedy, statistic=statistic, llm_top_token=llm_top), None
         logprobs = tuple(v for v in map(float, seen.top_logprobs[0, : self.candidates]) if v > -math.inf)
         candidates = tuple(map(int, seen.top_ids[0, : len(logprobs)]))
-        choice = yield from self.selector.choose(Triggered(candidates, logprobs, look, line))
-        return StepRecord(
+        triggered = Triggered(candidates, logprobs, look, line, None if last else self.observe)
+        choice = yield from self.selector.choose(triggered)
+        place = candidates.index(choice.token) if choice.token in candidates else None
+        step = StepRecord(
             token=choice.token,
-            logprob=logprobs[candidates.index(choice.token)] if choice.token in candidates else -math.inf,
+            logprob=-math.inf if place is None else logprobs[place],
             greedy_token=greedy,
             statistic=statistic,
             fired=True,
@@ -78,7 +93,11 @@ class Select:
             llm_top_token=choice.llm_top_token,
             chooser=choice.chooser,
         )
+        if choice.ahead is None or place is None:
+            return step, None
+        yield Adopt("slm", place)
+        return step, choice.ahead.line(place)
 
-    def finish(self, steps: Sequence[StepRecord]) -> Generation:
+    def finish(self, answer: Answer) -> Generation:
         """The finished sequence; a token that the LLM selected is not one that it generated."""
-        return self.limits.finish(steps, sum(step.fired for step in steps) if self.selector.writes else 0)
+        return answer.finish(sum(step.fired for step in answer.steps) if self.selector.writes else 0)

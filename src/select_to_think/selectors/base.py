@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from select_to_think.structures import Chooser, Observation, Request
+from select_to_think.structures import Branch, Chooser, Observation, Observe, Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,16 @@ class Triggered:
     logprobs: tuple[float, ...]  # log p_SLM of the candidates, nats
     llm: Observation | None = None
     line: int = 0
+    ahead: Observe | None = None  # what the next step asks of the SLM, if there is one
+
+    @property
+    def leaves(self) -> tuple[tuple[int], ...]:
+        """The candidates as continuations."""
+        return tuple((candidate,) for candidate in self.candidates)
+
+    def look_ahead(self) -> tuple[Branch, ...]:
+        """What shows how the SLM goes on behind each candidate, if there is a next step."""
+        return () if self.ahead is None else (Branch("slm", self.leaves, self.ahead, optional=True),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,7 @@ class Choice:
     scores: tuple[float, ...]  # of the candidates; higher is better
     chooser: Chooser
     llm_top_token: int | None = None
+    ahead: Observation | None = None  # (K lines) what the SLM sees behind each candidate; it may adopt one
 
 
 class Selector(Protocol):
@@ -43,6 +54,11 @@ class Selector(Protocol):
         """Whether the token is the LLM's own, not one of the candidates."""
         ...
 
-    def choose(self, step: Triggered) -> Generator[Request, Observation, Choice]:
+    def choose(self, step: Triggered) -> Generator[Requests, Any, Choice]:
         """Ask what is needed and decide."""
         ...
+
+
+def shown(answers: list[Observation]) -> Observation | None:
+    """What a look ahead brought, if it was made: the last of the answers to a tuple of requests."""
+    return answers[-1] if len(answers) > 1 and answers[-1].top_ids is not None else None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from select_to_think.selectors.base import Choice, Triggered
-from select_to_think.structures import Extend, Observation, Observe, Request
+from select_to_think.selectors.base import Choice, Triggered, shown
+from select_to_think.structures import Extend, Observe, Requests
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,17 @@ class LLMSelector:
         """Under takeover the LLM's token is its own."""
         return self.takeover
 
-    def choose(self, step: Triggered) -> Generator[Request, Observation, Choice]:
-        """One LLM observation, unless the trigger has made it already."""
-        look, line = step.llm, step.line
+    def choose(self, step: Triggered) -> Generator[Requests, Any, Choice]:
+        """One LLM observation, unless the trigger has made it already; the SLM looks ahead meanwhile."""
+        look, line, ahead = step.llm, step.line, None
         if look is None:
             asked = None if self.takeover else (step.candidates,)
-            look, line = (yield Extend("llm", (), Observe(top_k=1, ids=asked))), 0
-        assert look.top_ids is not None
+            answers = yield (Extend("llm", (), Observe(top_k=1, ids=asked)), *step.look_ahead())
+            look, line, ahead = answers[0], 0, shown(answers)
+        assert look is not None
         top = int(look.top_ids[line, 0])
         if look.asked_logprobs is None:
-            return Choice(top, (), "llm", top)
+            return Choice(top, (), "llm", top, ahead)
         scores = look.asked_logprobs[line, : len(step.candidates)]  # (K,)
         token = top if self.takeover else step.candidates[int(scores.argmax())]
-        return Choice(token, tuple(map(float, scores)), "llm", top)
+        return Choice(token, tuple(map(float, scores)), "llm", top, ahead)

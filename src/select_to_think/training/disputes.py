@@ -9,21 +9,19 @@ Non-goals: the network (`training/verifier.py`).
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
-from select_to_think.engine import Engine
+from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item
 from select_to_think.files import Journal
-from select_to_think.methods import build_backends, build_policy
+from select_to_think.methods import SLM
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
-from select_to_think.policies.mentor import Mentor
-from select_to_think.structures import Observation, PolicyRun, Progress, Request
+from select_to_think.runtime import Run
+from select_to_think.structures import Progress, Requests
 from select_to_think.verifiers.base import Dispute, Follower
 from select_to_think.verifiers.coin import CoinVerifier
 
@@ -48,7 +46,7 @@ class Noting(CoinVerifier):
 
     seen: list[Dispute] = field(default_factory=list)
 
-    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Request, Observation, float]:
+    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Requests, Any, float]:
         """Certain, and arbitrary."""
         self.seen.append(dispute)
         return (yield from super().margin(dispute, context, random))
@@ -95,19 +93,19 @@ def find_disputes(
     session: Session, items: Sequence[Item], decode: DecodeConfig, mentor: MentorConfig
 ) -> list[list[Dispute]]:
     """The disputes of each item's answer."""
-    policy = build_policy(session, "mentor-coin", decode, SelectConfig(), mentor)
-    assert isinstance(policy, Mentor)
+    decoder = session.decoder("mentor-coin", MethodSettings(decode, mentor=mentor))
     noting = [Noting() for _ in items]
 
-    def start(item: Item, coin: Noting) -> PolicyRun:
-        prompt = prompt_of(session, item, decode)
-        run = replace(policy, verifier=coin).run(prompt, f"{decode.seed}/{item.id}")
-        return session.over_llm(run, item.asked, prompt)
+    def runs() -> Iterator[tuple[int, Run]]:
+        for i, (item, coin) in enumerate(zip(items, noting, strict=True)):
+            prompt = prompt_of(session, item, decode)
+            policy: Any = decoder.policy
+            run = replace(policy, verifier=coin).run(prompt, f"{decode.seed}/{item.id}")
+            run = session.over_llm(run, item.asked, prompt)
+            yield i, session.run(run, decoder.roles, len(prompt) + decode.max_new_tokens)
 
-    with ExitStack() as stack:
-        engine = Engine(build_backends(session, "mentor-coin", SelectConfig(), stack), decode.max_batch)
-        for _ in engine.run((i, start(*pair)) for i, pair in enumerate(zip(items, noting, strict=True))):
-            pass
+    for _ in session.results(runs(), decode):
+        pass
     return [coin.seen for coin in noting]
 
 
@@ -122,16 +120,15 @@ def outcomes(
         for segment in (dispute.slm, dispute.mentor)
     ]
     whole = {i: tokens for i, (_, tokens) in enumerate(begun)}
-    with ExitStack() as stack:
-        engine = Engine(build_backends(session, "greedy", SelectConfig(), stack), decode.max_batch)
-        runs = []
-        for i, (item, tokens) in enumerate(begun):
-            room = decode.max_new_tokens - len(tokens)
-            if room > 0 and tokens[-1] not in session.stop_ids:
-                rest = Greedy(Limits(session.stop_ids, room))
-                runs.append((i, rest.run([*prompt_of(session, item, decode), *tokens], "")))
-        for i, generation in engine.run(runs):
-            whole[i] = [*begun[i][1], *generation.tokens]
+    runs = []
+    for i, (item, tokens) in enumerate(begun):
+        room = decode.max_new_tokens - len(tokens)
+        if room > 0 and tokens[-1] not in session.stop_ids:
+            prompt = [*prompt_of(session, item, decode), *tokens]
+            rest = Greedy(Limits(session.stop_ids, room)).run(prompt, "")
+            runs.append((i, session.run(rest, {"slm": SLM}, len(prompt) + room)))
+    for i, generation in session.results(iter(runs), decode):
+        whole[i] = [*begun[i][1], *generation.tokens]
     for i, (item, _) in enumerate(begun):
         text = session.text(whole[i])
         yield grade(text, item.answer, item.answer_type, choices=item.choices, meta=item.meta).right

@@ -1,41 +1,72 @@
-"""The public shape of a trigger, and its plain form."""
+"""The public shape of a trigger: one record says what it looks at and what its statistic is.
+
+The statistic is written once, for P steps at a time. Decoding, calibration, collection and labels all use it.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
-from select_to_think.structures import Observation
+from select_to_think.structures import Floats, Observation, S2TError
 
+if TYPE_CHECKING:
+    from select_to_think.artefacts import Artefacts
 
-@dataclass(frozen=True, slots=True)
-class StepView:
-    """What a trigger may look at before a step is decided."""
-
-    slm: Observation  # of this step alone
-    llm: Observation | None = None  # only for triggers that need it; `asked_logprobs` are of the SLM's top ids
-    line: int = 0  # this step's line of `llm`
+Statistic = Callable[[Observation, Observation | None], Floats]  # of the SLM's and the LLM's view of P steps -> (P,)
 
 
 @dataclass(frozen=True)
-class Trigger(ABC):
-    """Decides whether a step is a divergence point: it fires when the statistic exceeds `threshold`.
+class TriggerKind:
+    """One kind of trigger. Every statistic is oriented so that higher means more divergent.
 
-    Every statistic is oriented so that higher means more divergent.
+    `statistic` gets the SLM's observation of P steps and, if the trigger needs it, the LLM's, whose `asked_logprobs`
+    are those of the SLM's top ids. It is None where a trigger needs more than that, or brings thresholds of its own;
+    such a trigger is made by `fit` from a pair and a budget.
     """
 
+    name: str
+    help: str
+    statistic: Statistic | None = None
+    support: int = 0  # how many of the SLM's top tokens are observed
+    needs_llm: bool = False  # looks at the LLM's distribution over the SLM's vocabulary
+    entropy: bool = False  # the SLM's entropy is observed
+    hidden: bool = False  # the SLM's last hidden state is observed
+    fit: Callable[[Artefacts, float], Trigger] | None = None
+
+    def at(self, threshold: float) -> Trigger:
+        """The trigger that fires above `threshold`."""
+        statistic = self.statistic
+        assert statistic is not None
+        return Trigger(self, threshold, lambda slm, llm, _: statistic(slm, llm))
+
+    def for_budget(self, pair: Artefacts, budget: float) -> Trigger:
+        """The trigger that fires on about a fraction `budget` of the steps of this pair.
+
+        Raises:
+            S2TError: it was not calibrated for the pair, or with another LLM.
+        """
+        if self.fit is not None:
+            return self.fit(pair, budget)
+        threshold = pair.calibration.threshold(self.name, budget)
+        if self.needs_llm and pair.calibration.llm_fingerprint != pair.llm.fingerprint:
+            raise S2TError(
+                f"the {self.name} trigger was calibrated with another LLM than {pair.llm.name}: "
+                "run `s2t calibrate` again"
+            )
+        return self.at(threshold)
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """Decides whether a step is a divergence point: it fires when the statistic exceeds `threshold`."""
+
+    kind: TriggerKind
     threshold: float
-    needs_llm: ClassVar[bool] = False  # the statistic looks at the LLM's distribution
-    entropy: ClassVar[bool] = False  # the SLM's entropy is observed
-    hidden: ClassVar[bool] = False  # the SLM's last hidden state is observed
+    measure: Callable[[Observation, Observation | None, Random], Floats]  # (P,)
 
-    @property
-    def support(self) -> int:
-        """How many of the SLM's top tokens are compared."""
-        return 0
-
-    @abstractmethod
-    def statistic(self, view: StepView, random: Random) -> float:
-        """The step's statistic; `random` is the row's own stream."""
+    def statistic(self, slm: Observation, llm: Observation | None, random: Random) -> float:
+        """The statistic of one step; `random` is the row's own stream."""
+        return float(self.measure(slm, llm, random)[0])

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from random import Random
-from typing import ClassVar
-
-from select_to_think.triggers.base import StepView, Trigger
+from select_to_think.structures import Floats, Observation
+from select_to_think.triggers.base import TriggerKind
 
 
-@dataclass(frozen=True)
-class EntropyTrigger(Trigger):
-    """Shannon entropy of the SLM's next-token distribution in nats."""
+def entropy(slm: Observation, llm: Observation | None) -> Floats:
+    """Shannon entropy of the SLM's next-token distribution in nats, (P,)."""
+    return slm.entropy_nats
 
-    entropy: ClassVar[bool] = True
 
-    def statistic(self, view: StepView, random: Random) -> float:
-        """The entropy of this step in nats."""
-        assert view.slm.entropy_nats is not None
-        return float(view.slm.entropy_nats[0])
+ENTROPY = TriggerKind("entropy", "the SLM's distribution is broad", entropy, entropy=True)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from random import Random
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
-from select_to_think.models.trigger_head import TriggerHead
-from select_to_think.triggers.base import StepView, Trigger
+from select_to_think.models.trigger_head import TriggerHead, load_trigger_head
+from select_to_think.triggers.base import Trigger, TriggerKind
+
+if TYPE_CHECKING:
+    from select_to_think.artefacts import Artefacts
 
 
-@dataclass(frozen=True)
-class LearnedTrigger(Trigger):
+def learned(threshold: float, head: TriggerHead) -> Trigger:
     """The head's logit for "this is a divergence point" (the distilled trigger of arXiv 2604.26940)."""
+    return Trigger(LEARNED, threshold, lambda slm, llm, _: head(slm.hidden))
 
-    head: TriggerHead
-    hidden: ClassVar[bool] = True
 
-    def statistic(self, view: StepView, random: Random) -> float:
-        """The logit of this step."""
-        assert view.slm.hidden is not None
-        return float(self.head(view.slm.hidden[:1])[0])
+def fit(pair: Artefacts, budget: float) -> Trigger:
+    """The pair's head, with the threshold of its own training."""
+    path = pair.artefact(pair.config.trigger_head, "trigger", "s2t train trigger")
+    head = load_trigger_head(path, pair.slm)
+    return learned(head.threshold(budget), head)
+
+
+LEARNED = TriggerKind("learned", "a head on the SLM's hidden state, trained to predict kl", hidden=True, fit=fit)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from random import Random
+import numpy as np
 
-from select_to_think.triggers.base import StepView, Trigger
+from select_to_think.structures import Floats, Observation
+from select_to_think.triggers.base import TriggerKind
 
 
-@dataclass(frozen=True)
-class MarginTrigger(Trigger):
-    """1 - (p1 - p2) of the SLM's two most probable tokens, in [0, 1]."""
+def margin(slm: Observation, llm: Observation | None) -> Floats:
+    """1 - (p1 - p2) of the SLM's two most probable tokens, (P,) in [0, 1]."""
+    best = np.exp(slm.top_logprobs[:, :2])
+    return np.asarray(1 - (best[:, 0] - best[:, 1]))
 
-    @property
-    def support(self) -> int:
-        """The two best tokens."""
-        return 2
 
-    def statistic(self, view: StepView, random: Random) -> float:
-        """One minus the probability gap of this step."""
-        assert view.slm.top_logprobs is not None
-        first, second = view.slm.top_logprobs[0, :2]
-        return 1 - (math.exp(first) - math.exp(second))
+MARGIN = TriggerKind("margin", "the SLM's two best tokens are close", margin, support=2)

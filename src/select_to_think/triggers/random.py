@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from random import Random
+from typing import TYPE_CHECKING
 
-from select_to_think.triggers.base import StepView, Trigger
+import numpy as np
+
+from select_to_think.triggers.base import Trigger, TriggerKind
+
+if TYPE_CHECKING:
+    from select_to_think.artefacts import Artefacts
 
 
-@dataclass(frozen=True)
-class RandomTrigger(Trigger):
-    """Uniform in [0, 1); its threshold is one minus the budget."""
+def coin(threshold: float) -> Trigger:
+    """Uniform in [0, 1), from the row's own stream; the threshold is one minus the budget."""
+    return Trigger(RANDOM, threshold, lambda slm, llm, random: np.array([random.random()]))
 
-    def statistic(self, view: StepView, random: Random) -> float:
-        """A draw from the row's own stream."""
-        return random.random()
+
+def fit(pair: Artefacts, budget: float) -> Trigger:
+    """A coin that falls on "fire" with probability `budget`."""
+    return coin(1 - budget)
+
+
+RANDOM = TriggerKind("random", "a coin, for controls", fit=fit)

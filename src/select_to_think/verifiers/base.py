@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from select_to_think.config import Order
 from select_to_think.structures import (
@@ -19,7 +19,7 @@ from select_to_think.structures import (
     Floats,
     Observation,
     Observe,
-    Request,
+    Requests,
     Truncate,
     shared_length,
 )
@@ -46,7 +46,7 @@ class Follower:
     model: str = "verifier"
     held: list[int] = field(default_factory=list)
 
-    def show(self, tokens: Sequence[int]) -> Generator[Request, Observation, None]:
+    def show(self, tokens: Sequence[int]) -> Generator[Requests, Any, None]:
         """Make `tokens` its content."""
         same = shared_length(self.held, tokens)
         if same < len(self.held):
@@ -62,7 +62,7 @@ class Verifier(Protocol):
         """This verifier for answers to `question`."""
         ...
 
-    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Request, Observation, float]:
+    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Requests, Any, float]:
         """Above 0 if the mentor's segment is the better one. `context` and `random` are the row's own."""
         ...
 
@@ -104,7 +104,7 @@ class Asking(ABC):
         """This verifier for answers to `question`."""
         return replace(self, prompt=self.prompt.about(question))
 
-    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Request, Observation, float]:
+    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Requests, Any, float]:
         """One branch of one or two prompts; 0 if both orders say the same, or if the SLM cannot read so much."""
         shown = (dispute.slm, dispute.mentor), (dispute.mentor, dispute.slm)
         prompts = [self.prompt.ids(dispute.before, *pair) for pair in shown]

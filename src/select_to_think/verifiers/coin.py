@@ -6,9 +6,9 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from random import Random
-from typing import Self
+from typing import Any, Self
 
-from select_to_think.structures import Observation, Request
+from select_to_think.structures import Requests
 from select_to_think.verifiers.base import Dispute, Follower
 
 
@@ -20,7 +20,7 @@ class CoinVerifier:
         """Questions make no difference to a coin."""
         return self
 
-    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Request, Observation, float]:
+    def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Requests, Any, float]:
         """Certain, and arbitrary."""
         yield from ()
         return math.inf if random.random() < 0.5 else -math.inf

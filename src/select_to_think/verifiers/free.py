@@ -18,6 +18,5 @@ class FreeVerifier(Asking):
 
     def read(self, seen: Observation) -> Floats:
         """Log-odds of the letters."""
-        assert seen.asked_logprobs is not None
         odds: Floats = seen.asked_logprobs[:, 1] - seen.asked_logprobs[:, 0]
         return odds

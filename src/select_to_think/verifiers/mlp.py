@@ -21,5 +21,4 @@ class MLPVerifier(Asking):
 
     def read(self, seen: Observation) -> Floats:
         """The network's logits."""
-        assert seen.hidden is not None
         return self.head(seen.hidden)

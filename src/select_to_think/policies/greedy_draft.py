@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from select_to_think.structures import Extend, Observation, Observe, Request, Truncate, shared_length
+from select_to_think.structures import Extend, Observe, Requests, Truncate, shared_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Drafted:
 
 
 @dataclass(slots=True)
-class Pen:
+class GreedyDraft:
     """One model's draft. `text` is shared: prompt and settled output, to which the owner appends before `settle`."""
 
     model: str
@@ -40,16 +41,15 @@ class Pen:
         """The first `size` tokens of the draft."""
         return tuple(drafted.token for drafted in self.draft[:size])
 
-    def write(self, size: int) -> Generator[Request, Observation, None]:
+    def write(self, size: int) -> Generator[Requests, Any, None]:
         """Go on until the draft has `size` tokens or has ended."""
         while len(self.draft) < size and not self.ended:
             fresh = [self.draft[-1].token] if self.draft else self.text[self.held :]
             seen = yield Extend(self.model, fresh, Observe(top_k=1))
-            assert seen.top_ids is not None and seen.top_logprobs is not None
             self.held += len(fresh)
             self.draft.append(Drafted(int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])))
 
-    def guess(self, tokens: Sequence[int]) -> Generator[Request, Observation, None]:
+    def guess(self, tokens: Sequence[int]) -> Generator[Requests, Any, None]:
         """Draft as far as the model writes `tokens`, and one token more, in a single forward.
 
         The draft is what `write` would have made of it; a wrong guess costs reading its tokens.
@@ -61,7 +61,6 @@ class Pen:
             return
         yield Extend(self.model, self.text[self.held : -1])
         seen = yield Extend(self.model, inputs, Observe(top_k=1, every=True))
-        assert seen.top_ids is not None and seen.top_logprobs is not None
         written = [int(token) for token in seen.top_ids[:, 0]]
         kept = shared_length(written, inputs[1:]) + 1
         self.draft += [Drafted(*pair) for pair in zip(written, map(float, seen.top_logprobs[:, 0]), strict=True)][:kept]
@@ -69,7 +68,7 @@ class Pen:
         if kept < len(inputs):
             yield Truncate(self.model, self.held)
 
-    def settle(self, tokens: Sequence[int]) -> Generator[Request, Observation, None]:
+    def settle(self, tokens: Sequence[int]) -> Generator[Requests, Any, None]:
         """`tokens` were appended to the text."""
         same = shared_length(tokens, self.tokens(len(tokens)))
         if same == len(tokens):

@@ -1,0 +1,313 @@
+"""The runtime: many policies at once, of any methods, one forward of a model a step.
+
+A policy waits for an answer, or it has ended. A step lets rows that fit join, makes one forward of the cheapest model
+that somebody waits for, and resumes who was answered. A dear model is asked only when no row can go on without it (or
+one has waited long enough), and then for all at once.
+
+Non-goals: knowing methods or tokens. Policies decide, backends compute, and whoever adds a run reads its events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from select_to_think.config import RuntimeConfig
+from select_to_think.contexts.protocol import Account, Ask, Backend, Context
+from select_to_think.structures import (
+    Adopt,
+    Branch,
+    Commit,
+    Counts,
+    Extend,
+    Fork,
+    Generation,
+    Join,
+    PolicyRun,
+    Requests,
+    Role,
+    S2TError,
+    StepRecord,
+    Truncate,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A policy to be run. `tokens` is the length of its longest sequence, `copies` how many children may fork."""
+
+    policy: PolicyRun
+    roles: Mapping[str, Role]
+    tokens: int
+    copies: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Steps of a run that are final."""
+
+    key: Hashable
+    steps: Sequence[StepRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run's result."""
+
+    key: Hashable
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why a run has none."""
+
+    key: Hashable
+    error: Exception
+
+
+Event = Committed | Finished | Failed
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One running policy: its contexts, the requests it waits for, and its place in a family."""
+
+    key: Hashable
+    run: Run
+    parent: Row | None = None
+    contexts: dict[str, Context] = field(default_factory=dict)
+    accounts: dict[str, Account] = field(default_factory=dict)  # by backend
+    asks: list[Ask] = field(default_factory=list)
+    several: bool = False  # they came as a tuple
+    joining: bool = False
+    children: list[Row] = field(default_factory=list)
+    spares: list[dict[str, Context]] = field(default_factory=list)  # for children
+    finished_children: deque[Generation] = field(default_factory=deque)
+    spent: Counts = field(default_factory=Counts)  # by children
+    ended: bool = False
+
+    @property
+    def root(self) -> Row:
+        """The row that the family began with."""
+        return self if self.parent is None else self.parent.root
+
+
+class Runtime:
+    """Drives policies over backends for as long as it is stepped."""
+
+    def __init__(self, backends: Mapping[str, Backend], config: RuntimeConfig = RuntimeConfig()) -> None:
+        """Serve policies whose roles name these backends; more may be put in as time goes on."""
+        self.backends, self.config = backends, config
+        self.queue: deque[Row] = deque()
+        self.live: list[Row] = []
+        self.asked: dict[Ask, tuple[Row, int]] = {}  # what is not answered -> who waits, since which step
+        self.events: list[Event] = []
+        self.steps = 0
+
+    def add(self, key: Hashable, run: Run) -> None:
+        """Let a run join as soon as there is memory for it."""
+        self.queue.append(Row(key, run))
+
+    def cancel(self, key: Hashable) -> None:
+        """Drop a run and its children; nothing that it asked is computed any more."""
+        self.queue = deque(row for row in self.queue if row.key != key)
+        for row in [row for row in self.live if row.key == key and row.parent is None]:
+            self.leave(row)
+
+    def step(self) -> list[Event]:
+        """One forward for those who wait; what came of it. Nothing waits if nothing comes and nobody is `busy`."""
+        self.steps += 1
+        self.admit()
+        for backend in self.due():
+            for ask in backend.step():
+                self.answer(ask)
+        events, self.events = self.events, []
+        return events
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run has not ended yet."""
+        return bool(self.live or self.queue or self.events)
+
+    def due(self) -> list[Backend]:
+        """The cheapest model that is waited for, and dearer ones for which somebody has waited too long."""
+        wanted = sorted((backend for backend in self.backends.values() if backend.waiting), key=lambda b: b.cost)
+        oldest = self.steps - self.config.max_wait_steps
+        return wanted[:1] + [b for b in wanted[1:] if any(self.asked[ask][1] <= oldest for ask in b.waiting)]
+
+    def admit(self) -> None:
+        """Let rows join, in order, while there is memory for them."""
+        while self.queue:
+            row = self.queue[0]
+            try:
+                if not self.furnish(row):
+                    return
+            except S2TError as error:
+                self.events.append(Failed(row.key, error))
+                self.queue.popleft()
+                continue
+            self.queue.popleft()
+            self.live.append(row)
+            self.advance(row, None)
+
+    def furnish(self, row: Row) -> bool:
+        """Open all contexts of a row and of its children, or none and return False.
+
+        Raises:
+            S2TError: they would not fit if nobody else was there.
+        """
+        opened: list[dict[str, Context]] = []
+        try:
+            for _ in range(1 + row.run.copies):
+                opened.append({})
+                for name, role in row.run.roles.items():
+                    context = self.backends[role.backend].open(row.run.tokens, role.adapter)
+                    if context is None and not self.live:
+                        raise S2TError(
+                            f"{1 + row.run.copies} sequences of {row.run.tokens} tokens do not fit the key-value "
+                            "memory: raise kv_memory_gib or lower max_new_tokens"
+                        )
+                    if context is None:
+                        return False
+                    opened[-1][name] = context
+            self.settle_in(row, opened[0])
+            row.spares, opened = opened[1:], []
+            return True
+        finally:
+            for contexts in opened:
+                self.close(row, contexts)
+
+    def settle_in(self, row: Row, contexts: dict[str, Context]) -> None:
+        """Give a row its contexts; those of one backend share an account."""
+        row.contexts = contexts
+        for name, context in contexts.items():
+            context.account = row.accounts.setdefault(row.run.roles[name].backend, Account())
+
+    def close(self, row: Row, contexts: Mapping[str, Context]) -> None:
+        """Give contexts back."""
+        for name, context in contexts.items():
+            self.backends[row.run.roles[name].backend].close(context)
+
+    def answer(self, ask: Ask) -> None:
+        """Resume the row that asked, once all that it asked is answered."""
+        row, _ = self.asked.pop(ask, (None, 0))
+        if row is None or any(other.answer is None for other in row.asks):
+            return
+        answers = [other.answer for other in row.asks]
+        row.asks = []
+        error = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        self.advance(row, error or (answers if row.several else answers[0]))
+
+    def advance(self, row: Row, reply: Any) -> None:
+        """Resume a policy until it needs a forward, waits for a child, or ends. What it raises is the row's own."""
+        try:
+            while not row.ended:
+                request = row.run.policy.throw(reply) if isinstance(reply, Exception) else row.run.policy.send(reply)
+                reply = None
+                if isinstance(request, Join) and row.finished_children:
+                    reply = row.finished_children.popleft()
+                elif not self.settle(row, request):
+                    return
+        except StopIteration as end:
+            self.finish(row, end.value)
+        except Exception as error:
+            root = row.root
+            self.leave(root)
+            self.events.append(Failed(root.key, error))
+
+    def settle(self, row: Row, request: Requests) -> bool:
+        """Do what needs no forward and return True; otherwise leave the row waiting."""
+        match request:
+            case Extend(observe=None):
+                row.contexts[request.model].append(request.tokens)
+            case Truncate():
+                row.contexts[request.model].truncate(request.length)
+            case Adopt():
+                self.backends[row.run.roles[request.model].backend].adopt(row.contexts[request.model], request.leaf)
+            case Commit():
+                if row.parent is None:
+                    self.events.append(Committed(row.key, request.steps))
+            case Fork():
+                self.fork(row, request.children)
+            case Join():
+                if not row.children:
+                    raise RuntimeError("join without running children")
+                row.joining = True
+                return False
+            case _:
+                row.several = isinstance(request, tuple)
+                for single in request if isinstance(request, tuple) else (request,):
+                    self.submit(row, single)
+                return False
+        return True
+
+    def submit(self, row: Row, request: Extend | Branch) -> None:
+        """Ask the backend of a role."""
+        adapter = getattr(request, "adapter", None)
+        ask = Ask(row.contexts[request.model], request, adapter and row.run.roles[adapter].adapter)
+        self.backends[row.run.roles[request.model].backend].submit(ask)
+        row.asks.append(ask)
+        self.asked[ask] = row, self.steps
+
+    def fork(self, parent: Row, policies: Iterable[PolicyRun]) -> None:
+        """Start children on copies of the parent's contexts."""
+        children = [Row(parent.key, replace(parent.run, policy=policy), parent) for policy in policies]
+        for child in children:
+            self.settle_in(child, parent.spares.pop())
+            for name, context in parent.contexts.items():
+                self.backends[parent.run.roles[name].backend].copy(context, child.contexts[name])
+        parent.children.extend(children)
+        self.live.extend(children)
+        for child in children:
+            if not child.ended:
+                self.advance(child, None)
+
+    def finish(self, row: Row, result: Any) -> None:
+        """Hand the result to the parent or to the caller, and free the row."""
+        for child in list(row.children):
+            self.leave(child)
+        if isinstance(result, Generation):
+            counts = self.cost(row)
+            counts.add(result.counts)
+            result = replace(result, counts=counts)
+        self.leave(row)
+        parent = row.parent
+        if parent is None:
+            self.events.append(Finished(row.key, result))
+            return
+        parent.finished_children.append(replace(result, counts=Counts()))
+        if parent.joining:
+            parent.joining = False
+            self.advance(parent, parent.finished_children.popleft())
+
+    def leave(self, row: Row) -> None:
+        """Stop the row's children, close its contexts, charge what it spent to its parent."""
+        for child in list(row.children):
+            self.leave(child)
+        if row.parent is not None:
+            row.parent.children.remove(row)
+            row.parent.spent.add(self.cost(row))
+        self.live.remove(row)
+        row.ended = True
+        for ask in row.asks:
+            self.asked.pop(ask, None)
+        row.asks = []
+        row.run.policy.close()
+        for contexts in (row.contexts, *row.spares):
+            self.close(row, contexts)
+
+    def cost(self, row: Row) -> Counts:
+        """Tokens and forwards of the row's contexts and of its children that left."""
+        counts = Counts()
+        counts.add(row.spent)
+        for backend, account in row.accounts.items():
+            if backend == "llm":
+                counts.llm_tokens_processed += account.tokens_processed
+                counts.llm_forwards += account.forwards
+            else:
+                counts.slm_tokens_processed += account.tokens_processed
+                counts.slm_forwards += account.forwards
+        return counts

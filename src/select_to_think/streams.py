@@ -1,0 +1,78 @@
+"""Callers who share a runtime: each adds runs of its own and reads their events, at any time and from any thread.
+
+Whoever waits steps the runtime for all; news for others is kept for them.
+
+Non-goals: what the runs are (`session.py`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from select_to_think.runtime import Committed, Event, Failed, Run, Runtime
+
+
+@dataclass(eq=False)
+class Stream:
+    """The runs of one caller."""
+
+    inbox: deque[tuple[int, Event]] = field(default_factory=deque)
+    live: dict[int, int] = field(default_factory=dict)  # run -> its sequences
+
+
+class Streams:
+    """A runtime, shared."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Nobody reads yet."""
+        self.runtime, self.lock = runtime, Lock()
+
+    def events(self, runs: Iterator[tuple[int, Run]], max_rows: int) -> Iterator[tuple[int, Event]]:
+        """(index, event) of all runs as they come; the runs are read lazily, at most `max_rows` sequences at a time.
+
+        What fails is raised; a reader who leaves early takes its runs along.
+        """
+        stream = Stream()
+        try:
+            while self.fill(stream, runs, max_rows):
+                self.advance(stream)
+                while stream.inbox:
+                    index, event = stream.inbox.popleft()
+                    if isinstance(event, Failed):
+                        raise event.error
+                    yield index, event
+        finally:
+            with self.lock:
+                for index in stream.live:
+                    self.runtime.cancel((stream, index))
+
+    def fill(self, stream: Stream, runs: Iterator[tuple[int, Run]], max_rows: int) -> bool:
+        """Add runs while the stream may have more rows; whether there is anything to wait for."""
+        while not stream.live or sum(stream.live.values()) < max_rows:
+            entry = next(runs, None)
+            if entry is None:
+                break
+            index, run = entry
+            stream.live[index] = max(1, run.copies)
+            with self.lock:
+                self.runtime.add((stream, index), run)
+        return bool(stream.live)
+
+    def advance(self, stream: Stream) -> None:
+        """Step until there is news for a stream."""
+        while not stream.inbox:
+            with self.lock:
+                if stream.inbox:
+                    return
+                if not self.runtime.busy:
+                    raise RuntimeError("a stream waits for runs that are gone")
+                for event in self.runtime.step():
+                    key: Any = event.key
+                    owner, index = key
+                    if not isinstance(event, Committed):
+                        del owner.live[index]
+                    owner.inbox.append((index, event))

@@ -1,0 +1,29 @@
+"""The table of triggers: every name that a user may type. A new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from select_to_think.structures import unknown_name
+from select_to_think.triggers.base import TriggerKind
+from select_to_think.triggers.entropy import ENTROPY
+from select_to_think.triggers.kl import KL
+from select_to_think.triggers.learned import LEARNED
+from select_to_think.triggers.margin import MARGIN
+from select_to_think.triggers.random import RANDOM
+
+TRIGGERS: dict[str, TriggerKind] = {kind.name: kind for kind in (KL, ENTROPY, MARGIN, RANDOM, LEARNED)}
+
+
+def find_trigger(name: str) -> TriggerKind:
+    """The trigger of that name.
+
+    Raises:
+        S2TError: an unknown name, with the nearest one.
+    """
+    if name not in TRIGGERS:
+        raise unknown_name("trigger", name, TRIGGERS)
+    return TRIGGERS[name]
+
+
+def calibrated(*, with_llm: bool) -> list[TriggerKind]:
+    """The triggers whose thresholds are quantiles of their statistic over a pair's own answers."""
+    return [kind for kind in TRIGGERS.values() if kind.statistic is not None and (with_llm or not kind.needs_llm)]
