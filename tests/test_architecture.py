@@ -35,7 +35,7 @@ LAYERS = (
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 PAIRS_MAY_IMPORT = {"__init__", "structures", "config", "files", "probability", "models", "pairs"}
-HEAVY = {"torch", "transformers", "peft", "accelerate", "matplotlib", "scipy"}
+HEAVY = {"torch", "transformers", "peft", "accelerate", "scipy"}
 LIGHT_PARTS = ("__init__", "structures", "config", "files", "analysis", "cli", "__main__")
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

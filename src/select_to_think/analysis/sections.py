@@ -170,8 +170,12 @@ def cost(runs: Sequence[Run]) -> Html:
             "Methods on it are filled. Intervals: 95 %.",
         ),
         element("div", *inputs, *figures, class_="axes", role="group", aria_label="Cost"),
-        element("ul", *(element("li", mark, words) for mark, words in charts.cost_legend()), class_="legend"),
+        _legend(charts.cost_legend()),
     )
+
+
+def _legend(entries: Sequence[tuple[Html, str]]) -> Html:
+    return element("ul", *(element("li", mark, words) for mark, words in entries), class_="legend")
 
 
 def _cost_figure(rows: Sequence[Row], axis: charts.CostAxis) -> Html:
@@ -189,12 +193,12 @@ def hit(runs: Sequence[Run]) -> Html | None:
         if not table.rows:
             continue
         drawn = charts.drawn_rows(table)
-        legend = [element("li", charts.hit_legend_mark(index), str(row["domain"])) for index, row in enumerate(drawn)]
+        legend = charts.curve_legend([str(row["domain"]) for row in drawn])
         left_out = len(table.rows) - len(drawn)
         caption = f"{left_out} domains with fewer steps stand only in the table." if left_out else None
         figure = element(
             "figure",
-            element("ul", *legend, class_="legend"),
+            _legend(legend),
             charts.both_widths(partial(charts.hit_chart, table)),
             element("figcaption", caption) if caption else None,
         )

@@ -45,13 +45,11 @@ def ablate(
 
     A run that was stopped goes on where it stopped.
     """
-    from select_to_think.analysis.ablation import draw_ablation
-    from select_to_think.analysis.figures import matplotlib_figure
+    from select_to_think.analysis.figures import draw_ablation
     from select_to_think.evaluation.ablation import ablate as run
     from select_to_think.files import write_json_atomic
     from select_to_think.session import Session
 
-    matplotlib_figure()  # missing, it is missed before the work
     rates, lengths = numbers(consult_rates, float), numbers(segment_lengths, int)
     items = choose_items(pair, data, style)
     folder = folder_for("ablate", out, pair, decode, mentor, data, style, method)
