@@ -47,7 +47,6 @@ COMMANDS = (
     "train distill",
     "bench decode",
     "bench train",
-    "pair train",
     "pair info",
 )
 PASSED_ON = ("lm-eval",)  # whose flags and help are another program's
@@ -145,7 +144,6 @@ def test_version(run: Callable[..., tuple[int, str, str]]) -> None:
         ("generate q --device cuda:99", "no usable device 'cuda:99'"),
         ("train scorer", "--collection"),
         ("pair info --pair dmeo", "did you mean 'demo'"),
-        ("pair train --which lm", "did you mean"),
         ("report no/such/run", "no/such/run"),
     ],
 )

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import reference
+from recipe.tokenizer import Pieces, train_tokenizer
 from select_to_think.config import DecodeConfig, EvalSettings, MentorConfig, SelectConfig
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
@@ -28,7 +29,6 @@ from select_to_think.models.translation import Translation
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.models.words import word_boundaries
-from select_to_think.pairs.tokenizer import Pieces, train_tokenizer
 from select_to_think.policies.base import Limits
 from select_to_think.policies.candidates import Question
 from select_to_think.policies.greedy import Greedy

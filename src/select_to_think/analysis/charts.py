@@ -136,7 +136,7 @@ def _cost_mark(row: Row, axis: CostAxis, x: Scale, y: Scale, on_front: bool) -> 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: its points as (x, value, half of the interval, what the mark says)."""
+    """One line: its points as (x, value, half of the interval, what the mark says; without words, no mark)."""
 
     name: str
     points: Sequence[tuple[float, float, float, str]]
@@ -153,7 +153,7 @@ def curve_chart(
     series = []
     for index, curve in enumerate(curves):
         shift = apart * (index - (len(curves) - 1) / 2)
-        marks = [_curve_mark(x(at) + shift, y, point, index) for at, *point in curve.points]
+        marks = [_curve_mark(x(at) + shift, y, point, index) for at, *point in curve.points if point[-1]]
         line_ = path([(x(at) + shift, y(value)) for at, value, *_ in curve.points], "curve") if curve.points else None
         series.append(element("g", line_, *marks, class_=f"series-{index % MAX_SERIES}"))
     return _svg(join(_grid(x, y, ticks, titles[0], width, kind), *series), width, height_of(width), titles[1])
