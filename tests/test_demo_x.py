@@ -13,7 +13,7 @@ from select_to_think.cli import app
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.models.loading import load_model
 from select_to_think.models.vocabulary import reserved_ids
-from select_to_think.pairs.bundled import bundled_folder, bundled_model
+from select_to_think.pairs import bundled_folder, bundled_model
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 

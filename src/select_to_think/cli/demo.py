@@ -98,7 +98,7 @@ def run_scorers(
 ) -> dict[str, list[ResultRow]]:
     """s2t-local with every other scorer that comes with the pair; the rows of each."""
     from select_to_think.evaluation.runner import evaluate
-    from select_to_think.pairs.bundled import bundled_folder
+    from select_to_think.pairs import bundled_folder
     from select_to_think.session import Session
 
     found: dict[str, list[ResultRow]] = {}

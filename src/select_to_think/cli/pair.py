@@ -21,7 +21,7 @@ def info(
     pair: Annotated[str, typer.Option("--pair", metavar="TEXT", help="A bundled pair by name.")] = "demo",
 ) -> Reply:
     """Say what a bundled pair holds: models, sizes, problems, scorers."""
-    from select_to_think.pairs.bundled import bundled_folder, bundled_model
+    from select_to_think.pairs import bundled_folder, bundled_model
     from select_to_think.pairs.problems import DOMAINS, SPLIT_PERMILLE, SPLIT_SIZES
 
     folder = bundled_folder(pair)
