@@ -18,7 +18,7 @@ from rich.console import Console
 
 from analysis_run import DOMAINS, METHODS, make_run
 from fake_session import FakeSession, fake_items
-from select_to_think.analysis.charts import CostAxis, Curve, curve_chart, pareto_front
+from select_to_think.analysis.charts import COST_AXES, CostAxis, Curve, curve_chart, pareto_front
 from select_to_think.analysis.documents import DOCUMENTS
 from select_to_think.analysis.figures import write_figures
 from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown, to_rich
@@ -329,6 +329,7 @@ def test_figures_stand_by_themselves(tmp_path: Path) -> None:
     texts = {path.stem: svg_texts(path) for path in written}
     assert all({"greedy", "s2t-local"} <= set(texts[stem]) for stem in stems[:3])
     assert {"LLM used", "no LLM at inference"} <= set(texts["accuracy"])
+    assert [axis.words.split()[0] for axis in COST_AXES[:2]] == ["seconds", "LLM"]
     assert {*DOMAINS, "all", "Hit@k, a & b, 95 % intervals"} <= set(texts["hit-at-k"])
 
 

@@ -32,6 +32,11 @@ class CostAxis:
     lower_is_better: bool = True
     kind: Kind = "number"
 
+    @property
+    def words(self) -> str:
+        """The title within a sentence."""
+        return self.title if self.title[:2].isupper() else self.title[0].lower() + self.title[1:]
+
 
 COST_AXES = (
     CostAxis("seconds_per_answer", "Seconds per answer"),
@@ -87,7 +92,7 @@ def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
     ]
     ticks = [(tick, _tick(tick, axis.kind)) for tick in x.ticks()]
     drawn = join(_grid(x, y, ticks, axis.title, width), front_line, *marks, *names)
-    return _svg(drawn, width, height_of(width), f"Accuracy against {axis.title.lower()}")
+    return _svg(drawn, width, height_of(width), f"Accuracy against {axis.words}")
 
 
 def height_of(width: int) -> int:
@@ -128,7 +133,7 @@ def _cost_mark(row: Row, axis: CostAxis, x: Scale, y: Scale, on_front: bool) -> 
     low, high = y(max(0.0, accuracy - margin)), y(min(1.0, accuracy + margin))
     tip = (
         f"{row['method']}: {100 * accuracy:.1f} ± {100 * margin:.1f} % (95 %), "
-        f"{axis.title.lower()} {show(row[axis.key], axis.kind)}{', on the Pareto front' if on_front else ''}"
+        f"{axis.words} {show(row[axis.key], axis.kind)}{', on the Pareto front' if on_front else ''}"
     )
     drawn = join(interval(left, low, high, "error"), mark(left, y(accuracy), _shape(uses_llm(row)), "mark", 5.5))
     return element("g", drawn, class_=f"point {kind}", tabindex=0, role="img", aria_label=tip, data_tip=tip)

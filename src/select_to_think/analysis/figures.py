@@ -40,9 +40,8 @@ def write_figures(run_folders: Sequence[Path], out: Path) -> list[Path]:
     figures = {"accuracy": figure([accuracy], kinds, (WIDE, charts.accuracy_height(rows)))}
     for axis in charts.COST_AXES:
         if any(row[axis.key] for row in rows):
-            words = axis.title.lower()
-            panel = (f"Accuracy against {words}, 95 % intervals", charts.cost_chart(rows, axis, WIDE))
-            figures[f"accuracy-against-{words.replace(' ', '-')}"] = figure([panel], kinds, size)
+            panel = (f"Accuracy against {axis.words}, 95 % intervals", charts.cost_chart(rows, axis, WIDE))
+            figures[f"accuracy-against-{axis.words.lower().replace(' ', '-')}"] = figure([panel], kinds, size)
     for run in runs:
         table = hit_table([run])
         if table.rows:
