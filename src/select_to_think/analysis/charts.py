@@ -1,4 +1,4 @@
-"""The charts as SVG: accuracies, accuracy against cost, curves such as Hit@k, an accuracy with its interval.
+"""The charts as SVG: accuracies, accuracy against cost, curves such as Hit@k.
 
 Colours come from the style sheet by class (`series-N`, `with-llm`), so that they follow light, dark and print. Every
 mark can be reached by keyboard and says its numbers.
@@ -129,13 +129,13 @@ def name(row: Row, rows: Sequence[Row]) -> str:
 
 def _cost_mark(row: Row, axis: CostAxis, x: Scale, y: Scale, on_front: bool) -> Html:
     left, accuracy, margin = x(row[axis.key]), row["accuracy"], margin95(row)
-    kind = _tone(uses_llm(row)) + (" on-front" if on_front else "")
+    kind = tone_of(uses_llm(row)) + (" on-front" if on_front else "")
     low, high = y(max(0.0, accuracy - margin)), y(min(1.0, accuracy + margin))
     tip = (
         f"{row['method']}: {100 * accuracy:.1f} ± {100 * margin:.1f} % (95 %), "
         f"{axis.words} {show(row[axis.key], axis.kind)}{', on the Pareto front' if on_front else ''}"
     )
-    drawn = join(interval(left, low, high, "error"), mark(left, y(accuracy), _shape(uses_llm(row)), "mark", 5.5))
+    drawn = join(interval(left, low, high, "error"), mark(left, y(accuracy), shape_of(uses_llm(row)), "mark", 5.5))
     return element("g", drawn, class_=f"point {kind}", tabindex=0, role="img", aria_label=tip, data_tip=tip)
 
 
@@ -226,10 +226,10 @@ def accuracy_chart(rows: Sequence[Row], width: int) -> Html:
         low, high = x(max(0.0, row["accuracy"] - margin)), x(min(1.0, row["accuracy"] + margin))
         drawn = join(
             line(low, middle, high, middle, "error"),
-            mark(x(row["accuracy"]), middle, _shape(uses_llm(row)), "mark", 5.0),
+            mark(x(row["accuracy"]), middle, shape_of(uses_llm(row)), "mark", 5.0),
         )
         parts.append(_text(x.start - 10, middle + 4, words, "end"))
-        parts.append(element("g", drawn, class_=f"{_tone(uses_llm(row))} on-front"))
+        parts.append(element("g", drawn, class_=f"{tone_of(uses_llm(row))} on-front"))
     return _svg(join(*parts), width, height, "Accuracy by method")
 
 
@@ -237,41 +237,19 @@ def cost_legend() -> list[tuple[Html, str]]:
     """The two kinds of marks in the cost charts, and what they mean."""
     entries = []
     for llm, words in ((False, "no LLM at inference"), (True, "LLM used")):
-        drawn = element("g", mark(8, 8, _shape(llm), "mark", 5.0), class_=f"{_tone(llm)} on-front")
+        drawn = element("g", mark(8, 8, shape_of(llm), "mark", 5.0), class_=f"{tone_of(llm)} on-front")
         entries.append((element("svg", drawn, viewBox="0 0 16 16", width=16, height=16, aria_hidden="true"), words))
     return entries
 
 
-def _shape(llm: bool) -> int:
+def shape_of(llm: bool) -> int:
+    """The mark of methods with or without an LLM."""
     return 2 if llm else 0
 
 
-def _tone(llm: bool) -> str:
+def tone_of(llm: bool) -> str:
+    """The class of their colour."""
     return "with-llm" if llm else "no-llm"
-
-
-def accuracy_bar(row: Row) -> Html:
-    """A small 0-100 % axis with the accuracy as a dot in its 95 % interval; the numbers stand beside it."""
-    accuracy, margin = row["accuracy"], margin95(row)
-    x = Scale(0.0, 1.0, 4, 136)
-    return _bar(x, (0.0, 0.5, 1.0), max(0.0, accuracy - margin), accuracy, min(1.0, accuracy + margin), row)
-
-
-def difference_bar(row: Row, rows: Sequence[Row]) -> Html:
-    """A small axis shared by `rows`, with a tick at zero and the difference as a dot in its interval."""
-    x = Scale(min(0.0, *(row["low"] for row in rows)), max(0.01, *(row["high"] for row in rows)), 4, 136)
-    return _bar(x, (0.0,), row["low"], row["difference"], row["high"], row)
-
-
-def _bar(x: Scale, ticks: Sequence[float], low: float, value: float, high: float, row: Row) -> Html:
-    drawn = join(
-        line(4, 9, 136, 9, "grid"),
-        *(line(x(tick), 4, x(tick), 14, "grid") for tick in ticks),
-        line(x(low), 9, x(high), 9, "error wide"),
-        mark(x(value), 9, _shape(uses_llm(row)), "mark", 2.5),
-    )
-    kind = _tone(uses_llm(row))
-    return element("svg", drawn, class_=f"bar on-front {kind}", viewBox="0 0 140 18", aria_hidden="true")
 
 
 def _grid(

@@ -11,7 +11,7 @@ from typing import Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.formats import to_csv
-from select_to_think.analysis.html_tables import download, helps, html_table
+from select_to_think.analysis.html_tables import accuracy_bar, difference_bar, download, helps, html_table
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.paired import full_table, paired_table
 from select_to_think.analysis.runs import ALL, Run, baseline_name
@@ -66,7 +66,7 @@ def results(runs: Sequence[Run]) -> Html:
             "LLM used.",
             class_="note",
         ),
-        html_table(table, {"accuracy": charts.accuracy_bar}),
+        html_table(table, {"accuracy": accuracy_bar}),
         helps(table),
         every,
         element(
@@ -117,7 +117,7 @@ def differences(runs: Sequence[Run]) -> Html | None:
         table = paired_table(run)
         if not table.rows:
             continue
-        bars = {"low": partial(charts.difference_bar, rows=table.rows)}
+        bars = {"low": partial(difference_bar, rows=table.rows)}
         parts += [_run_heading(run, runs), html_table(table, bars)]
         if len(run.domains) > 1:
             by_domain = paired_table(run, run.domains)
