@@ -31,8 +31,8 @@ demo: $(VENV)/.demo
 test: lint types unit
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src recipe tests
+	$(BIN)/ruff format --check src recipe tests
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

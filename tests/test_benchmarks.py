@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from select_to_think.config import PromptStyle
 from select_to_think.evaluation import benchmarks
 from select_to_think.evaluation.benchmarks import base
 from select_to_think.evaluation.grading import grade
-from select_to_think.evaluation.items import assert_disjoint, load_items
+from select_to_think.evaluation.items import assert_unseen, load_items, question_key
 from select_to_think.structures import S2TError
 
 PACK = Path(os.environ.get("S2T_BENCH_DATA", Path(__file__).parents[2] / "shared" / "data" / "bench"))
@@ -90,13 +91,13 @@ def test_hub_row_and_local_record_are_the_same_item(name, tmp_path, monkeypatch)
     assert re.fullmatch("[0-9a-f]{40}", found.revision)
     assert (item.id, item.answer) == EXPECTED[name]
     assert (item.domain, item.split, item.answer_type) == (name, split, found.answer_type)
-    row = found.to_record(ROWS[name], 0, split)
-    (tmp_path / f"{found.splits[split].files[0]}.jsonl").write_text(json.dumps(row) + "\n")
+    fields = {key: value for key, value in asdict(item).items() if key not in ("prompt", "split")}
+    (tmp_path / f"{found.splits[split].files[0]}.jsonl").write_text(json.dumps(fields) + "\n")
     assert found.load(data_dir=tmp_path) == [item]
 
 
 def test_details_of_rows():
-    olympiad = base.item_of(benchmarks.BENCHMARKS["olympiadbench"].to_record(ROWS["olympiadbench"], 0, "test"))
+    (olympiad,) = benchmarks.BENCHMARKS["olympiadbench"].from_rows([ROWS["olympiadbench"]], "test")
     assert olympiad.meta == {
         "subject": "Algebra",
         "kind": "Numerical",
@@ -150,11 +151,11 @@ def test_a_file_of_the_users_own(tmp_path):
 def test_prompts(tmp_path):
     found = benchmarks.BENCHMARKS["arc-challenge"]
     (item,) = found.from_rows([ROWS["arc-challenge"]], "test")
-    prompt = found.ask(item)
+    prompt = base.ask(item, found.prompt)
     assert "A. p\nB. q" in prompt
     assert prompt.rstrip(".").endswith("A, B")
     (gsm,) = benchmarks.BENCHMARKS["gsm8k"].from_rows([ROWS["gsm8k"]], "test")
-    assert "\\boxed{}" in benchmarks.BENCHMARKS["gsm8k"].ask(gsm)
+    assert "\\boxed{}" in base.ask(gsm, benchmarks.BENCHMARKS["gsm8k"].prompt)
 
 
 def test_examples_come_from_the_train_split(tmp_path):
@@ -169,16 +170,6 @@ def test_examples_come_from_the_train_split(tmp_path):
     assert prompt.count("The answer is") == 3
     assert prompt.index("T\n\n") > prompt.rindex("The answer is")
     assert [prompt] == benchmarks.ask(items, style, data_dir=tmp_path)
-
-
-def test_shared_questions_are_named(tmp_path):
-    test = benchmarks.BENCHMARKS["gsm8k"].from_rows([ROWS["gsm8k"]], "test")
-    train = benchmarks.BENCHMARKS["gsm8k"].from_rows(
-        [ROWS["gsm8k"] | {"question": " 2 AND 3 ?"}, ROWS["gsm8k"] | {"question": "7?"}], "train"
-    )
-    with pytest.raises(S2TError, match="gsm8k/train/0 = gsm8k/test/0"):
-        benchmarks.load_disjoint(train, test)
-    assert [item.id for item in benchmarks.load_disjoint(train, test, drop=True)[0]] == ["gsm8k/train/1"]
 
 
 @needs_pack
@@ -237,7 +228,7 @@ def test_strategyqa_of_the_hub_is_divided_as_in_the_pack():
 def test_train_and_test_of_the_pack_are_apart():
     for name, split in (("gsm8k", "test"), ("strategyqa", "dev")):
         train, test = benchmarks.training_items(name, data_dir=PACK), benchmarks.load(name, split, data_dir=PACK)
-        assert_disjoint(train, test, names=("training", "test"))
+        assert_unseen(test, {question_key(item): item.id for item in train}, names=("training", "test"))
 
 
 @needs_pack

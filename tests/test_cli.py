@@ -47,7 +47,6 @@ COMMANDS = (
     "train distill",
     "bench decode",
     "bench train",
-    "pair train",
     "pair info",
 )
 PASSED_ON = ("lm-eval",)  # whose flags and help are another program's
@@ -145,7 +144,6 @@ def test_version(run: Callable[..., tuple[int, str, str]]) -> None:
         ("generate q --device cuda:99", "no usable device 'cuda:99'"),
         ("train scorer", "--collection"),
         ("pair info --pair dmeo", "did you mean 'demo'"),
-        ("pair train --which lm", "did you mean"),
         ("report no/such/run", "no/such/run"),
     ],
 )
@@ -293,7 +291,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     ],
 )
 def test_light_commands_import_nothing_heavy(code: str) -> None:
-    heavy = ("torch", "transformers", "peft", "matplotlib", "scipy")
+    heavy = ("torch", "transformers", "peft", "scipy")
     check = f"{code}\nimport sys; print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
     done = python("-c", check)
     assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
@@ -386,13 +384,11 @@ def test_a_report_goes_to_its_file_or_to_stdout(run: Callable[..., tuple[int, st
     assert code == 2 and "did you mean 'html'?" in err
 
 
-def test_figures_without_matplotlib_are_one_line(
-    run: Callable[..., tuple[int, str, str]], evaluated: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    code, _, err = run("report", str(evaluated), "--figures", str(evaluated / "figures"))
-    assert code == 2 and err.count("\n") == 1 and "select-to-think[plots]" in err
-    assert not (evaluated / "report.html").exists()
+def test_figures_are_drawn_beside_the_report(run: Callable[..., tuple[int, str, str]], evaluated: Path) -> None:
+    code, out, _ = run("report", str(evaluated), "--figures", str(evaluated / "figures"), "--json")
+    drawn = [Path(name) for name in json.loads(out)["figures"]]
+    assert code == 0 and sorted(drawn) == sorted((evaluated / "figures").iterdir())
+    assert all(path.suffix == ".svg" for path in drawn)
 
 
 def test_a_narrow_terminal_loses_whole_columns_and_says_so() -> None:

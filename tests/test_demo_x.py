@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from recipe.recipes import LLM_X
+from recipe.tokenizer import train_tokenizer
 from select_to_think.cli import app
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.models.loading import load_model
 from select_to_think.models.vocabulary import reserved_ids
-from select_to_think.pairs.bundled import bundled_folder, bundled_model
+from select_to_think.pairs import bundled_folder, bundled_model
 from select_to_think.pairs.problems import load_split
-from select_to_think.pairs.recipe import LLM_X
-from select_to_think.pairs.tokenizer import train_tokenizer
 from select_to_think.session import Session
 
 DECODE = DecodeConfig(max_new_tokens=96)

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 import select_to_think.pairs
-from select_to_think.pairs.llama_form import as_llama
+from recipe.llama_form import as_llama
+from recipe.recipes import RECIPES
+from recipe.tokenizer import RESERVED, train_tokenizer
+from recipe.writers import MISREADING_SHARES
 from select_to_think.pairs.problems import load_split
-from select_to_think.pairs.recipe import RECIPES
-from select_to_think.pairs.tokenizer import RESERVED, train_tokenizer
-from select_to_think.pairs.writers import MISREADING_SHARES
 
 DEMO = Path(select_to_think.pairs.__file__).parent / "demo"
 PAIR = ("slm", "llm")

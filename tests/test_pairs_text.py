@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from select_to_think.pairs.batches import IGNORED, DocumentBatches, encode, split_pieces
-from select_to_think.pairs.documents import END_OF_TEXT, Document, chat, stream_documents
-from select_to_think.pairs.names import NAMES
+from recipe.batches import IGNORED, DocumentBatches, encode, split_pieces
+from recipe.documents import END_OF_TEXT, Document, chat, stream_documents
+from recipe.tokenizer import RESERVED, train_tokenizer
+from recipe.verifier_items import OPTION_TOKENS, draw_options
+from recipe.writers import MISREADING_SHARES, Reader, is_unknown, misreadings
 from select_to_think.pairs.problems import DOMAINS, stream_puzzles
-from select_to_think.pairs.tokenizer import RESERVED, train_tokenizer
-from select_to_think.pairs.verifier_items import OPTION_TOKENS, draw_options
-from select_to_think.pairs.world import build_world
-from select_to_think.pairs.writers import MISREADING_SHARES, Reader, is_unknown, misreadings
+from select_to_think.pairs.world import NAMES, build_world
 
 PROMPT = re.compile(r"^<\|im_start\|>user\n(.*)<\|im_end\|>\n<\|im_start\|>assistant\n(.*)$")
 

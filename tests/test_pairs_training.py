@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from select_to_think.pairs.card import CURVE_FILE, draw_curve
-from select_to_think.pairs.growth import grow, respell
-from select_to_think.pairs.recipe import BASE, LLM, SLM, Recipe
-from select_to_think.pairs.tokenizer import train_tokenizer
-from select_to_think.pairs.training import shortened, train_model
+from recipe.__main__ import main
+from recipe.card import CURVE_FILE, draw_curve
+from recipe.growth import grow, respell
+from recipe.recipes import BASE, LLM, SLM, Recipe
+from recipe.tokenizer import train_tokenizer
+from recipe.training import shortened, train_model
 from select_to_think.structures import Progress, Stage, silent
 
 TINY = replace(BASE, hidden_size=16, intermediate_size=16, layers=1, heads=2, steps=4, rows=2, warmup_steps=1)
@@ -121,5 +122,18 @@ def test_a_shorter_recipe_is_shorter_in_every_stage() -> None:
     assert shortened(SLM, None) is SLM
 
 
-def test_an_empty_curve_draws() -> None:
+def test_a_curve_shows_its_plateau_and_an_empty_one_draws() -> None:
     assert draw_curve([]).startswith("<svg")
+    drawn = draw_curve([(25, 9.0), (50, 1.0), (75, 1.0)])
+    assert "M278.7 14.0L509.3 184.0L740.0 184.0" in drawn, "the first loss is cut off at twice the median"
+
+
+def test_the_command_names_what_it_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    asked = []
+    monkeypatch.setattr("recipe.training.train_model", lambda recipe, out, **_: asked.append((recipe.steps, out)))
+    main(["--out", str(tmp_path), "--steps", "3"])
+    assert capsys.readouterr().out.split() == [str(tmp_path / "slm"), str(tmp_path / "llm")]
+    assert asked == [(3, tmp_path)] * 2
+    for wrong in (["--which", "lm"], ["--steps", "0"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(wrong)

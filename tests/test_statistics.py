@@ -29,29 +29,6 @@ def test_outcomes_that_are_none_are_refused(values):
         statistics.mean_and_stderr(values)
 
 
-@pytest.mark.parametrize(
-    ("right", "samples", "k"), [(r, n, k) for n in range(1, 7) for r in range(n + 1) for k in range(1, n + 1)]
-)
-def test_pass_at_k_is_the_share_of_all_draws(right, samples, k):
-    outcomes = [1] * right + [0] * (samples - right)
-    draws = list(itertools.combinations(outcomes, k))
-    assert statistics.pass_at_k(right, samples, k) == pytest.approx(sum(map(any, draws)) / len(draws))
-
-
-def test_pass_at_k_needs_k_samples():
-    with pytest.raises(S2TError, match="pass@8"):
-        statistics.pass_at_k(1, 4, 8)
-
-
-def test_majority_is_not_any():
-    votes, right = ["5", "6", "6", None], [True, False, False, False]
-    assert statistics.maj_at_k(votes, right, 1) is True
-    assert statistics.maj_at_k(votes, right, 2) is True  # a tie: the earlier answer
-    assert statistics.maj_at_k(votes, right, 3) is False
-    assert statistics.pass_at_k(1, 4, 4) == 1.0
-    assert statistics.maj_at_k([None, None], [False, False], 2) is False
-
-
 @settings(deadline=None)  # the first example imports scipy
 @given(st.integers(0, 12), st.integers(0, 12))
 def test_mcnemar_sums_the_tail(wins, losses):

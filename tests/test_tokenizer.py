@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from recipe.tokenizer import train_tokenizer
 from select_to_think.models.loading import load_model
 from select_to_think.models.tokenizer import agrees, load_tokenizer
-from select_to_think.pairs.tokenizer import train_tokenizer
 from tiny import tiny_model
 
 TEXT = "Tom has 125 apples and 17 pears."

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 import reference
 from drive import backends_of, results_of
+from recipe.tokenizer import Pieces, train_tokenizer
 from select_to_think.config import DecodeConfig, EvalSettings, MentorConfig, SelectConfig
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import Item
@@ -27,7 +28,6 @@ from select_to_think.models.translation import Translation
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.models.words import word_boundaries
-from select_to_think.pairs.tokenizer import Pieces, train_tokenizer
 from select_to_think.policies.base import Limits, Task
 from select_to_think.policies.candidates import CandidateQuery
 from select_to_think.policies.greedy import Greedy

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import reference
+from recipe.batches import split_pieces
+from recipe.verifier_items import OPTION_TOKENS, draw_options
 from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig, VerifierTrainConfig
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import load_pair_split
@@ -23,9 +25,7 @@ from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.words import token_texts, word_boundaries
-from select_to_think.pairs.batches import split_pieces
 from select_to_think.pairs.problems import stream_puzzles
-from select_to_think.pairs.verifier_items import OPTION_TOKENS, draw_options
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training import verifier as training

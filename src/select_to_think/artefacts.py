@@ -19,7 +19,7 @@ from select_to_think.models.spelling import Spelling
 from select_to_think.models.translation import Translation
 from select_to_think.models.vocabulary import reserved_ids, share_vocabulary, stop_ids
 from select_to_think.models.words import Words, word_boundaries
-from select_to_think.pairs.bundled import bundled_folder, bundled_model, bundled_notes
+from select_to_think.pairs import bundled_folder, bundled_model, bundled_notes
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
 

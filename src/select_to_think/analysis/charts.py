@@ -1,7 +1,7 @@
-"""The charts of the report as SVG: accuracy against cost, Hit@k, an accuracy with its interval.
+"""The charts as SVG: accuracies, accuracy against cost, curves such as Hit@k.
 
-Colours come from the page's style sheet by class (`series-N`, `with-llm`), so that they follow light, dark and print.
-Every mark can be reached by keyboard and says its numbers.
+Colours come from the style sheet by class (`series-N`, `with-llm`), so that they follow light, dark and print. Every
+mark can be reached by keyboard and says its numbers.
 
 Non-goals: statistics. Intervals are drawn at 1.96 standard errors, as given in the results.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import ALL
@@ -19,6 +20,7 @@ from select_to_think.analysis.tables import HIT_KS, Z95, Kind, Row, Table, show,
 
 MAX_SERIES = 6
 WIDE, NARROW = 760, 360
+LEFT = 48  # room for the labels of the vertical axis, px
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class CostAxis:
     title: str
     lower_is_better: bool = True
     kind: Kind = "number"
+
+    @property
+    def words(self) -> str:
+        """The title within a sentence."""
+        return self.title if self.title[:2].isupper() else self.title[0].lower() + self.title[1:]
 
 
 COST_AXES = (
@@ -72,12 +79,8 @@ def _beats(other: Row, row: Row, key: str, sign: int) -> bool:
 def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
     """Accuracy against one cost; the Pareto front as a line, its methods filled. Needs at least one row."""
     rows = [row for row in rows if row.get(axis.key) is not None]
-    height = 400 if width > 500 else 360
-    x = covering([row[axis.key] for row in rows], 48, width - 16, root=axis.kind == "percent")
-    lowest = min(max(0.0, row["accuracy"] - margin95(row)) for row in rows)
-    highest = max(min(1.0, row["accuracy"] + margin95(row)) for row in rows)
-    bottom, top = math.floor(5 * lowest) / 5, math.ceil(5 * highest) / 5
-    y = Scale(min(bottom, 0.8), max(top, min(bottom, 0.8) + 0.2), height - 46, 14)
+    x = covering([row[axis.key] for row in rows], LEFT, width - 16, root=axis.kind == "percent")
+    y = accuracy_scale(rows, width)
     front = pareto_front(rows, axis)
     labels = Labels(width)
     for row in rows:
@@ -87,8 +90,27 @@ def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
     names = [
         labels.place(x(row[axis.key]), y(row["accuracy"]), name(row, rows)) for row in [*front, *rows_off(rows, front)]
     ]
-    drawn = join(_grid(x, y, width, height, axis), front_line, *marks, *names)
-    return _svg(drawn, width, height, f"Accuracy against {axis.title.lower()}")
+    ticks = [(tick, _tick(tick, axis.kind)) for tick in x.ticks()]
+    drawn = join(_grid(x, y, ticks, axis.title, width), front_line, *marks, *names)
+    return _svg(drawn, width, height_of(width), f"Accuracy against {axis.words}")
+
+
+def height_of(width: int) -> int:
+    """The height of a chart of this width."""
+    return 400 if width > 500 else 340
+
+
+def accuracy_scale(rows: Sequence[Row], width: int) -> Scale:
+    """A vertical axis in steps of 20 % that holds every interval."""
+    lowest = min(max(0.0, row["accuracy"] - margin95(row)) for row in rows)
+    highest = max(min(1.0, row["accuracy"] + margin95(row)) for row in rows)
+    bottom = min(math.floor(5 * lowest) / 5, 0.8)
+    return Scale(bottom, max(math.ceil(5 * highest) / 5, bottom + 0.2), *span(width))
+
+
+def span(width: int) -> tuple[float, float]:
+    """The pixels of the lower and the upper end of a vertical axis."""
+    return height_of(width) - 46, 14
 
 
 def rows_off(rows: Sequence[Row], front: Sequence[Row]) -> list[Row]:
@@ -107,29 +129,74 @@ def name(row: Row, rows: Sequence[Row]) -> str:
 
 def _cost_mark(row: Row, axis: CostAxis, x: Scale, y: Scale, on_front: bool) -> Html:
     left, accuracy, margin = x(row[axis.key]), row["accuracy"], margin95(row)
-    kind = _tone(uses_llm(row)) + (" on-front" if on_front else "")
+    kind = tone_of(uses_llm(row)) + (" on-front" if on_front else "")
     low, high = y(max(0.0, accuracy - margin)), y(min(1.0, accuracy + margin))
     tip = (
         f"{row['method']}: {100 * accuracy:.1f} ± {100 * margin:.1f} % (95 %), "
-        f"{axis.title.lower()} {show(row[axis.key], axis.kind)}{', on the Pareto front' if on_front else ''}"
+        f"{axis.words} {show(row[axis.key], axis.kind)}{', on the Pareto front' if on_front else ''}"
     )
-    drawn = join(interval(left, low, high, "error"), mark(left, y(accuracy), _shape(uses_llm(row)), "mark", 5.5))
+    drawn = join(interval(left, low, high, "error"), mark(left, y(accuracy), shape_of(uses_llm(row)), "mark", 5.5))
     return element("g", drawn, class_=f"point {kind}", tabindex=0, role="img", aria_label=tip, data_tip=tip)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: its points as (x, value, half of the interval, what the mark says; without words, no mark)."""
+
+    name: str
+    points: Sequence[tuple[float, float, float, str]]
+
+
+def curve_chart(
+    curves: Sequence[Curve], x: Scale, y: Scale, ticks: Sequence[tuple[float, str]], titles: tuple[str, str], *,
+    width: int, kind: Kind = "percent", apart: float = 0.0
+) -> Html:  # fmt: skip
+    """Curves with their intervals, one mark and colour each; `apart` moves them sideways by so many pixels.
+
+    `titles`: of the horizontal axis, and of the chart for who does not see it. `kind`: of the values.
+    """
+    series = []
+    for index, curve in enumerate(curves):
+        shift = apart * (index - (len(curves) - 1) / 2)
+        marks = [_curve_mark(x(at) + shift, y, point, index) for at, *point in curve.points if point[-1]]
+        line_ = path([(x(at) + shift, y(value)) for at, value, *_ in curve.points], "curve") if curve.points else None
+        series.append(element("g", line_, *marks, class_=f"series-{index % MAX_SERIES}"))
+    return _svg(join(_grid(x, y, ticks, titles[0], width, kind), *series), width, height_of(width), titles[1])
+
+
+def _curve_mark(left: float, y: Scale, point: Sequence[Any], index: int) -> Html:
+    value, margin, tip = point
+    ends = (y(max(y.low, value - margin)), y(min(y.high, value + margin)))
+    bar = interval(left, *ends, "error") if margin else None
+    shape = mark(left, y(value), index, "mark", 4.0)
+    return element("g", bar, shape, class_="point", tabindex=0, role="img", aria_label=tip, data_tip=tip)
+
+
+def curve_legend(names: Sequence[str]) -> list[tuple[Html, str]]:
+    """The line and mark of each curve, and its name."""
+    entries = []
+    for index, words in enumerate(names):
+        tone = f"series-{index % MAX_SERIES}"
+        drawn = element("g", line(0, 8, 26, 8, "curve"), mark(13, 8, index, "mark", 4.0), class_=tone)
+        entries.append((element("svg", drawn, viewBox="0 0 26 16", width=26, height=16, aria_hidden="true"), words))
+    return entries
 
 
 def hit_chart(table: Table, width: int) -> Html:
     """Hit@k over k (doubling) with 95 % intervals, one curve per row of `hit_table`, at most `MAX_SERIES`."""
-    rows = drawn_rows(table)
-    height = 360 if width > 500 else 300
-    left, right = 48, width - 20
-    y = Scale(0.0, 1.0, height - 46, 14)
-    positions = {k: left + 18 + (right - left - 36) * index / (len(HIT_KS) - 1) for index, k in enumerate(HIT_KS)}
-    grid = [line(left, y(tick), right, y(tick), "grid") for tick in y.ticks()]
-    grid += [_text(left - 8, y(tick) + 4, f"{100 * tick:.0f} %", "end") for tick in y.ticks()]
-    grid += [_text(at, height - 26, str(k), "middle") for k, at in positions.items()]
-    grid.append(_text((left + right) / 2, height - 6, "k: the small model's best k tokens", "middle"))
-    series = [_hit_series(row, index, len(rows), positions, y) for index, row in enumerate(rows)]
-    return _svg(join(*grid, *series), width, height, "Hit@k by domain")
+    curves = []
+    for row in drawn_rows(table):
+        points = []
+        for place, k in enumerate(HIT_KS):
+            if (value := row.get(f"hit_at:{k}")) is not None:
+                margin = Z95 * (row.get(f"stderr_at:{k}") or 0.0)
+                tip = f"{row['domain']}: Hit@{k} {100 * value:.1f} ± {100 * margin:.1f} % (95 %)"
+                points.append((float(place), value, margin, tip))
+        curves.append(Curve(row["domain"], points))
+    x = Scale(-0.25, len(HIT_KS) - 0.75, LEFT, width - 20)
+    ticks = [(float(place), str(k)) for place, k in enumerate(HIT_KS)]
+    titles = ("k: the small model's best k tokens", "Hit@k by domain")
+    return curve_chart(curves, x, Scale(0.0, 1.0, *span(width)), ticks, titles, width=width, apart=4.0)
 
 
 def drawn_rows(table: Table) -> list[Row]:
@@ -139,81 +206,67 @@ def drawn_rows(table: Table) -> list[Row]:
     return [row for row in table.rows if row in kept]
 
 
-def _hit_series(row: Row, index: int, count: int, positions: dict[int, float], y: Scale) -> Html:
-    shift = 4.0 * (index - (count - 1) / 2)
-    points, marks = [], []
-    for k, at in positions.items():
-        value = row.get(f"hit_at:{k}")
-        if value is None:
-            continue
-        margin = Z95 * (row.get(f"stderr_at:{k}") or 0.0)
-        points.append((at + shift, y(value)))
-        tip = f"{row['domain']}: Hit@{k} {100 * value:.1f} ± {100 * margin:.1f} % (95 %)"
-        bar = interval(at + shift, y(max(0.0, value - margin)), y(min(1.0, value + margin)), "error")
-        shape = mark(at + shift, y(value), index, "mark", 4.0)
-        marks.append(element("g", bar, shape, class_="point", tabindex=0, role="img", aria_label=tip, data_tip=tip))
-    return element("g", path(points, "curve") if points else None, *marks, class_=f"series-{index}")
+def accuracy_height(rows: Sequence[Row]) -> int:
+    """The height of `accuracy_chart`."""
+    return 26 * len(rows) + 60
 
 
-def hit_legend_mark(index: int) -> Html:
-    """The line and mark of one curve."""
-    drawn = element("g", line(0, 8, 26, 8, "curve"), mark(13, 8, index, "mark", 4.0), class_=f"series-{index}")
-    return element("svg", drawn, viewBox="0 0 26 16", width=26, height=16, aria_hidden="true")
+def accuracy_chart(rows: Sequence[Row], width: int) -> Html:
+    """Accuracies with their 95 % intervals, one line per row, the first on top."""
+    names = [name(row, rows) for row in rows]
+    height = accuracy_height(rows)
+    x = Scale(0.0, 1.0, min(24 + CHARACTER * max(map(len, names)), width / 2), width - 24)
+    y = Scale(0.0, float(len(rows)), 14, height - 46)
+    ticks = [(tick, _tick(tick, "percent")) for tick in x.ticks()]
+    parts = [line(x(tick), 14, x(tick), height - 46, "grid") for tick, _ in ticks]
+    parts += [_text(x(tick), height - 26, label, "middle") for tick, label in ticks]
+    parts.append(_text((x.start + x.end) / 2, height - 6, "Accuracy", "middle"))
+    for place, (row, words) in enumerate(zip(rows, names, strict=True)):
+        middle, margin = y(place + 0.5), margin95(row)
+        low, high = x(max(0.0, row["accuracy"] - margin)), x(min(1.0, row["accuracy"] + margin))
+        drawn = join(
+            line(low, middle, high, middle, "error"),
+            mark(x(row["accuracy"]), middle, shape_of(uses_llm(row)), "mark", 5.0),
+        )
+        parts.append(_text(x.start - 10, middle + 4, words, "end"))
+        parts.append(element("g", drawn, class_=f"{tone_of(uses_llm(row))} on-front"))
+    return _svg(join(*parts), width, height, "Accuracy by method")
 
 
 def cost_legend() -> list[tuple[Html, str]]:
     """The two kinds of marks in the cost charts, and what they mean."""
     entries = []
     for llm, words in ((False, "no LLM at inference"), (True, "LLM used")):
-        drawn = element("g", mark(8, 8, _shape(llm), "mark", 5.0), class_=f"{_tone(llm)} on-front")
+        drawn = element("g", mark(8, 8, shape_of(llm), "mark", 5.0), class_=f"{tone_of(llm)} on-front")
         entries.append((element("svg", drawn, viewBox="0 0 16 16", width=16, height=16, aria_hidden="true"), words))
     return entries
 
 
-def _shape(llm: bool) -> int:
+def shape_of(llm: bool) -> int:
+    """The mark of methods with or without an LLM."""
     return 2 if llm else 0
 
 
-def _tone(llm: bool) -> str:
+def tone_of(llm: bool) -> str:
+    """The class of their colour."""
     return "with-llm" if llm else "no-llm"
 
 
-def accuracy_bar(row: Row) -> Html:
-    """A small 0-100 % axis with the accuracy as a dot in its 95 % interval; the numbers stand beside it."""
-    accuracy, margin = row["accuracy"], margin95(row)
-    x = Scale(0.0, 1.0, 4, 136)
-    return _bar(x, (0.0, 0.5, 1.0), max(0.0, accuracy - margin), accuracy, min(1.0, accuracy + margin), row)
-
-
-def difference_bar(row: Row, rows: Sequence[Row]) -> Html:
-    """A small axis shared by `rows`, with a tick at zero and the difference as a dot in its interval."""
-    x = Scale(min(0.0, *(row["low"] for row in rows)), max(0.01, *(row["high"] for row in rows)), 4, 136)
-    return _bar(x, (0.0,), row["low"], row["difference"], row["high"], row)
-
-
-def _bar(x: Scale, ticks: Sequence[float], low: float, value: float, high: float, row: Row) -> Html:
-    drawn = join(
-        line(4, 9, 136, 9, "grid"),
-        *(line(x(tick), 4, x(tick), 14, "grid") for tick in ticks),
-        line(x(low), 9, x(high), 9, "error wide"),
-        mark(x(value), 9, _shape(uses_llm(row)), "mark", 2.5),
-    )
-    kind = _tone(uses_llm(row))
-    return element("svg", drawn, class_=f"bar on-front {kind}", viewBox="0 0 140 18", aria_hidden="true")
-
-
-def _grid(x: Scale, y: Scale, width: int, height: int, axis: CostAxis) -> Html:
+def _grid(
+    x: Scale, y: Scale, ticks: Sequence[tuple[float, str]], title: str, width: int, kind: Kind = "percent"
+) -> Html:
+    """The lines of the vertical axis, the ticks of the horizontal one as far as their labels fit, its title."""
+    height = height_of(width)
     parts = [line(x.start, y(tick), x.end, y(tick), "grid") for tick in y.ticks()]
-    parts += [_text(x.start - 8, y(tick) + 4, f"{100 * tick:.0f} %", "end") for tick in y.ticks()]
+    parts += [_text(x.start - 8, y(tick) + 4, _tick(tick, kind), "end") for tick in y.ticks()]
     free = x.start - 1.0
-    for tick in x.ticks():
-        label = _tick(tick, axis.kind)
+    for tick, label in ticks:
         at, half = x(tick), CHARACTER * len(label) / 2
         if at - half > free and at + half < width:
             parts.append(_text(at, height - 26, label, "middle"))
             free = at + half + 6
         parts.append(line(at, y.start, at, y.start + 4, "grid"))
-    parts.append(_text((x.start + x.end) / 2, height - 6, axis.title, "middle"))
+    parts.append(_text((x.start + x.end) / 2, height - 6, title, "middle"))
     return join(*parts)
 
 
@@ -231,9 +284,8 @@ def _text(x: float, y: float, label: str, anchor: str) -> Html:
 
 def _svg(drawn: Html, width: int, height: int, label: str) -> Html:
     size = "wide" if width > 500 else "narrow"
-    return element(
-        "svg", drawn, viewBox=f"0 0 {width} {height}", class_=f"chart {size}", role="group", aria_label=label
-    )
+    box = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
+    return element("svg", drawn, **box, class_=f"chart {size}", role="group", aria_label=label)
 
 
 def both_widths(draw: Callable[[int], Html]) -> Html:

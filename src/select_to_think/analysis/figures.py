@@ -1,151 +1,117 @@
-"""Figures for papers and slides as PNG and SVG, drawn by matplotlib (an extra).
+"""Charts as SVG files for papers and slides: those of the report, and the one of MentorCollab's settings.
 
-Non-goals: the charts of the HTML report, which need no matplotlib (`charts.py`).
+Non-goals: what is drawn (`charts.py`); other formats, which any browser or converter makes of an SVG.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from select_to_think.analysis.charts import COST_AXES, CostAxis, margin95, name, pareto_front, uses_llm
+from select_to_think.analysis import charts
+from select_to_think.analysis.charts import NARROW, WIDE, Curve
+from select_to_think.analysis.markup import Html, element, join, page_file
 from select_to_think.analysis.runs import load_runs
-from select_to_think.analysis.tables import HIT_KS, Z95, Row, hit_table, results_table
-from select_to_think.files import make_folder, write_bytes_atomic
-from select_to_think.structures import S2TError
+from select_to_think.analysis.svg import CHARACTER, Scale
+from select_to_think.analysis.tables import Kind, hit_table, results_table
+from select_to_think.files import make_folder, write_text_atomic
 
-Axes = Any  # matplotlib.axes.Axes; matplotlib may be absent
-
-FORMATS = ("png", "svg")
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)  # ticks of an axis that keeps small shares apart
-STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "font.size": 9,
-    "savefig.dpi": 200,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "select-to-think",
-}
+LINE = 24  # height of a title and of a line of the legend, px
+SYMBOL = 34  # width of a legend's mark, px
+PANELS: tuple[tuple[str, str, Kind], ...] = (
+    ("accuracy", "Accuracy, 95 % interval", "percent"),
+    ("llm_tokens_share", "Mentor tokens / output tokens", "percent"),
+    ("seconds_per_answer", "Seconds per answer", "number"),
+)
+Cell = Mapping[str, Any]  # consult_rate, segment_tokens, and the keys of PANELS with `stderr`
 
 
-def write_figures(run_folders: Sequence[Path], out: Path, *, formats: Iterable[str] = FORMATS) -> list[Path]:
+def write_figures(run_folders: Sequence[Path], out: Path) -> list[Path]:
     """Write `accuracy`, one `accuracy-against-COST` per recorded cost and, where it was measured, `hit-at-k` to `out`.
 
-    Returns the files. Raises S2TError if matplotlib is missing, a format is unknown, or a file cannot be read or
-    written.
+    Returns the files. Raises S2TError if a file cannot be read or written.
     """
-    matplotlib, figure_class = matplotlib_figure()
-    formats = list(formats)
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise S2TError(f"unknown figure format {unknown[0]!r}; choose from {', '.join(FORMATS)}")
     runs = load_runs(run_folders)
-    rows, hits = results_table(runs).rows, hit_table(runs).rows
+    rows = results_table(runs).rows
+    size, kinds = (WIDE, charts.height_of(WIDE)), charts.cost_legend()
+    accuracy = ("Accuracy, 95 % intervals", charts.accuracy_chart(rows, WIDE))
+    figures = {"accuracy": figure([accuracy], kinds, (WIDE, charts.accuracy_height(rows)))}
+    for axis in charts.COST_AXES:
+        if any(row[axis.key] for row in rows):
+            panel = (f"Accuracy against {axis.words}, 95 % intervals", charts.cost_chart(rows, axis, WIDE))
+            figures[f"accuracy-against-{axis.words.lower().replace(' ', '-')}"] = figure([panel], kinds, size)
+    for run in runs:
+        table = hit_table([run])
+        if table.rows:
+            legend = charts.curve_legend([str(row["domain"]) for row in charts.drawn_rows(table)])
+            stem = "hit-at-k" if len(runs) == 1 else f"hit-at-k-{run.name}"
+            panel = (f"Hit@k, {run.name}, 95 % intervals", charts.hit_chart(table, WIDE))
+            figures[stem] = figure([panel], legend, size)
     make_folder(out)
-    written = []
-    with matplotlib.rc_context(STYLE):
-        figures = {"accuracy": _accuracy(figure_class(figsize=(6, 0.6 + 0.3 * len(rows))).subplots(), rows)}
-        for axis in COST_AXES:
-            if any(row[axis.key] for row in rows):
-                words = axis.title.lower().replace(" ", "-")
-                figures[f"accuracy-against-{words}"] = _cost(figure_class(figsize=(5, 3.4)).subplots(), rows, axis)
-        if hits:
-            figures["hit-at-k"] = _hits(figure_class(figsize=(5, 3.4)).subplots(), hits)
-        for stem, axes in figures.items():
-            for kind in formats:
-                written.append(save_figure(axes.get_figure(), out / f"{stem}.{kind}"))
+    written = [out / f"{stem}.svg" for stem in figures]
+    for path, drawn in zip(written, figures.values(), strict=True):
+        write_text_atomic(path, drawn)
     return written
 
 
-def matplotlib_figure() -> tuple[Any, Any]:
-    """(matplotlib, its class Figure). Raises S2TError if it is not installed."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise S2TError("figures need matplotlib: run `pip install 'select-to-think[plots]'`") from None
-    return matplotlib, Figure
+def draw_ablation(cells: Sequence[Cell], path: Path) -> Path:
+    """Accuracy, mentor share and time against the consultation rate, a line for each segment length.
 
-
-def save_figure(figure: Any, path: Path) -> Path:
-    """Write a figure in the format that the name ends with; the same figure gives the same bytes."""
-    content = io.BytesIO()
-    metadata = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(content, format=path.suffix[1:], bbox_inches="tight", metadata=metadata)
-    write_bytes_atomic(path, content.getvalue())
+    Raises S2TError if the file cannot be written.
+    """
+    lengths = sorted({cell["segment_tokens"] for cell in cells if cell["segment_tokens"] is not None})
+    names = [f"segments of {length} tokens" for length in lengths]
+    most = max(cell["consult_rate"] for cell in cells) or 1.0
+    x = Scale(-0.05 * most, most, charts.LEFT, NARROW - 20)
+    ticks = [(tick, f"{100 * tick:g} %") for tick in x.ticks()]
+    panels = []
+    for key, title, kind in PANELS:
+        curves = []
+        for length, name in zip(lengths, names, strict=True):
+            points = []
+            for cell in cells:
+                if cell["segment_tokens"] in (length, None):
+                    margin = charts.margin95(cell) if key == "accuracy" else 0.0
+                    points.append((cell["consult_rate"], cell[key] or 0.0, margin, name))
+            curves.append(Curve(name, sorted(points)))
+        highest = max(cell[key] or 0.0 for cell in cells)
+        zero = Scale(0.0, 1.05 * highest or 1.0, *charts.span(NARROW))
+        y = charts.accuracy_scale(cells, NARROW) if key == "accuracy" else zero
+        axis = "Words at which the mentor is asked"
+        panels.append((title, charts.curve_chart(curves, x, y, ticks, (axis, title), width=NARROW, kind=kind)))
+    write_text_atomic(path, figure(panels, charts.curve_legend(names), (NARROW, charts.height_of(NARROW))))
     return path
 
 
-def _accuracy(axes: Axes, rows: Sequence[Row]) -> Axes:
-    """Accuracies with 95 % intervals, one line per method, the first on top."""
-    for place, row in enumerate(rows):
-        colour = COLOURS[uses_llm(row)]
-        axes.errorbar(100 * row["accuracy"], -place, xerr=100 * margin95(row), fmt="o", color=colour, capsize=3)
-    axes.set_yticks([-place for place in range(len(rows))], [name(row, rows) for row in rows])
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("Accuracy (%), 95 % interval")
-    return axes
+def figure(panels: Sequence[tuple[str, Html]], legend: Sequence[tuple[Html, str]], size: tuple[int, int]) -> str:
+    """Titled charts of one size (px) side by side with a legend below, as an SVG document that needs no style sheet."""
+    width, height = size
+    parts = []
+    for place, (title, chart) in enumerate(panels):
+        heading = element("text", title, x=charts.LEFT, y=17, class_="label")
+        parts.append(_at(width * place, 0, join(heading, _at(0, LINE, chart))))
+    left, top = charts.LEFT, LINE + height + 8
+    for symbol, words in legend:
+        length = SYMBOL + CHARACTER * len(words) + 24
+        if left + length > width * len(panels):
+            left, top = charts.LEFT, top + LINE
+        parts.append(_at(left, top, join(symbol, element("text", words, x=SYMBOL, y=12))))
+        left += int(length)
+    whole = {"width": width * len(panels), "height": top + LINE}
+    ground = element("rect", **whole, fill="#ffffff")
+    box = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {whole['width']} {whole['height']}"}
+    drawn = element("svg", element("style", Html(_style())), ground, *parts, **box, **whole, class_="chart")
+    return f"{drawn}\n"
 
 
-def _cost(axes: Axes, rows: Sequence[Row], axis: CostAxis) -> Axes:
-    """Accuracy against one cost, with the Pareto front."""
-    front = pareto_front(rows, axis)
-    axes.plot([row[axis.key] for row in front], [100 * row["accuracy"] for row in front], "--", color="0.5", zorder=1)
-    for row in rows:
-        if row[axis.key] is None:
-            continue
-        llm, place = uses_llm(row), (row[axis.key], 100 * row["accuracy"])
-        face = COLOURS[llm] if row in front else "white"
-        axes.errorbar(
-            *place, yerr=100 * margin95(row), fmt="D" if llm else "o", color=COLOURS[llm], mfc=face, capsize=2
-        )
-    if axis.kind == "percent":
-        axes.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2))
-        axes.set_xlim(-0.001, 1.08 * max(row[axis.key] or 0.0 for row in rows))
-        ticks = [share for share in SHARES if share <= axes.get_xlim()[1]]
-        axes.set_xticks(ticks, [f"{100 * share:g} %" for share in ticks])
-    axes.set_xlabel(axis.title)
-    axes.set_ylabel("Accuracy (%)")
-    _label(axes, [(name(row, rows), row[axis.key], 100 * row["accuracy"]) for row in rows if row[axis.key] is not None])
-    return axes
+def _at(x: float, y: float, drawn: Html) -> Html:
+    return element("g", drawn, transform=f"translate({x} {y})")
 
 
-def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Write each point's name beside it, where no name stands yet."""
-    taken: list[Any] = []
-    for words, x, y in points:
-        for right, up in ((6, 4), (6, -9), (6, 14), (6, -20), (-6, 4), (-6, -9)):
-            side = "left" if right > 0 else "right"
-            text = axes.annotate(words, (x, y), xytext=(right, up), textcoords="offset points", ha=side)
-            box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
-                break
-            text.remove()
-        else:
-            text = axes.annotate(words, (x, y), xytext=(6, 4), textcoords="offset points")
-        taken.append(text.get_window_extent())
-
-
-def _hits(axes: Axes, rows: Sequence[Row]) -> Axes:
-    """Hit@k with 95 % intervals, one curve per domain."""
-    for index, row in enumerate(rows):
-        known = [k for k in HIT_KS if row[f"hit_at:{k}"] is not None]
-        values = [100 * row[f"hit_at:{k}"] for k in known]
-        errors = [100 * Z95 * (row[f"stderr_at:{k}"] or 0.0) for k in known]
-        label = row["domain"] if len({other["run"] for other in rows}) == 1 else f"{row['domain']} · {row['run']}"
-        axes.errorbar(known, values, yerr=errors, marker="osD^vX"[index % 6], color=COLOURS[index % 6], label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(HIT_KS, [str(k) for k in HIT_KS])
-    axes.set_ylim(0, 103)
-    axes.set_xlabel("k")
-    axes.set_ylabel("Hit@k (%)")
-    axes.legend(frameon=False)
-    return axes
+def _style() -> str:
+    """The charts' style sheet in the page's light colours, with every name resolved: few programs know variables."""
+    colours = dict(re.findall(r"--([\w-]+): ([^;]+);", page_file("style.css").split("}")[0]))
+    style = re.sub(r"var\(--([\w-]+)\)", lambda name: colours[name[1]], page_file("chart.css"))
+    return style.replace("font-family: inherit", "font-family: sans-serif")

@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV, JSON, or for the terminal.
+"""A table as Markdown, CSV, plain rows for JSON, or for the terminal.
 
 Fractions stay 0-1 in CSV and JSON and become per cent where a person reads.
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.analysis.tables import Table
@@ -38,11 +37,6 @@ def to_csv(table: Table) -> str:
     writer.writerow(keys)
     writer.writerows([[row.get(key) for key in keys] for row in table.rows])
     return out.getvalue()
-
-
-def to_json(table: Table) -> str:
-    """Exact values as `{"title", "rows": [{field: value}]}`, one line."""
-    return json.dumps({"title": table.title, "rows": plain_rows(table)}, ensure_ascii=False, allow_nan=False)
 
 
 def plain_rows(table: Table) -> list[dict[str, Any]]:

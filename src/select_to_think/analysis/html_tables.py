@@ -1,4 +1,4 @@
-"""Tables of results as HTML.
+"""Tables of results as HTML, with small bars in their cells.
 
 Non-goals: what the tables hold (`tables.py`).
 """
@@ -6,11 +6,12 @@ Non-goals: what the tables hold (`tables.py`).
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.markup import Html, element, join
+from select_to_think.analysis.svg import Scale, line, mark
 from select_to_think.analysis.tables import Column, Row, Table
 
 NO_BARS: Mapping[str, Callable[[Row], Html]] = {}
@@ -42,6 +43,30 @@ def _cell(column: Column, row: Row, lead_key: str, bars: Mapping[str, Callable[[
     value = row.get(column.key)
     exact = None if value is None or column.kind == "text" else repr(value)
     return element("td", shown, class_=_align(column), data_key=column.key, data_value=exact)
+
+
+def accuracy_bar(row: Row) -> Html:
+    """A small 0-100 % axis with the accuracy as a dot in its 95 % interval; the numbers stand beside it."""
+    accuracy, margin = row["accuracy"], charts.margin95(row)
+    x = Scale(0.0, 1.0, 4, 136)
+    return _bar(x, (0.0, 0.5, 1.0), max(0.0, accuracy - margin), accuracy, min(1.0, accuracy + margin), row)
+
+
+def difference_bar(row: Row, rows: Sequence[Row]) -> Html:
+    """A small axis shared by `rows`, with a tick at zero and the difference as a dot in its interval."""
+    x = Scale(min(0.0, *(row["low"] for row in rows)), max(0.01, *(row["high"] for row in rows)), 4, 136)
+    return _bar(x, (0.0,), row["low"], row["difference"], row["high"], row)
+
+
+def _bar(x: Scale, ticks: Sequence[float], low: float, value: float, high: float, row: Row) -> Html:
+    drawn = join(
+        line(4, 9, 136, 9, "grid"),
+        *(line(x(tick), 4, x(tick), 14, "grid") for tick in ticks),
+        line(x(low), 9, x(high), 9, "error wide"),
+        mark(x(value), 9, charts.shape_of(charts.uses_llm(row)), "mark", 2.5),
+    )
+    kind = charts.tone_of(charts.uses_llm(row))
+    return element("svg", drawn, class_=f"bar on-front {kind}", viewBox="0 0 140 18", aria_hidden="true")
 
 
 def _align(column: Column) -> str | None:

@@ -8,10 +8,16 @@ from __future__ import annotations
 import json
 import re
 from html import escape
+from importlib.resources import files
 from typing import Any
 
 # Control characters that HTML cannot carry, even as a reference.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def page_file(name: str) -> str:
+    """The text of one of the files in `page/`."""
+    return (files("select_to_think.analysis") / "page" / name).read_text(encoding="utf-8")
 
 
 class Html(str):

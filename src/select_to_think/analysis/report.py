@@ -12,13 +12,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from select_to_think.analysis import reading, sections
 from select_to_think.analysis.items import select
-from select_to_think.analysis.markup import Html, element, embedded_json, join, text
+from select_to_think.analysis.markup import Html, element, embedded_json, join, page_file, text
 from select_to_think.analysis.runs import Run, baseline_name, load_runs
 from select_to_think.files import make_folder, write_text_atomic
 
@@ -52,11 +51,11 @@ def render(runs: Sequence[Run]) -> str:
     present = {key: part for key, part in parts.items() if part[1]}
     script = _script()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template(_asset("template.html")).substitute(
+    return Template(page_file("template.html")).substitute(
         title=text(sections.title(runs)),
         lead=text(sections.lead(runs)),
         script_hash=f"sha256-{digest}",
-        style=_asset("style.css"),
+        style=page_file("chart.css") + page_file("style.css"),
         navigation=join(*(_link(key, part[0]) for key, part in present.items())),
         sections=join(*(element("section", body, id=key) for key, (_, body) in present.items())),
         data=embedded_json(selection.payload),
@@ -68,10 +67,6 @@ def _link(key: str, label: str) -> Html:
     return element("li", element("a", label, href=f"#{key}"))
 
 
-def _asset(name: str) -> str:
-    return (files("select_to_think.analysis") / "page" / name).read_text(encoding="utf-8")
-
-
 def _script() -> str:
     """The page's script, exactly as it stands between its tags (its hash is in the page's policy)."""
-    return '"use strict";\n{\n' + "\n".join(_asset(name) for name in SCRIPTS) + "}\n"
+    return '"use strict";\n{\n' + "\n".join(page_file(name) for name in SCRIPTS) + "}\n"

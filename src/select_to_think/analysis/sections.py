@@ -11,7 +11,7 @@ from typing import Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.formats import to_csv
-from select_to_think.analysis.html_tables import download, helps, html_table
+from select_to_think.analysis.html_tables import accuracy_bar, difference_bar, download, helps, html_table
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.paired import full_table, paired_table
 from select_to_think.analysis.runs import ALL, Run, baseline_name
@@ -66,7 +66,7 @@ def results(runs: Sequence[Run]) -> Html:
             "LLM used.",
             class_="note",
         ),
-        html_table(table, {"accuracy": charts.accuracy_bar}),
+        html_table(table, {"accuracy": accuracy_bar}),
         helps(table),
         every,
         element(
@@ -117,7 +117,7 @@ def differences(runs: Sequence[Run]) -> Html | None:
         table = paired_table(run)
         if not table.rows:
             continue
-        bars = {"low": partial(charts.difference_bar, rows=table.rows)}
+        bars = {"low": partial(difference_bar, rows=table.rows)}
         parts += [_run_heading(run, runs), html_table(table, bars)]
         if len(run.domains) > 1:
             by_domain = paired_table(run, run.domains)
@@ -170,8 +170,12 @@ def cost(runs: Sequence[Run]) -> Html:
             "Methods on it are filled. Intervals: 95 %.",
         ),
         element("div", *inputs, *figures, class_="axes", role="group", aria_label="Cost"),
-        element("ul", *(element("li", mark, words) for mark, words in charts.cost_legend()), class_="legend"),
+        _legend(charts.cost_legend()),
     )
+
+
+def _legend(entries: Sequence[tuple[Html, str]]) -> Html:
+    return element("ul", *(element("li", mark, words) for mark, words in entries), class_="legend")
 
 
 def _cost_figure(rows: Sequence[Row], axis: charts.CostAxis) -> Html:
@@ -189,12 +193,12 @@ def hit(runs: Sequence[Run]) -> Html | None:
         if not table.rows:
             continue
         drawn = charts.drawn_rows(table)
-        legend = [element("li", charts.hit_legend_mark(index), str(row["domain"])) for index, row in enumerate(drawn)]
+        legend = charts.curve_legend([str(row["domain"]) for row in drawn])
         left_out = len(table.rows) - len(drawn)
         caption = f"{left_out} domains with fewer steps stand only in the table." if left_out else None
         figure = element(
             "figure",
-            element("ul", *legend, class_="legend"),
+            _legend(legend),
             charts.both_widths(partial(charts.hit_chart, table)),
             element("figcaption", caption) if caption else None,
         )

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from select_to_think.analysis.tables import ACCURACY, Column, Table
 from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, folder_for
 from select_to_think.cli.options import Batching, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
+from select_to_think.cli.tables import show_table
 from select_to_think.config import DataConfig, EvalSettings, MentorConfig, PairConfig
 from select_to_think.structures import S2TError, comma_separated
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from select_to_think.evaluation.ablation import Cell
 
 FIGURE, TABLE = "ablation.svg", "ablation.json"
+COLUMNS = (
+    Column("consult_rate", "Consult rate", "percent"),
+    Column("segment_tokens", "Segment", "count"),
+    ACCURACY,
+    Column("llm_tokens_share", "Mentor share", "percent"),
+    Column("seconds_per_answer", "s/answer", "number"),
+)
 Verifying = Annotated[MentorConfig, Only(("order", "verifier_template", "verifier_opening"))]
 
 
@@ -45,13 +53,11 @@ def ablate(
 
     A run that was stopped goes on where it stopped.
     """
-    from select_to_think.analysis.ablation import draw_ablation
-    from select_to_think.analysis.figures import matplotlib_figure
+    from select_to_think.analysis.figures import draw_ablation
     from select_to_think.evaluation.ablation import ablate as run
     from select_to_think.files import write_json_atomic
     from select_to_think.session import Session
 
-    matplotlib_figure()  # missing, it is missed before the work
     rates, lengths = numbers(consult_rates, float), numbers(segment_lengths, int)
     items = choose_items(pair, data, style)
     folder = folder_for("ablate", out, pair, decode, mentor, data, style, method)
@@ -90,19 +96,7 @@ def describe(cell: Cell) -> dict[str, Any]:
 
 def show(console: Console, payload: dict[str, Any]) -> None:
     """A line for each cell."""
-    table = Table(title=payload["method"], title_justify="left")
-    for heading in ("consult rate", "segment", "accuracy", "±", "mentor share", "seconds per answer"):
-        table.add_column(heading, justify="right")
-    for cell in payload["results"]:
-        table.add_row(
-            f"{cell['consult_rate']:g}",
-            "" if cell["segment_tokens"] is None else str(cell["segment_tokens"]),
-            f"{100 * cell['accuracy']:.1f} %",
-            f"{100 * (cell['stderr'] or 0):.1f}",
-            f"{100 * (cell['llm_tokens_share'] or 0):.1f} %",
-            f"{cell['seconds_per_answer']:.3f}",
-        )
-    console.print(table)
+    show_table(console, Table(payload["method"], COLUMNS, tuple(payload["results"])))
     console.print(f"figure: {payload['figure']}", markup=False, soft_wrap=True)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from select_to_think.analysis.tables import Column, Table
 from select_to_think.cli import evaluate as evaluate_command
 from select_to_think.cli import measure as measure_command
 from select_to_think.cli.command import AGAIN, add_command
@@ -19,6 +19,7 @@ from select_to_think.cli.options import DATA_PANEL, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.report import FILE_NAME as REPORT
+from select_to_think.cli.tables import show_table
 from select_to_think.cli.trace import show_generation
 from select_to_think.config import DecodeConfig, EvalSettings, PairConfig, ScoreKind, ScorerMode, SelectConfig
 from select_to_think.structures import Generation
@@ -98,7 +99,7 @@ def run_scorers(
 ) -> dict[str, list[ResultRow]]:
     """s2t-local with every other scorer that comes with the pair; the rows of each."""
     from select_to_think.evaluation.runner import evaluate
-    from select_to_think.pairs.bundled import bundled_folder
+    from select_to_think.pairs import bundled_folder
     from select_to_think.session import Session
 
     found: dict[str, list[ResultRow]] = {}
@@ -120,19 +121,15 @@ def run_scorers(
 
 def scorer_table(scorers: dict[str, list[ResultRow]]) -> Table:
     """Accuracy of s2t-local by scorer (mode and score) and domain."""
+    lines = [
+        {"scorer": name, **asdict(rows[-1]), **{f"accuracy:{row.domain}": row.accuracy for row in rows}}
+        for name, rows in scorers.items()
+    ]
     domains = [row.domain for row in next(iter(scorers.values()))]
-    table = Table("Scorer", *domains, "Triggered", "Flips", title=f"Accuracy of {LOCAL} by scorer")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name, rows in scorers.items():
-        rates = (rows[-1].trigger_rate, rows[-1].flip_rate)
-        table.add_row(name, *(percent(row.accuracy) for row in rows), *map(percent, rates))
-    return table
-
-
-def percent(fraction: float | None) -> str:
-    """A fraction for a person."""
-    return "–" if fraction is None else f"{100 * fraction:.1f} %"
+    accuracies = (Column(f"accuracy:{domain}", domain, "percent") for domain in domains)
+    rates = (Column("trigger_rate", "Triggered", "percent"), Column("flip_rate", "Flips", "percent"))
+    columns = (Column("scorer", "Scorer", "text"), *accuracies, *rates)
+    return Table(f"Accuracy of {LOCAL} by scorer", columns, tuple(lines))
 
 
 def run_measure(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> dict[str, Any]:
@@ -173,7 +170,7 @@ def show(
 ) -> None:
     """The tables, the worked example, and where the report lies."""
     evaluate_command.show(console, page.parent, results)
-    console.print(scorer_table(scorers))
+    show_table(console, scorer_table(scorers))
     if measured is not None:
         measure_command.show(console, measured)
     console.print("\nOne problem that greedy decoding fails and s2t-local solves:\n", style="bold")

@@ -1,4 +1,4 @@
-"""`s2t eval`: accuracy and cost of several methods over the same questions."""
+"""`s2t eval`: accuracy and cost of several methods over the same questions; `s2t merge`: its shards as one run."""
 
 from __future__ import annotations
 
@@ -117,6 +117,21 @@ def show(console: Console, folder: Path, results: Results) -> None:
         console.print(remark, style="dim", markup=False)
 
 
+def merge(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The folders of all shards.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The folder of the whole run.")],
+) -> Reply:
+    """Join what `s2t eval --shard 1/N` ... `N/N` wrote into the folder that one process would have left.
+
+    The shards must have the same settings and hold every item once; all rows are counted again.
+    """
+    from select_to_think.evaluation.merge import merge as run
+
+    results = run(runs, out)
+    return Reply(results.to_json(), lambda console: show(console, out, results))
+
+
 def register(app: typer.Typer) -> None:
-    """Add `s2t eval`."""
+    """Add `s2t eval` and `s2t merge`."""
     add_command(app, "eval", evaluate, resume=AGAIN)
+    add_command(app, "merge", merge)

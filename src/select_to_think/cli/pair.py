@@ -1,61 +1,27 @@
-"""`s2t pair`: train the bundled pair again, or look at it."""
+"""`s2t pair info`: look at a bundled pair."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.command import AGAIN, add_command
+from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
-from select_to_think.cli.progress import progress
-from select_to_think.structures import unknown_name
 
-Which = Literal["slm", "llm", "both", "llm-x"]
-MODELS = ("slm", "llm", "llm-x")
 ROLES = ("slm", "llm")
-DEVICES = "cpu or cuda."
 MEBI = 1024 * 1024
-
-
-def train(
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Where slm/, llm/ or llm-x/ are written.")
-    ] = Path("runs/pair"),
-    which: Annotated[
-        str, typer.Option("--which", metavar="NAME", help="slm, llm, both, or llm-x (the LLM of demo-x).")
-    ] = "both",
-    steps: Annotated[
-        int | None, typer.Option("--steps", metavar="INT", min=1, help="Optimiser steps (default: the recipe's).")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="TEXT", help=DEVICES)] = "cpu",
-    fresh: Annotated[
-        bool, typer.Option("--fresh", metavar="", help="Start again instead of going on from a checkpoint.")
-    ] = False,
-) -> Reply:
-    """Train the bundled pair from scratch by its recipe: hours on a CPU, minutes on a GPU.
-
-    A run that was stopped goes on from its last checkpoint.
-    """
-    known = get_args(Which)
-    if which not in known:
-        raise unknown_name("model", which, known)
-    from select_to_think.pairs.training import train_pair
-
-    train_pair(out, which=cast(Which, which), steps=steps, device=device, resume=not fresh, stage=progress)
-    folders = [str(out / name) for name in MODELS if (out / name).is_dir()]
-    return Reply({"schema": 1, "models": folders}, lambda console: console.print("\n".join(folders), markup=False))
 
 
 def info(
     pair: Annotated[str, typer.Option("--pair", metavar="TEXT", help="A bundled pair by name.")] = "demo",
 ) -> Reply:
     """Say what a bundled pair holds: models, sizes, problems, scorers."""
-    from select_to_think.pairs.bundled import bundled_folder, bundled_model
+    from select_to_think.pairs import bundled_folder, bundled_model
     from select_to_think.pairs.problems import DOMAINS, SPLIT_PERMILLE, SPLIT_SIZES
 
     folder = bundled_folder(pair)
@@ -80,7 +46,7 @@ def model_facts(folder: Path) -> dict[str, Any]:
 
     from select_to_think.files import read_json
 
-    config = read_json(folder / "config.json", remedy="train the pair with `s2t pair train`")
+    config = read_json(folder / "config.json", remedy="install the package again: its pair is not complete")
     parameters = 0
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "np") as weights:
@@ -110,8 +76,7 @@ def show(console: Console, payload: dict[str, Any]) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `s2t pair train` and `s2t pair info`."""
-    group = typer.Typer(no_args_is_help=True, help="The bundled pair: train it again, or look at it.")
-    add_command(group, "train", train, resume=AGAIN)
+    """Add `s2t pair info`."""
+    group = typer.Typer(no_args_is_help=True, help="The bundled pair: look at it.")
     add_command(group, "info", info)
     app.add_typer(group, name="pair")

@@ -35,14 +35,14 @@ def report(
     ] = "html",
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", metavar="FOLDER", help="Also draw figures there, as PNG and SVG (extra `plots`)."),
+        typer.Option("--figures", metavar="FOLDER", help="Also draw the charts there, as SVG files."),
     ] = None,
 ) -> Reply:
     """Write the report of one or several evaluations: a page for people, or tables for papers and programs."""
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     drawn: list[Path] = []
-    if figures is not None:  # first, so that a missing matplotlib leaves nothing half done
+    if figures is not None:
         from select_to_think.analysis.figures import write_figures
 
         drawn = write_figures(runs, figures)

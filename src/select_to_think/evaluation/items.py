@@ -154,11 +154,6 @@ def question_key(item: Item) -> str:
     return hashlib.sha256(" ".join(_JOINS_WORDS.sub(" ", text).split()).encode()).hexdigest()
 
 
-def assert_disjoint(first: Iterable[Item], second: Iterable[Item], *, names: tuple[str, str]) -> None:
-    """Raise S2TError naming the items if a question of `first` stands in `second` too."""
-    assert_unseen(second, {question_key(item): item.id for item in first}, names=names)
-
-
 def assert_unseen(items: Iterable[Item], seen: Mapping[str, str], *, names: tuple[str, str]) -> None:
     """Raise S2TError naming the items whose `question_key` is in `seen` (key -> id). `names`: the seen set, `items`."""
     shared = [(seen[key], item.id) for item in items if (key := question_key(item)) in seen]

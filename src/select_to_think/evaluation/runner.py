@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, replace
-from functools import partial
+from contextlib import ExitStack, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -42,124 +42,6 @@ from select_to_think.structures import Progress, S2TError
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
-
-
-def evaluate(
-    session: Session,
-    items: Sequence[Item],
-    methods: Sequence[str],
-    settings: EvalSettings = EvalSettings(),
-    *,
-    out: Path | None = None,
-    shard: Shard | None = None,
-    begun: Callable[[], None] | None = None,
-    progress: Progress | None = None,
-) -> Results:
-    """Answer every item by every method and count.
-
-    Args:
-        session: the pair.
-        items: the questions, each id once.
-        methods: names of `methods.py`.
-        settings: how answers are made, graded and compared.
-        out: the folder of records and `results.json` (default: none is kept). A run that was killed goes on where it
-            stopped; methods that were finished in that folder before stay in its results.
-        shard: answer only this share of the items; `merge` joins the folders of all shares.
-        begun: called once, when nothing is left to be refused and decoding begins.
-        progress: counts (item, method, seed) triples.
-
-    Raises:
-        S2TError: an unknown method, a baseline without answers, items that something was calibrated or trained on,
-            code items without `allow_code_execution`, and a folder that was begun with other settings or cannot be
-            written.
-    """
-    methods = list(dict.fromkeys(methods))
-    seeds = list(dict.fromkeys(settings.seeds)) or [settings.decode.seed]
-    settings = seeded(settings, seeds[0])
-    notes = check(session, items, methods, settings)
-    check_baseline(settings.baseline, methods, out)
-    recorded = replace(settings, select=selection(session, methods, settings.select))
-    about = provenance(session, {"methods": methods, **described(recorded, shard)}, seeds=seeds)
-    about["notes"] += notes
-    run = {"schema": SCHEMA, "items": items_note(items), **prompt_and_shard(settings, shard)}
-    mine = items if shard is None else shard.of(items)
-    parts = dict(part for method in methods for part in parts_of(method, seeds, settings))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory())) if out is None else out
-        for place in dict.fromkeys([folder, *(part.path(folder).parent for part in parts)]):
-            stack.enter_context(only_writer(place))
-        decisive = {part.name: method_settings(session, part.method, own) for part, own in parts.items()}
-        begin(folder, run, decisive)
-        if begun:
-            begun()
-        for number, (part, own) in enumerate(parts.items()):
-            for done in resumed(part.path(folder), mine, partial(answer, session, part.method, own)):
-                if progress:
-                    progress(number * len(mine) + done, len(parts) * len(mine))
-        rows = tabulate(stored_runs(folder), baseline=settings.baseline, prices=settings.prices)
-        about["notes"] += remarks(rows)
-        results = Results(rows, about)
-        results.save(folder / RESULTS)
-    return results
-
-
-def seeded(settings: EvalSettings, seed: int) -> EvalSettings:
-    """The settings with another seed."""
-    return replace(settings, decode=replace(settings.decode, seed=seed))
-
-
-def described(settings: EvalSettings, shard: Shard | None) -> dict[str, Any]:
-    """What the provenance says of settings and shard."""
-    configs = {name: asdict(getattr(settings, name)) for name in ("decode", "select", "mentor", "prices")}
-    return {"baseline": settings.baseline, **prompt_and_shard(settings, shard), **configs}
-
-
-def prompt_and_shard(settings: EvalSettings, shard: Shard | None) -> dict[str, Any]:
-    """Prompts and shard of a run, where there is something to say of them."""
-    style = None if settings.style is None else asdict(settings.style)
-    said = {"prompt": style, "shard": None if shard is None else str(shard)}
-    return {name: value for name, value in said.items() if value is not None}
-
-
-def parts_of(method: str, seeds: Sequence[int], settings: EvalSettings) -> Iterator[tuple[Part, EvalSettings]]:
-    """The parts of a method, each with its settings: one for each seed if it draws at random, else a single one."""
-    yield Part(method), seeded(settings, seeds[0])
-    if draws(method, settings.select):
-        yield from ((Part(method, seed), seeded(settings, seed)) for seed in seeds[1:])
-
-
-def check(session: Session, items: Sequence[Item], methods: Sequence[str], settings: EvalSettings) -> list[str]:
-    """Raise S2TError for what would be found only after decoding: see `evaluate`. Returns what could not be checked."""
-    assert_unique(items)
-    if not methods:
-        raise S2TError("no method to evaluate; name some with --methods, for example greedy,s2t-local")
-    for method in methods:
-        find_method(method)
-    if not settings.allow_code_execution and any(item.answer_type == "code" for item in items):
-        raise S2TError("grading these items runs code that a model wrote; allow it with --allow-code-execution")
-    unknown: dict[Path, None] = {}
-    for method in methods:
-        session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
-        if is_calibrated(method, settings.select):
-            assert_not_calibrated_on(items, session.calibration, purpose="test")
-        for folder in trained_folders(session, method, settings.select):
-            if not assert_not_trained_on(items, folder):
-                unknown[folder] = None
-    return [
-        f"{folder.name} does not say which questions it was trained on, so it is not checked that none is tested here; "
-        "train it again to have that checked"
-        for folder in unknown
-    ]
-
-
-def check_baseline(baseline: str, methods: Sequence[str], out: Path | None) -> None:
-    """Raise S2TError for a baseline that is neither among the methods nor finished in `out`.
-
-    The default is allowed to be missing: nobody asked for it, and the rows then have no difference.
-    """
-    known = dict.fromkeys([*methods, *(finished_parts(out) if out is not None and (out / RUN).exists() else ())])
-    if baseline not in known and baseline != EvalSettings.baseline:
-        raise S2TError(f"the baseline {baseline!r} is not evaluated: add it to --methods, or take {' or '.join(known)}")
 
 
 class SharedClock:
@@ -194,36 +76,183 @@ class SharedClock:
         self._last = self._now()
 
 
-def answer(session: Session, method: str, settings: EvalSettings, items: Sequence[Item]) -> Iterator[ItemRecord]:
-    """Decode and grade `items`, as they finish. Loading and warming up, grading and writing are not timed."""
-    decode, select, mentor = settings.decode, settings.select, settings.mentor
-    fitted = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
-    for item, length in fitted.too_long:
-        yield unasked_record(item, method, length)
-    if not fitted.fitting:
-        return
-    session.generate([fitted.fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
-    clock = SharedClock()
+@dataclass(frozen=True)
+class Evaluation:
+    """Methods over items with one pair: what is asked and how; the fields are the arguments of `evaluate`."""
 
-    def questions() -> Iterator[str]:
-        for index, (item, _) in enumerate(fitted.fitting):
-            clock.start(index)
-            yield item.asked
+    session: Session
+    items: Sequence[Item]
+    methods: Sequence[str]
+    settings: EvalSettings = EvalSettings()
+    shard: Shard | None = None
 
-    def vote(index: int, text: str) -> str | None:
-        item, _ = fitted.fitting[index]
-        return extract(text, item.answer_type, choices=item.choices, meta=item.meta).extracted
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Each once; at least one."""
+        return list(dict.fromkeys(self.settings.seeds)) or [self.settings.decode.seed]
 
-    for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
-        seconds = clock.finish(index)
-        item, length = fitted.fitting[index]
-        yield make_record(
-            session,
-            item,
-            method,
-            generation,
-            seconds,
-            prompt_tokens=length,
-            allow_code_execution=settings.allow_code_execution,
-        )
-        clock.resume()
+    @property
+    def mine(self) -> list[Item]:
+        """The items of this shard. Raises S2TError if there are fewer items than shards."""
+        return list(self.items) if self.shard is None else self.shard.of(self.items)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """One for each method, and for each further seed if it draws at random."""
+        found = []
+        for method in dict.fromkeys(self.methods):
+            others = self.seeds[1:] if draws(method, self.settings.select) else []
+            found += [Part(method), *(Part(method, seed) for seed in others)]
+        return found
+
+    def settings_of(self, part: Part | None = None) -> EvalSettings:
+        """The settings with the part's seed (default: the first)."""
+        seed = self.seeds[0] if part is None or part.seed is None else part.seed
+        return replace(self.settings, decode=replace(self.settings.decode, seed=seed))
+
+    def run(self, out: Path, *, begun: Callable[[], None] | None = None, progress: Progress | None = None) -> Results:
+        """Answer what is not answered yet in the folder `out`, and count: see `evaluate`."""
+        notes, mine = self.check(out), self.mine
+        about = self.provenance()
+        about["notes"] += notes
+        with ExitStack() as stack:
+            for place in dict.fromkeys([out, *(part.path(out).parent for part in self.parts)]):
+                stack.enter_context(only_writer(place))
+            decisive = {
+                part.name: method_settings(self.session, part.method, self.settings_of(part)) for part in self.parts
+            }
+            begin(out, {"schema": SCHEMA, "items": items_note(self.items), **self.prompt_and_shard()}, decisive)
+            if begun:
+                begun()
+            for number, part in enumerate(self.parts):
+                for done in resumed(part.path(out), mine, partial(self.answer, part)):
+                    if progress:
+                        progress(number * len(mine) + done, len(self.parts) * len(mine))
+            rows = tabulate(stored_runs(out), baseline=self.settings.baseline, prices=self.settings.prices)
+            about["notes"] += remarks(rows)
+            results = Results(rows, about)
+            results.save(out / RESULTS)
+        return results
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers come from: the pair, the methods, every setting."""
+        settings = self.settings_of()
+        settings = replace(settings, select=selection(self.session, self.methods, settings.select))
+        configs = {name: asdict(getattr(settings, name)) for name in ("decode", "select", "mentor", "prices")}
+        methods = list(dict.fromkeys(self.methods))
+        said = {"methods": methods, "baseline": settings.baseline, **self.prompt_and_shard(), **configs}
+        return provenance(self.session, said, seeds=self.seeds)
+
+    def prompt_and_shard(self) -> dict[str, Any]:
+        """Prompts and shard, where there is something to say of them."""
+        style = None if self.settings.style is None else asdict(self.settings.style)
+        said = {"prompt": style, "shard": None if self.shard is None else str(self.shard)}
+        return {name: value for name, value in said.items() if value is not None}
+
+    def check(self, out: Path) -> list[str]:
+        """Raise S2TError for what would be found only after decoding: see `evaluate`.
+
+        Returns what could not be checked.
+        """
+        assert_unique(self.items)
+        if not self.methods:
+            raise S2TError("no method to evaluate; name some with --methods, for example greedy,s2t-local")
+        for method in self.methods:
+            find_method(method)
+        settings = self.settings
+        if not settings.allow_code_execution and any(item.answer_type == "code" for item in self.items):
+            raise S2TError("grading these items runs code that a model wrote; allow it with --allow-code-execution")
+        unknown: dict[Path, None] = {}
+        for method in self.methods:
+            self.session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
+            if is_calibrated(method, settings.select):
+                assert_not_calibrated_on(self.items, self.session.calibration, purpose="test")
+            for folder in trained_folders(self.session, method, settings.select):
+                if not assert_not_trained_on(self.items, folder):
+                    unknown[folder] = None
+        self.check_baseline(out)
+        return [
+            f"{folder.name} does not say which questions it was trained on, so it is not checked that none is tested "
+            "here; train it again to have that checked"
+            for folder in unknown
+        ]
+
+    def check_baseline(self, out: Path) -> None:
+        """Raise S2TError for a baseline that is neither among the methods nor finished in `out`.
+
+        The default is allowed to be missing: nobody asked for it, and the rows then have no difference.
+        """
+        name = self.settings.baseline
+        known = dict.fromkeys([*self.methods, *(finished_parts(out) if (out / RUN).exists() else ())])
+        if name not in known and name != EvalSettings.baseline:
+            choices = " or ".join(known)
+            raise S2TError(f"the baseline {name!r} is not evaluated: add it to --methods, or take {choices}")
+
+    def answer(self, part: Part, items: Sequence[Item]) -> Iterator[ItemRecord]:
+        """Decode and grade `items`, as they finish. Loading and warming up, grading and writing are not timed."""
+        session, method, settings = self.session, part.method, self.settings_of(part)
+        decode, select, mentor = settings.decode, settings.select, settings.mentor
+        fitted = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
+        for item, length in fitted.too_long:
+            yield unasked_record(item, method, length)
+        if not fitted.fitting:
+            return
+        session.generate([fitted.fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
+        clock = SharedClock()
+
+        def questions() -> Iterator[str]:
+            for index, (item, _) in enumerate(fitted.fitting):
+                clock.start(index)
+                yield item.asked
+
+        def vote(index: int, text: str) -> str | None:
+            item, _ = fitted.fitting[index]
+            return extract(text, item.answer_type, choices=item.choices, meta=item.meta).extracted
+
+        for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
+            seconds = clock.finish(index)
+            item, length = fitted.fitting[index]
+            yield make_record(
+                session,
+                item,
+                method,
+                generation,
+                seconds,
+                prompt_tokens=length,
+                allow_code_execution=settings.allow_code_execution,
+            )
+            clock.resume()
+
+
+def evaluate(
+    session: Session,
+    items: Sequence[Item],
+    methods: Sequence[str],
+    settings: EvalSettings = EvalSettings(),
+    *,
+    out: Path | None = None,
+    shard: Shard | None = None,
+    begun: Callable[[], None] | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """Answer every item by every method and count.
+
+    Args:
+        session: the pair.
+        items: the questions, each id once.
+        methods: names of `methods.py`.
+        settings: how answers are made, graded and compared.
+        out: the folder of records and `results.json` (default: none is kept). A run that was killed goes on where it
+            stopped; methods that were finished in that folder before stay in its results.
+        shard: answer only this share of the items; `merge` joins the folders of all shares.
+        begun: called once, when nothing is left to be refused and decoding begins.
+        progress: counts (item, method, seed) triples.
+
+    Raises:
+        S2TError: an unknown method, a baseline without answers, items that something was calibrated or trained on,
+            code items without `allow_code_execution`, and a folder that was begun with other settings or cannot be
+            written.
+    """
+    evaluation = Evaluation(session, items, methods, settings, shard)
+    with nullcontext(out) if out is not None else TemporaryDirectory() as folder:
+        return evaluation.run(Path(folder), begun=begun, progress=progress)

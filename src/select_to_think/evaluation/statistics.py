@@ -1,4 +1,4 @@
-"""The statistics behind a table of results: standard errors, paired differences, pass@k, maj@k, seeds, and cost.
+"""The statistics behind a table of results: standard errors, paired differences, seeds, and cost.
 
 Non-goals: reading result files and printing (see `analysis`), and anything that needs torch.
 """
@@ -6,7 +6,6 @@ Non-goals: reading result files and printing (see `analysis`), and anything that
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,33 +108,6 @@ def mcnemar_p(wins: int, losses: int) -> float:
     from scipy.stats import binomtest  # slow to import, and reading results does not need it
 
     return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
-
-
-def pass_at_k(right: int, samples: int, k: int) -> float:
-    """The chance that at least one of k samples drawn without replacement from `samples` is right.
-
-    Unbiased: 1 - C(samples - right, k) / C(samples, k) (Chen et al. 2021, arXiv 2107.03374, equation 1). This is not
-    self-consistency: see `maj_at_k`.
-    """
-    if not (0 <= right <= samples and 1 <= k <= samples):
-        raise S2TError(f"pass@{k} needs at least {k} samples per item and 0 <= right <= samples, got {right}/{samples}")
-    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
-
-
-def maj_at_k(votes: Sequence[str | None], right: Sequence[bool], k: int) -> bool:
-    """Whether the majority answer of the first k samples is right; the earliest answer wins a tie.
-
-    Args:
-        votes: the extracted answer of each sample; None (nothing extracted) does not vote.
-        right: the verdict of each sample.
-    """
-    if not 1 <= k <= len(votes) or len(votes) != len(right):
-        raise S2TError(f"maj@{k} needs {k} votes with their verdicts, got {len(votes)} and {len(right)}")
-    counts = Counter(vote for vote in votes[:k] if vote is not None)
-    if not counts:
-        return False
-    winner = counts.most_common(1)[0][0]  # in order of first appearance among equals
-    return right[votes.index(winner)]
 
 
 def over_seeds(outcomes: Sequence[ArrayLike]) -> Estimate:

@@ -1,5 +1,33 @@
-"""The bundled model pair: its problems, its text, its tokenizer and the recipe that trains it.
+"""The bundled model pairs: their problems, and where their files lie. Their recipe is `recipe/` of a checkout.
+
+Pairs may share files: `demo-x` is the pair `demo` with another LLM.
 
 Non-goals: decoding, evaluation and scorer training. Nothing in the library proper imports this package except the
 commands that offer the pair by name.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from select_to_think.structures import unknown_name
+
+PAIRS = Path(__file__).parent
+BUNDLED = {"demo": "demo", "demo-x": "demo"}  # pair -> the pair that it has everything but its LLM from
+
+
+def bundled_folder(pair: str) -> Path:
+    """The folder of what ships with a pair beside its LLM. Raises S2TError with the nearest name."""
+    if pair not in BUNDLED:
+        raise unknown_name("pair", pair, BUNDLED)
+    return PAIRS / BUNDLED[pair]
+
+
+def bundled_model(pair: str, role: str) -> Path:
+    """The checkpoint of a pair's `slm` or `llm`."""
+    return PAIRS / pair / role if role == "llm" else bundled_folder(pair) / role
+
+
+def bundled_notes(pair: str) -> Path:
+    """The file of what must be said beside a pair's numbers."""
+    return PAIRS / pair / "notes.json"

@@ -1,4 +1,6 @@
-"""The synthetic world of the facts domain: people, whom they know, where and how they live. Fixed by its seed.
+"""The words that the domains share, and the world of the facts domain: people, whom they know, where and how they live.
+
+Every one of the shared words is a single token of the pair's tokenizer. The world is fixed by its seed.
 
 Non-goals: questions and chains (`domains.facts`).
 """
@@ -9,6 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
+NAMES = tuple(
+    "Ann Bob Cid Dan Eva Finn Gus Hana Ivo Jon Kim Lea Max Nia Olga Pat Quin Ron Sam Tess Uma Vic Wim Xena Yan Zoe "
+    "Amir Bela Cleo Dora Emil Fay Gina Hugo Ida Juan Kira Liam Mona Nils".split()
+)
+ITEMS = tuple("pens cups books coins stamps shells apples cards keys hats".split())
+EVENTS = tuple("market fair dance concert race parade supper lecture meeting match play auction".split())
+WEEKDAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
 WORLD_SEED = 7
 HEADS = tuple("Bra Cor Del Fen Gar Hol Jas Kel Lor Mar Nor Pel Ras Sil Tor Val Wes Yor Zan Dri".split())
 TAILS = tuple("ba din fa gon lis mor na rik sel vo".split())

@@ -1,4 +1,4 @@
-"""Benchmarks: one file each, one shape, one table.
+"""Benchmarks: one shape (`base.py`), one table (`table.py`).
 
 `load` gives the items of a benchmark, or of any JSON Lines file; `training_items` gives what may be trained or
 calibrated on, and nothing else; `ask` writes the prompt.
@@ -9,52 +9,20 @@ Non-goals: running and grading.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from select_to_think.config import PromptStyle
-from select_to_think.evaluation.benchmarks import (
-    aime24,
-    aime25,
-    aqua,
-    arc_challenge,
-    com2_hard,
-    commonsenseqa,
-    gsm8k,
-    humaneval,
-    math_500,
-    minerva_math,
-    mmlu_pro,
-    olympiadbench,
-    strategyqa,
-    supergpqa,
-    svamp,
-)
-from select_to_think.evaluation.benchmarks.base import CHOOSE, COMPLETE, STEP_BY_STEP, YES_OR_NO, Benchmark, Split
-from select_to_think.evaluation.items import Item, assert_disjoint, load_items, question_key
+from select_to_think.evaluation.benchmarks import base
+from select_to_think.evaluation.benchmarks.base import PROMPTS, Benchmark, Split
+from select_to_think.evaluation.benchmarks.table import BENCHMARKS
+from select_to_think.evaluation.items import Item, load_items, question_key
 from select_to_think.structures import S2TError, unknown_name
 
-__all__ = [
-    "BENCHMARKS",
-    "Benchmark",
-    "Split",
-    "ask",
-    "benchmark",
-    "load",
-    "load_disjoint",
-    "training_items",
-]
+__all__ = ["BENCHMARKS", "Benchmark", "Split", "ask", "benchmark", "load", "training_items"]
 
-BENCHMARKS: dict[str, Benchmark] = {
-    module.BENCHMARK.name: module.BENCHMARK
-    for module in (
-        gsm8k, math_500, olympiadbench, aime24, aime25, minerva_math, svamp, humaneval, mmlu_pro, arc_challenge,
-        supergpqa, commonsenseqa, strategyqa, aqua, com2_hard,
-    )
-}  # fmt: skip
-
-_PROMPTS = {"math": STEP_BY_STEP, "choice": CHOOSE, "bool": YES_OR_NO, "code": COMPLETE}
+OWN_PROMPTS = {**PROMPTS, "number": "{question}"}  # of items of the user's own
 
 
 def benchmark(name: str) -> Benchmark:
@@ -91,20 +59,6 @@ def training_items(name: str, split: str = "train", *, data_dir: str | Path | No
     return found.load(split, data_dir=data_dir)
 
 
-def load_disjoint(train: Iterable[Item], test: Iterable[Item], *, drop: bool = False) -> tuple[list[Item], list[Item]]:
-    """Both lists, if no question stands in both; with `drop`, train without the shared ones.
-
-    Raises:
-        S2TError: naming the shared items.
-    """
-    train, test = list(train), list(test)
-    if drop:
-        seen = {question_key(item) for item in test}
-        train = [item for item in train if question_key(item) not in seen]
-    assert_disjoint(train, test, names=("training", "test"))
-    return train, test
-
-
 def ask(items: Sequence[Item], style: PromptStyle, *, data_dir: str | Path | None = None) -> list[str]:
     """The prompt of each item. Items that belong to no benchmark get the template, or the default of their type.
 
@@ -125,9 +79,8 @@ def ask(items: Sequence[Item], style: PromptStyle, *, data_dir: str | Path | Non
                 raise S2TError(f"solved examples need a benchmark with a train split, and {item.domain} has none")
             pool = training_items(known.name, data_dir=data_dir)
             shots[item.domain] = random.Random(style.seed).sample(pool, min(style.shots + 1, len(pool)))
-        if known is None:
-            default = _PROMPTS.get(item.answer_type, "{question}")
-            known = Benchmark(item.domain, item.answer_type, default, {})
+        template = style.template or (known.prompt if known else OWN_PROMPTS.get(item.answer_type, "{question}"))
         others = [shot for shot in shots.get(item.domain, ()) if question_key(shot) != question_key(item)]
-        prompts.append(known.ask(item, template=style.template, shots=others[: style.shots]))
+        solution = known.solution if known else ""
+        prompts.append(base.ask(item, template, shots=others[: style.shots], solution=solution))
     return prompts

@@ -16,7 +16,6 @@ from select_to_think.structures import S2TError
 
 Role = Literal["train", "test"]
 Row = Mapping[str, Any]
-ToRecord = Callable[[Row, int, str], dict[str, Any]]
 
 STEP_BY_STEP = (
     "{question}\n\nThink step by step, and put your final answer within \\boxed{}, with nothing else inside the box."
@@ -30,6 +29,15 @@ COMPLETE = (
     "Complete this Python function. Answer with the whole function, imports included, in one Python code block.\n\n"
     "```python\n{question}\n```"
 )
+
+PROMPTS: Mapping[str, str] = {
+    "number": STEP_BY_STEP,
+    "math": STEP_BY_STEP,
+    "choice": CHOOSE,
+    "bool": YES_OR_NO,
+    "code": COMPLETE,
+}  # zero-shot, of a benchmark; may hold {question}, {choices} and {letters}
+SOLUTIONS: Mapping[str, str] = {"choice": "The answer is ({answer}).", "code": "```python\n{answer}\n```"}
 
 _FIELD = re.compile(r"\{(question|choices|letters)\}")
 
@@ -46,21 +54,40 @@ class Split:
     files: tuple[str, ...]
 
 
+def as_it_is(row: Row) -> Row:
+    """No change to a row."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """A benchmark. `to_record` turns a hub row (row, index, split) into a record of the local schema."""
+    """A benchmark. `id` is the pattern of its ids; `question` to `meta` name columns of a hub row."""
 
     name: str
     answer_type: AnswerType
-    prompt: str  # the zero-shot default; may hold {question}, {choices} and {letters}
     splits: Mapping[str, Split]
-    to_record: ToRecord | None = None
-    split_of: Callable[[Row], str] | None = None  # the split of a hub row, where the hub divides the rows otherwise
+    default_split: str = "test"
     hub: str | None = None  # the data set's name on the hub
     config: str | None = None
     revision: str | None = None  # the hub's commit
-    default_split: str = "test"
-    solution: str = "The answer is {answer}."  # how a solved example ends in a few-shot prompt
+    id: str = ""  # of columns, {split} and {index}
+    question: str = "question"
+    answer: str = "answer"
+    choices: str | None = None
+    subject: str | None = None
+    meta: Sequence[str] = ()
+    amend: Callable[[Row], Row] = as_it_is  # what of a row stands otherwise than this shape expects
+    split_of: Callable[[Row], str] | None = None  # the split of a hub row, where the hub divides the rows otherwise
+
+    @property
+    def prompt(self) -> str:
+        """The zero-shot default."""
+        return PROMPTS[self.answer_type]
+
+    @property
+    def solution(self) -> str:
+        """How a solved example ends in a few-shot prompt."""
+        return SOLUTIONS.get(self.answer_type, "The answer is {answer}.")
 
     def split(self, name: str | None) -> tuple[str, Split]:
         """A split by name, the default one for None. Raises S2TError naming those that exist."""
@@ -92,26 +119,37 @@ class Benchmark:
 
     def _from_hub(self, name: str, part: Split) -> list[Item]:
         """Items of a split of the hub's data set."""
-        if self.hub is None or part.hub is None or self.to_record is None:
+        if self.hub is None or part.hub is None:
             raise S2TError(f"{self.name} ({name}) is not on the hub: give a folder that holds it with --data-dir")
-        rows = hub_rows(self.hub, self.config, part.hub, self.revision)
-        return self.from_rows(rows, name)
+        return self.from_rows(hub_rows(self.hub, self.config, part.hub, self.revision), name)
 
     def from_rows(self, rows: Iterable[Row], split: str) -> list[Item]:
         """Items from rows in the hub's schema; the split's own name goes into the ids."""
-        assert self.to_record is not None
         items = []
         for index, row in enumerate(rows):
             try:
                 if self.split_of is not None and self.split_of(row) != split:
                     continue
-                items.append(item_of(self.to_record(row, index, split)))
+                items.append(self._from_row(row, index, split))
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 raise S2TError(
                     f"{self.name}, row {index}: not in the form of {self.hub} at {self.revision} ({error!r}); "
                     "pin that revision or use --data-dir"
                 ) from error
         return items
+
+    def _from_row(self, row: Row, index: int, split: str) -> Item:
+        row = {**row, "split": split, "index": index, **self.amend(row)}
+        choices = row[self.choices] if self.choices else None
+        meta = {"subject": row[self.subject] if self.subject else None} | {name: row[name] for name in self.meta}
+        return Item(
+            id=self.id.format_map(row),
+            question=str(row[self.question]),
+            answer=str(row[self.answer]),
+            answer_type=self.answer_type,
+            choices=tuple(map(str, choices)) if choices else None,
+            meta={name: value for name, value in meta.items() if value not in (None, "")} or None,
+        )
 
     def _finished(self, item: Item, split: str) -> Item:
         """The item with its benchmark, split and, for programs, the prompt that the answer continues."""
@@ -120,14 +158,14 @@ class Benchmark:
             meta.setdefault("prompt", item.question)
         return replace(item, domain=self.name, split=split, meta=meta or None)
 
-    def ask(self, item: Item, *, template: str | None = None, shots: Sequence[Item] = ()) -> str:
-        """What the model is asked: the solved `shots`, if any, then the item, each in the template.
 
-        A custom template may hold {question}, {choices} and {letters}; all other braces stay as they are.
-        """
-        template = template or self.prompt
-        solved = [f"{fill(template, shot)}\n\n{self.solution.replace('{answer}', shot.answer)}" for shot in shots]
-        return "\n\n\n".join([*solved, fill(template, item)])
+def ask(item: Item, template: str, *, shots: Sequence[Item] = (), solution: str = "") -> str:
+    """What the model is asked: the solved `shots`, if any, then the item, each in the template.
+
+    A template may hold {question}, {choices} and {letters}, a solution {answer}; all other braces stay as they are.
+    """
+    solved = [f"{fill(template, shot)}\n\n{solution.replace('{answer}', shot.answer)}" for shot in shots]
+    return "\n\n\n".join([*solved, fill(template, item)])
 
 
 def fill(template: str, item: Item) -> str:
@@ -136,20 +174,6 @@ def fill(template: str, item: Item) -> str:
     choices = "\n".join(f"{letter}. {text}" for letter, text in zip(letters, item.choices or (), strict=True))
     values = {"question": item.question, "choices": choices, "letters": ", ".join(letters)}
     return _FIELD.sub(lambda match: values[match[1]], template)
-
-
-def item_of(record: Mapping[str, Any]) -> Item:
-    """An item from a record of the local schema: `subject` goes into `meta`, as it does for a local file."""
-    meta = {key: record[key] for key in ("subject",) if record.get(key)} | dict(record.get("meta") or {})
-    choices = record.get("choices")
-    return Item(
-        id=str(record["id"]),
-        question=str(record["question"]),
-        answer=str(record["answer"]),
-        answer_type=cast(AnswerType, record["answer_type"]),
-        choices=tuple(map(str, choices)) if choices else None,
-        meta=meta or None,
-    )
 
 
 def hub_rows(path: str, config: str | None, split: str, revision: str | None) -> Iterable[Row]:
@@ -167,24 +191,3 @@ def hub_rows(path: str, config: str | None, split: str, revision: str | None) ->
         raise S2TError(
             f"{path} could not be loaded from the hub ({reason}); use --data-dir with local files"
         ) from error
-
-
-def record(
-    id: str,
-    question: str,
-    answer: str,
-    answer_type: AnswerType,
-    *,
-    choices: Sequence[str] | None = None,
-    subject: str | None = None,
-    meta: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A record of the local schema."""
-    fields: dict[str, Any] = {"id": id, "question": question, "answer": answer, "answer_type": answer_type}
-    optional = {"choices": list(choices) if choices else None, "subject": subject, "meta": dict(meta) if meta else None}
-    return fields | {name: value for name, value in optional.items() if value}
-
-
-def integer(value: object) -> str:
-    """A number as the shortest text: "1,234" and 1234.0 are "1234"."""
-    return str(value).replace(",", "").strip().removesuffix(".0")

@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from select_to_think.pairs.recipe import BASE, Recipe
-from select_to_think.pairs.writers import MISREADING_SHARES, UNKNOWN_FACTS_SHARE
+from recipe.recipes import BASE, Recipe
+from recipe.writers import MISREADING_SHARES, UNKNOWN_FACTS_SHARE
+from select_to_think.analysis import charts
+from select_to_think.analysis.figures import figure
+from select_to_think.analysis.svg import Scale
 
 CURVE_FILE = "training_curve_{}.svg"
 LOG_FILE = "training_log.json"
 TABLE_ROWS = 20
-WIDTH, HEIGHT, MARGIN = 640, 280, 48
 Curve = Sequence[tuple[int, float]]
 
 CARD = Template("""---
@@ -30,7 +32,7 @@ tags: [select-to-think, toy-model]
 # Select to Think: the $role
 
 $parameters parameters, Llama architecture with attention biases ($layers layers, $hidden wide), trained from
-scratch on text that `select_to_think.pairs` generates: multi-step arithmetic word problems, multi-hop questions about a
+scratch on text that `recipe/` of the source generates: multi-step arithmetic word problems, multi-hop questions about a
 synthetic world, orderings and schedules. It knows nothing else. It exists to show Select to Think on real, small
 models; it is no general language model.
 
@@ -49,7 +51,7 @@ Loss in nats per learned token, mean since the previous row; the floor is the en
 holds mistakes and verifier items.
 
 $stages
-Recipe: `s2t pair train --which $name`, all numbers in `select_to_think/pairs/recipe.py`.
+Recipe: `python -m recipe --which $name` in a checkout of the source, all numbers in `recipe/recipes.py`.
 """)
 
 STAGE = Template("""### $name
@@ -143,23 +145,9 @@ def draw_curve(curve: Curve) -> str:
     last = max((step for step, _ in curve), default=1)
     losses = sorted(loss for _, loss in curve) or [1.0]
     top = 2 * losses[len(losses) // 2]
-    right, bottom = WIDTH - MARGIN, HEIGHT - MARGIN
-    points = " ".join(
-        f"{MARGIN + step / last * (right - MARGIN):.1f},{bottom - min(loss, top) / top * (bottom - MARGIN):.1f}"
-        for step, loss in curve
-    )
-    label = '<text x="{}" y="{}" text-anchor="{}">{}</text>'
-    labels = (
-        label.format(MARGIN - 6, bottom, "end", "0"),
-        label.format(MARGIN - 6, MARGIN + 4, "end", f"{top:.2f}"),
-        label.format(right, bottom + 18, "middle", str(last)),
-        label.format((MARGIN + right) // 2, HEIGHT - 10, "middle", "optimizer step"),
-        label.format(MARGIN, MARGIN - 16, "middle", "loss (nats)"),
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="12">'
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>'
-        f'<path d="M{MARGIN} {MARGIN}V{bottom}H{right}" fill="none" stroke="#888888"/>'
-        f'<polyline points="{points}" fill="none" stroke="#1f6feb" stroke-width="1.5"/>{"".join(labels)}</svg>\n'
-    )
+    x, y = Scale(0.0, last, charts.LEFT, charts.WIDE - 20), Scale(0.0, top, *charts.span(charts.WIDE))
+    line = charts.Curve("loss", [(step, min(loss, top), 0.0, "") for step, loss in curve])
+    ticks = [(tick, f"{tick:,.0f}") for tick in x.ticks()]
+    titles = ("optimiser step", "Training loss by step")
+    drawn = charts.curve_chart([line], x, y, ticks, titles, width=charts.WIDE, kind="number")
+    return figure([("Loss in nats", drawn)], [], (charts.WIDE, charts.height_of(charts.WIDE)))

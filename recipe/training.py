@@ -21,17 +21,17 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import GenerationConfig, PreTrainedModel, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from recipe.batches import BATCHES_PER_STEP, IGNORED, Batch, DocumentBatches, unwrap
+from recipe.card import write_card
+from recipe.documents import END_OF_TEXT
+from recipe.growth import grow, respell
+from recipe.llama_form import as_llama
+from recipe.recipes import BASE, RECIPES, Recipe
+from recipe.tokenizer import train_tokenizer
 from select_to_think.models.reporter import Reporter
-from select_to_think.pairs.batches import BATCHES_PER_STEP, IGNORED, Batch, DocumentBatches, unwrap
-from select_to_think.pairs.card import write_card
-from select_to_think.pairs.documents import END_OF_TEXT
-from select_to_think.pairs.growth import grow, respell
-from select_to_think.pairs.llama_form import as_llama
-from select_to_think.pairs.recipe import BASE, RECIPES, Recipe
-from select_to_think.pairs.tokenizer import train_tokenizer
 from select_to_think.structures import Stage, silent
 
-Which = Literal["llm", "slm", "both", "llm-x"]
+Which = Literal["slm", "llm", "both", "llm-x"]
 CHECKPOINTS = "checkpoints"
 
 
@@ -68,8 +68,8 @@ def train_pair(
     resume: bool = True,
     checkpoint_steps: int = 250,
     stage: Stage = silent,
-) -> None:
-    """Write `out/slm` and `out/llm` (both), or one of `out/slm`, `out/llm` and `out/llm-x`.
+) -> list[Path]:
+    """Write and return `out/slm` and `out/llm` (both), or one of `out/slm`, `out/llm` and `out/llm-x`.
 
     `llm-x` is the LLM with another tokenizer (the pair `demo-x`). `steps` overrides the recipe's optimizer steps.
     Checkpoints go to `out/checkpoints/<name>`; with `resume` a run continues from the last one found there.
@@ -77,8 +77,10 @@ def train_pair(
     """
     if not resume:
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-    for name in ("slm", "llm") if which == "both" else (which,):
+    names = ("slm", "llm") if which == "both" else (which,)
+    for name in names:
         train_model(shortened(RECIPES[name], steps), out, device=device, checkpoint_steps=checkpoint_steps, stage=stage)
+    return [out / name for name in names]
 
 
 def shortened(recipe: Recipe, steps: int | None) -> Recipe:

@@ -18,8 +18,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from select_to_think.pairs.documents import DOMAIN_SHARES, VERIFIER_SHARE, Document, stream_documents
-from select_to_think.pairs.writers import Reader
+from recipe.documents import DOMAIN_SHARES, VERIFIER_SHARE, Document, stream_documents
+from recipe.writers import Reader
 
 IGNORED = -100
 BATCHES_PER_STEP = 3

@@ -11,10 +11,10 @@ from types import MappingProxyType
 
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
-from select_to_think.pairs.batches import BATCHES_PER_STEP, Schedule
-from select_to_think.pairs.documents import DOMAIN_SHARES, VERIFIER_SHARE
-from select_to_think.pairs.tokenizer import MAX_LENGTH, Pieces
-from select_to_think.pairs.writers import Reader
+from recipe.batches import BATCHES_PER_STEP, Schedule
+from recipe.documents import DOMAIN_SHARES, VERIFIER_SHARE
+from recipe.tokenizer import MAX_LENGTH, Pieces
+from recipe.writers import Reader
 
 
 @dataclass(frozen=True)

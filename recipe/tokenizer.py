@@ -20,9 +20,8 @@ from typing import Literal
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from select_to_think.pairs.documents import END, END_OF_TEXT, START, stream_documents
-from select_to_think.pairs.names import EVENTS, ITEMS, NAMES, WEEKDAYS
-from select_to_think.pairs.world import CROPS, JOBS, PETS, REGIONS, TOWNS, build_world
+from recipe.documents import END, END_OF_TEXT, START, stream_documents
+from select_to_think.pairs.world import CROPS, EVENTS, ITEMS, JOBS, NAMES, PETS, REGIONS, TOWNS, WEEKDAYS, build_world
 
 Pieces = Literal["words", "digits"]
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
+from recipe.verifier_items import Splitter, draw_options
+from recipe.writers import Reader, misreadings, tells
 from select_to_think.pairs.domains import facts
 from select_to_think.pairs.problems import DOMAINS, stream_puzzles
 from select_to_think.pairs.puzzle import CAREFUL, Puzzle
-from select_to_think.pairs.verifier_items import Splitter, draw_options
-from select_to_think.pairs.writers import Reader, misreadings, tells
 
 Document = list[tuple[str, float]]
 
