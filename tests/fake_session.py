@@ -67,7 +67,13 @@ class FakeSession:
     def policy(self, method: str, decode: DecodeConfig, select: SelectConfig, mentor: MentorConfig) -> None:
         parse_method(method)
 
-    def trigger(self, name: str, budget: float) -> Any:
+    def coupled(self, method: str, select: SelectConfig) -> None:
+        return None
+
+    def thresholds(self, coupled: None) -> Calibration:
+        return self.calibration
+
+    def trigger(self, name: str, budget: float, coupled: None = None) -> Any:
         return SimpleNamespace(threshold=1 - budget if name == "random" else self.calibration.threshold(name, budget))
 
     def scorer(self, select: SelectConfig) -> tuple[Any, None]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
+from select_to_think.models.scorer import Scorer
 from select_to_think.models.trigger_head import load_trigger_head
 from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
@@ -42,15 +43,25 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 
-def build_trigger(session: Session, name: str, budget: float) -> Trigger:
-    """A trigger that fires on about a fraction `budget` of the steps."""
+def build_trigger(session: Session, name: str, budget: float, coupled: Scorer | None = None) -> Trigger:
+    """A trigger that fires on about a fraction `budget` of the steps that the SLM proposes, or with a `coupled` scorer
+    the SLM with its adapter on.
+
+    Raises:
+        S2TError: there are no thresholds for this trigger and model.
+    """
     if name == "random":
         return RandomTrigger(1 - budget)
     if name == "learned":
+        if coupled is not None:
+            raise S2TError(
+                "the learned trigger reads hidden states of the base SLM, and a coupled scorer's adapter changes them: "
+                "choose entropy or margin, or a scorer of another mode"
+            )
         path = session.artefact(session.config.trigger_head, "trigger", "s2t train trigger")
         head = load_trigger_head(path, session.slm)
         return LearnedTrigger(head.threshold(budget), head)
-    threshold = session.calibration.threshold(name, budget)
+    threshold = session.thresholds(coupled).threshold(name, budget)
     if name == "kl":
         if session.calibration.llm_fingerprint != session.llm.fingerprint:
             raise S2TError(
@@ -113,7 +124,7 @@ def build_policy(
     shared = kind == "s2t-local" or session.shares_vocabulary
     name = select.trigger or default_trigger(kind, shared)
     check_trigger(kind, name, shared)
-    trigger = build_trigger(session, name, select.trigger_budget)
+    trigger = build_trigger(session, name, select.trigger_budget, session.coupled(kind, select))
     if kind == "s2t-local":
         scorer, _ = session.scorer(select)
         model = "scorer" if scorer.mode == "proposer" else "slm"

@@ -19,6 +19,7 @@ from select_to_think.engine import Engine
 from select_to_think.evaluation.grading import extract as extract_answer
 from select_to_think.methods import build_backends, build_policy, build_trigger
 from select_to_think.models.prompting import prompt_ids
+from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary
 from select_to_think.policies.base import Policy
 from select_to_think.policies.interpreter import interpret
@@ -43,9 +44,9 @@ class Session(Artefacts):
         """A session on the pair that `config` names."""
         return cls(config)
 
-    def trigger(self, name: str, budget: float) -> Trigger:
-        """A trigger that fires on about a fraction `budget` of the steps."""
-        return build_trigger(self, name, budget)
+    def trigger(self, name: str, budget: float, coupled: Scorer | None = None) -> Trigger:
+        """A trigger that fires on about a fraction `budget` of the steps of the model that proposes."""
+        return build_trigger(self, name, budget, coupled)
 
     def policy(
         self,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from select_to_think.config import DecodeConfig
+from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.items import Item, assert_unique, question_key, refuse_test
 from select_to_think.evaluation.rollouts import labelled_greedy
 from select_to_think.files import write_text_atomic
@@ -52,6 +52,27 @@ def calibrate(
     llm_fingerprint = session.llm.fingerprint if with_llm else None
     calibration = Calibration.fit(statistics, [i.id for i in items], session.slm.fingerprint, llm_fingerprint)
     return replace(calibration, question_keys=[question_key(item) for item in items])
+
+
+def calibrate_coupled(
+    session: Session,
+    items: Sequence[Item],
+    *,
+    decode: DecodeConfig = DecodeConfig(),
+    progress: Progress | None = None,
+) -> Calibration:
+    """Quantiles of entropy and margin over greedy answers of the SLM with a coupled scorer's adapter on.
+
+    Raises S2TError for test data, for no or doubled items, and for a scorer of another mode.
+    """
+    scorer, switch = session.scorer(SelectConfig(scorer_mode="coupled"))
+    if scorer.mode != "coupled":
+        raise S2TError(
+            f"{scorer.path} is a scorer of mode {scorer.mode}, beside which the SLM alone proposes: "
+            "the pair's own thresholds hold, so run `s2t calibrate` without --scorer"
+        )
+    with switch.folded_in():
+        return calibrate(session, items, decode=decode, with_llm=False, progress=progress)
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:

@@ -141,7 +141,8 @@ def check(session: Session, items: Sequence[Item], methods: Sequence[str], setti
     for method in methods:
         session.policy(method, settings.decode, settings.select, settings.mentor)
         if is_calibrated(method, settings.select):
-            assert_not_calibrated_on(items, session.calibration, purpose="test")
+            calibration = session.thresholds(session.coupled(method, settings.select))
+            assert_not_calibrated_on(items, calibration, purpose="test")
         for folder in trained_folders(session, method, settings.select):
             if not assert_not_trained_on(items, folder):
                 unknown[folder] = None

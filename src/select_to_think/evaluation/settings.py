@@ -31,7 +31,7 @@ def trigger_name(method: str, select: SelectConfig, shared_vocabulary: bool = Tr
 
 
 def is_calibrated(method: str, select: SelectConfig) -> bool:
-    """Whether a method looks at thresholds of the pair's calibration; the learned trigger brings its own."""
+    """Whether a method looks at thresholds of a calibration; the learned trigger brings its own."""
     return has_trigger(method) and trigger_name(method, select) not in ("random", "learned")
 
 
@@ -83,7 +83,8 @@ def method_settings(session: Session, method: str, settings: EvalSettings) -> di
     if has_trigger(method):
         name = trigger_name(method, select, kind not in NEEDS_LLM or session.shares_vocabulary)
         decisive["select"] = {**asdict(selection(session, [method], select)), "trigger": name}
-        decisive["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
+        trigger = session.trigger(name, select.trigger_budget, session.coupled(kind, select))
+        decisive["threshold"] = repr(trigger.threshold)
     if kind == "distill":
         decisive["distill"] = folder_digest(session.distill_folder)
     if kind == "s2t-local":
