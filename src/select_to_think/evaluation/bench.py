@@ -9,9 +9,10 @@ Non-goals: quality. Single times are not comparable between machines; ratios ins
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from select_to_think.config import BenchConfig, DecodeConfig, MentorConfig, Scor
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.engine import Engine
-from select_to_think.evaluation.plain import PlainMentor, run_plain
+from select_to_think.evaluation import plain
 from select_to_think.evaluation.timing import Contender, Cost, table, time_contenders
 from select_to_think.methods import build_backends
 from select_to_think.models.adapter import inject_adapter
@@ -93,6 +94,23 @@ def run_generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_t
     return Cost(time.perf_counter() - start, len(prompts) * new_tokens)
 
 
+def run_plain_s2t(
+    slm: PreTrainedModel,
+    llm: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    fires: Callable[[Random, torch.Tensor, torch.Tensor], bool],
+    stop_ids: Collection[int] = (),
+) -> Cost:
+    """Time S2T as defined. `fires`: the row's coin, log-probabilities of SLM and LLM (V,) -> triggered?"""
+    write = partial(plain.select_to_think, plain.PlainModel(slm), plain.PlainModel(llm))
+    start = time.perf_counter()
+    coins = (partial(fires, Random(str(number))) for number in range(len(prompts)))
+    rows = zip(prompts, coins, strict=True)
+    written = sum(len(write(prompt, new_tokens, stop_ids, coin, CANDIDATES)) for prompt, coin in rows)
+    return Cost(time.perf_counter() - start, written, written)
+
+
 def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
     """Every method on random models of the published shapes."""
     dtype = getattr(torch, config.bench_dtype)
@@ -123,7 +141,7 @@ def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
     def local(model: str) -> Select:
         return Select(limits, RandomTrigger(threshold), ScorerSelector(model, True, 0.1, 1.0), CANDIDATES)
 
-    def toss(small: torch.Tensor, large: torch.Tensor, coin: Random) -> bool:
+    def toss(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:
         return coin.random() > threshold
 
     vote = MajorityVote(Sample(limits, 0.7, 0.8, 20, 0.0), 8, lambda tokens: str(tokens[-1]), early_stop=False)
@@ -134,7 +152,7 @@ def shape_contenders(config: BenchConfig, device: str) -> list[Contender]:
         timed("s2t-local-proposer", local("scorer")),
         timed("s2t-local-activated", local("slm")),
         timed("s2t-kl", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(), CANDIDATES)),
-        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.plain_tokens, toss, CANDIDATES)),
+        Contender("s2t-kl-plain", lambda: run_plain_s2t(slm, llm, prompts, config.plain_tokens, toss)),
         timed("s2t-entropy", Select(limits, RandomTrigger(threshold), LLMSelector(), CANDIDATES)),
         timed("takeover", BlockVerified(limits, CoinKLTrigger(threshold), LLMSelector(takeover=True), CANDIDATES)),
         timed("maj@8", vote),
@@ -170,7 +188,7 @@ def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[s
     kl = session.trigger("kl", config.bench_budget)
     prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
 
-    def diverge(small: torch.Tensor, large: torch.Tensor, coin: Random) -> bool:
+    def diverge(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:
         top = small.topk(kl.support).indices
         return float(bucketed_kl_nats(large[top], small[top])) > kl.threshold
 
@@ -181,7 +199,7 @@ def pair_contenders(session: Session, config: BenchConfig, questions: Sequence[s
         timed("s2t-kl", "s2t"),
         Contender(
             "s2t-kl-plain",
-            lambda: run_plain(slm, llm, prompts, config.new_tokens, diverge, CANDIDATES, session.stop_ids),
+            lambda: run_plain_s2t(slm, llm, prompts, config.new_tokens, diverge, session.stop_ids),
         ),
         timed("s2t-entropy", "s2t", trigger="entropy"),
         timed("takeover", "takeover"),
@@ -219,14 +237,24 @@ def mentor_contenders(session: Session, config: BenchConfig, questions: Sequence
         forwards = sum(generation.counts.llm_forwards for generation in results.values())
         return Cost(seconds, sum(map(len, outputs)), forwards, outputs)
 
-    def plain() -> Cost:
-        models, never = (session.slm.model, session.llm.model), torch.tensor(forbidden, dtype=torch.long)
-        reference = PlainMentor(
-            *models, never.to(models[0].device), session.words, mentor.consult_rate, mentor.segment_tokens
-        )
-        return reference.run(prompts, [asked.about(question) for question in questions], config.new_tokens)
+    def slow() -> Cost:
+        slm, llm = (plain.PlainModel(each.model, forbidden, logits_to_keep=1) for each in (session.slm, session.llm))
 
-    return [Contender("mentor-free", fast), Contender("mentor-free-plain", plain)]
+        def write(number: int) -> list[int]:
+            about = asked.about(questions[number])
+
+            def takes_mentor(out: list[int], ours: list[int], theirs: list[int]) -> bool:
+                orders = [about.ids(out, ours, theirs), about.ids(out, theirs, ours)]
+                return plain.free_margin(slm, orders, about.letters) > 0
+
+            settings = session.words, mentor.consult_rate, mentor.segment_tokens, Random(str(number))
+            return plain.mentor(slm, llm, prompts[number], config.new_tokens, (), *settings, takes_mentor)
+
+        start = time.perf_counter()
+        outputs = tuple(tuple(write(number)) for number in range(len(prompts)))
+        return Cost(time.perf_counter() - start, sum(map(len, outputs)), llm.forwards, outputs)
+
+    return [Contender("mentor-free", fast), Contender("mentor-free-plain", slow)]
 
 
 def bench_decode(
