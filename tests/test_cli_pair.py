@@ -216,6 +216,10 @@ def test_a_coupled_scorer_needs_thresholds_of_its_own(
     base = ("--calibration", place / "calibration.json")
     assert app.main([*map(str, (*question[:2], *pair(place), *question[2:], *base))]) == 2
     assert f"`s2t calibrate --scorer {scorer}`" in capfd.readouterr().err
+    own = ("--slm", place / "slm", "--scorer", scorer, *SHORT)
+    write_items(tmp_path / "seen.jsonl", "s", range(32, 36))
+    assert app.main(["calibrate", *map(str, ("--data", tmp_path / "seen.jsonl", *own))]) == 2
+    assert "trained on 2 of the calibration questions (s32, s33)" in capfd.readouterr().err
     calibration = run("calibrate", "--data", place / "cal.jsonl", "--scorer", scorer)["calibration"]
     assert calibration == str(scorer / "calibration.json")
     assert "scorer" in {step["chooser"] for step in run(*question)["results"][0]["steps"]}

@@ -17,6 +17,7 @@ import numpy as np
 from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.items import Item, assert_unique, question_key, refuse_test
 from select_to_think.evaluation.rollouts import labelled_greedy
+from select_to_think.evaluation.trained_on import assert_not_trained_on
 from select_to_think.files import write_text_atomic
 from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.triggers.calibration import Calibration
@@ -63,7 +64,8 @@ def calibrate_coupled(
 ) -> Calibration:
     """Quantiles of entropy and margin over greedy answers of the SLM with a coupled scorer's adapter on.
 
-    Raises S2TError for test data, for no or doubled items, and for a scorer of another mode.
+    Raises S2TError for test data, for no or doubled items, for questions that the scorer was trained on, and for a
+    scorer of another mode.
     """
     scorer, switch = session.scorer(SelectConfig(scorer_mode="coupled"))
     if scorer.mode != "coupled":
@@ -71,6 +73,7 @@ def calibrate_coupled(
             f"{scorer.path} is a scorer of mode {scorer.mode}, beside which the SLM alone proposes: "
             "the pair's own thresholds hold, so run `s2t calibrate` without --scorer"
         )
+    assert_not_trained_on(items, scorer.path, purpose="calibration")
     with switch.folded_in():
         return calibrate(session, items, decode=decode, with_llm=False, progress=progress)
 

@@ -144,7 +144,7 @@ def check(session: Session, items: Sequence[Item], methods: Sequence[str], setti
             calibration = session.thresholds(session.coupled(method, settings.select))
             assert_not_calibrated_on(items, calibration, purpose="test")
         for folder in trained_folders(session, method, settings.select):
-            if not assert_not_trained_on(items, folder):
+            if not assert_not_trained_on(items, folder, purpose="test"):
                 unknown[folder] = None
     return [
         f"{folder.name} does not say which questions it was trained on, so it is not checked that none is tested here; "
