@@ -126,10 +126,18 @@ def test_a_tied_weight_may_be_there_once(tmp_path: Path, kept: str) -> None:
 
 
 def test_buffers_of_old_checkpoints_do_not_count(tmp_path: Path) -> None:
-    folder = write(tmp_path / "model", tiny_model("llama"))
-    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
-    change(folder, NORM, lambda weights: weights.update(old))
+    folder = write(tmp_path / "llama", tiny_model("llama"))
+    change(folder, NORM, lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
     assert load_model(str(folder), device="cpu").model.config.model_type == "llama"
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 4}
+    config = AutoConfig.for_model("gpt_neo", **sizes, attention_types=[[["global", "local"], 1]])
+    folder, layer = write(tmp_path / "neo", AutoModelForCausalLM.from_config(config)), "transformer.h.0."
+    masks = {f"{layer}attn.attention.{name}": torch.ones(1) for name in ("bias", "masked_bias")}
+    change(folder, f"{layer}ln_1.weight", lambda weights: weights.update(masks))
+    assert load_model(str(folder), device="cpu").model.config.model_type == "gpt_neo"
+    real = f"{layer}attn.attention.q_proj.bias"
+    change(folder, f"{layer}ln_1.weight", lambda weights: weights.update({real: torch.ones(32)}))
+    assert f"1 unexpected ({real})" in refusal(folder)
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from select_to_think.structures import S2TError
 
 FINGERPRINT_VALUES = 1024  # weights sampled per tensor
 INCOMPLETE = ("LOAD REPORT", "checkpoint seem corrupted")  # how transformers logs what `whole_model` refuses
+OLD_MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")  # buffers of old checkpoints, GPT-Neo's among them
 NAMED_TENSORS = 3
 
 
@@ -114,7 +115,8 @@ def load_model(
 def whole_model(name_or_path: str, settings: dict[str, Any]) -> PreTrainedModel:
     """The model, every weight of which comes from the checkpoint, and which uses all that the checkpoint holds.
 
-    Tied weights and what `transformers` knows that a checkpoint of the family may lack or hold besides do not count.
+    Tied weights, masks of old versions, and what `transformers` knows that a checkpoint of the family may lack or hold
+    besides, do not count.
 
     Raises:
         S2TError: naming the tensors that are missing, unexpected or of another shape, or the file that is cut off.
@@ -132,7 +134,8 @@ def whole_model(name_or_path: str, settings: dict[str, Any]) -> PreTrainedModel:
         raise
     model, found = loaded
     misfits = [f"{tensor} {tuple(has)} for {tuple(needs)}" for tensor, has, needs in found["mismatched_keys"]]
-    problems = {"missing": found["missing_keys"], "unexpected": found["unexpected_keys"], "of another shape": misfits}
+    unexpected = [tensor for tensor in found["unexpected_keys"] if not OLD_MASK.search(tensor)]
+    problems = {"missing": found["missing_keys"], "unexpected": unexpected, "of another shape": misfits}
     if any(problems.values()):
         raise incomplete(name_or_path, problems)
     whole: PreTrainedModel = model
