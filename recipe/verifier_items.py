@@ -1,4 +1,4 @@
-"""Items that ask which of two continuations of a chain is right, in the wording of MentorCollab's self-verifier.
+"""Items that ask which of two continuations of a chain is right, in the default wording of `MentorConfig`.
 
 The wrong option is a misreading of the puzzle where it has a spot, otherwise the right text with one word replaced. The
 options start at the first word that differs, as they do where two models disagree.

@@ -75,7 +75,13 @@ class FakeSession:
     def decoder(self, method: str, settings: MethodSettings) -> None:
         find_method(method)
 
-    def trigger(self, name: str, budget: float) -> Any:
+    def coupled(self, method: str, select: SelectConfig) -> None:
+        return None
+
+    def thresholds(self, coupled: None) -> Calibration:
+        return self.calibration
+
+    def trigger(self, name: str, budget: float, coupled: None = None) -> Any:
         return SimpleNamespace(threshold=1 - budget if name == "random" else self.calibration.threshold(name, budget))
 
     def scorer(self, select: SelectConfig) -> Any:
@@ -158,6 +164,7 @@ class FakeSession:
         with_llm: bool = True,
         hidden: bool = False,
         decode: DecodeConfig = DecodeConfig(),
+        coupled: None = None,
     ) -> Iterator[tuple[int, Labels]]:
         for index in reversed(range(len(questions))):
             yield index, fake_labels(questions[index], outputs[index], with_llm=with_llm)

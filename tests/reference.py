@@ -1,4 +1,4 @@
-"""The plainest possible definitions: whole prefix every time, no cache, one sequence, one token."""
+"""The plain definitions of `evaluation/plain.py` on models, and the KL statistic in Python floats."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import math
 from collections.abc import Callable, Sequence
 from random import Random
 
-import torch
 from torch import Tensor
+from transformers import PreTrainedModel
+
+from select_to_think.evaluation import plain
+from select_to_think.evaluation.plain import PlainModel
+from select_to_think.models.words import Words
 
 
-def next_logprobs(model: torch.nn.Module, tokens: Sequence[int], forbidden: Sequence[int] = ()) -> Tensor:
+def next_logprobs(model: PreTrainedModel, tokens: Sequence[int], forbidden: Sequence[int] = ()) -> Tensor:
     """Log-probabilities of the next token after `tokens`, (V,)."""
-    with torch.no_grad():
-        logits = model(torch.tensor([list(tokens)])).logits[0, -1].float()
-    logits[list(forbidden)] = -torch.inf
-    return logits.log_softmax(-1)
+    return PlainModel(model, forbidden)(tokens)
 
 
-def greedy(model: torch.nn.Module, prompt: Sequence[int], new: int, stop: set[int]) -> list[int]:
+def greedy(model: PreTrainedModel, prompt: Sequence[int], new: int, stop: set[int]) -> list[int]:
     """Greedy decoding."""
-    out: list[int] = []
-    while len(out) < new and not (out and out[-1] in stop):
-        out.append(int(next_logprobs(model, [*prompt, *out]).argmax()))
-    return out
+    return plain.greedy(PlainModel(model), prompt, new, stop)
 
 
 def bucketed_kl(llm: Tensor, slm: Tensor, support: int) -> float:
@@ -35,8 +33,8 @@ def bucketed_kl(llm: Tensor, slm: Tensor, support: int) -> float:
 
 
 def select_to_think(
-    slm: torch.nn.Module,
-    llm: torch.nn.Module,
+    slm: PreTrainedModel,
+    llm: PreTrainedModel,
     prompt: Sequence[int],
     new: int,
     stop: set[int],
@@ -45,59 +43,32 @@ def select_to_think(
     support: int,
     takeover: bool = False,
 ) -> list[int]:
-    """S2T with the KL trigger: both models over the whole prefix at every token."""
-    out: list[int] = []
-    while len(out) < new and not (out and out[-1] in stop):
-        p_slm, p_llm = (next_logprobs(m, [*prompt, *out]) for m in (slm, llm))
-        token = int(p_slm.argmax())
-        if bucketed_kl(p_llm, p_slm, support) > threshold:
-            candidates = p_slm.topk(k).indices.tolist()
-            token = int(p_llm.argmax()) if takeover else max(candidates, key=lambda c: float(p_llm[c]))
-        out.append(token)
-    return out
+    """S2T with the KL trigger."""
+
+    def fires(small: Tensor, large: Tensor) -> bool:
+        return bucketed_kl(large, small, support) > threshold
+
+    models = (PlainModel(model) for model in (slm, llm))
+    return plain.select_to_think(*models, prompt, new, stop, fires, k, takeover)
 
 
-def greedy_word(
-    model: torch.nn.Module, prefix: Sequence[int], room: int, starts: set[int], ends: set[int]
-) -> list[int]:
-    """The model's next word: at most `room` tokens and at most 32, up to a boundary."""
-    word = greedy(model, prefix, 1, set())
-    while len(word) < min(room, 32) and word[-1] not in ends:
-        following = greedy(model, [*prefix, *word], 1, set())
-        if following[0] in starts:
-            break
-        word += following
-    return word
-
-
-def free_margin(slm: torch.nn.Module, prompts: Sequence[Sequence[int]], letters: tuple[int, int]) -> float:
-    """MentorCollab-FREE: log-odds of option B; with the other order as a second prompt, half their difference."""
-    odds = [float(p[letters[1]] - p[letters[0]]) for p in (next_logprobs(slm, ids) for ids in prompts)]
-    return odds[0] if len(odds) == 1 else (odds[0] - odds[1]) / 2
+def free_margin(slm: PreTrainedModel, prompts: Sequence[Sequence[int]], letters: tuple[int, int]) -> float:
+    """MentorCollab-FREE."""
+    return plain.free_margin(PlainModel(slm), prompts, letters)
 
 
 def mentor(
-    slm: torch.nn.Module,
-    llm: torch.nn.Module,
+    slm: PreTrainedModel,
+    llm: PreTrainedModel,
     prompt: Sequence[int],
     new: int,
     stop: set[int],
-    boundaries: tuple[set[int], set[int]],
+    words: Words,
     rate: float,
     segment: int,
     seed: str,
     takes_mentor: Callable[[list[int], list[int], list[int]], bool],
 ) -> list[int]:
-    """MentorCollab: both models over the whole text at every token. `takes_mentor(output, SLM's segment, mentor's)`."""
-    random, out = Random(seed), list[int]()
-    while len(out) < new and not (out and out[-1] in stop):
-        text, room = [*prompt, *out], new - len(out)
-        word = greedy_word(slm, text, room, *boundaries)
-        if random.random() < rate and (theirs := greedy_word(llm, text, room, *boundaries)) != word:
-            ours, theirs = (
-                greedy(model, text, min(room, max(segment, len(own))), stop)
-                for model, own in ((slm, word), (llm, theirs))
-            )
-            word = theirs if takes_mentor(out, ours, theirs) else ours
-        out += word
-    return out
+    """MentorCollab."""
+    models = (PlainModel(model) for model in (slm, llm))
+    return plain.mentor(*models, prompt, new, stop, words, rate, segment, Random(seed), takes_mentor)

@@ -205,6 +205,26 @@ def test_train_a_scorer_and_use_it_without_an_llm(place: Path, capfd: pytest.Cap
     assert "already exists" in capfd.readouterr().err
 
 
+def test_a_coupled_scorer_needs_thresholds_of_its_own(
+    place: Path, capfd: pytest.CaptureFixture[str], run: Run, tmp_path: Path
+) -> None:
+    scorer = tmp_path / "coupled"
+    words = ["train", "scorer", "--slm", place / "slm", "--collection", place / "groups", "--out", scorer]
+    assert app.main([*map(str, words), "--mode", "coupled", "--epochs", "1", "--lora-rank", "2", "--bins", "4"]) == 0
+    assert f"s2t calibrate --slm ... --scorer {scorer}" in capfd.readouterr().out
+    question = ("generate", "w5 w6", "--scorer", scorer, "--trigger-budget", "0.5", "--candidates", "4")
+    base = ("--calibration", place / "calibration.json")
+    assert app.main([*map(str, (*question[:2], *pair(place), *question[2:], *base))]) == 2
+    assert f"`s2t calibrate --scorer {scorer}`" in capfd.readouterr().err
+    own = ("--slm", place / "slm", "--scorer", scorer, *SHORT)
+    write_items(tmp_path / "seen.jsonl", "s", range(32, 36))
+    assert app.main(["calibrate", *map(str, ("--data", tmp_path / "seen.jsonl", *own))]) == 2
+    assert "trained on 2 of the calibration questions (s32, s33)" in capfd.readouterr().err
+    calibration = run("calibrate", "--data", place / "cal.jsonl", "--scorer", scorer)["calibration"]
+    assert calibration == str(scorer / "calibration.json")
+    assert "scorer" in {step["chooser"] for step in run(*question)["results"][0]["steps"]}
+
+
 def test_train_a_trigger(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["train", "trigger", "--slm", place / "slm", "--collection", place / "groups", "--out", place / "trigger"]
     assert app.main([*map(str, words), "--epochs", "1", "--trigger-budget", "0.3", "--json"]) == 0

@@ -118,7 +118,7 @@ def test_it_is_the_plain_definition(pair, order) -> None:
             p,
             24,
             set(STOP),
-            (set(WORDS.starts), set(WORDS.ends)),
+            WORDS,
             RATE,
             SEGMENT,
             f"seed/{i}",

@@ -9,16 +9,15 @@ import pytest
 import torch
 
 from select_to_think.config import DecodeConfig, PairConfig, ScorerConfig, SelectConfig
-from select_to_think.models.adapter import inject_adapter
 from select_to_think.models.loading import LoadedModel, fingerprint, load_model
 from select_to_think.models.prompting import prompt_ids
-from select_to_think.models.scorer import save_scorer
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
 from tiny import tiny_loaded, tiny_model, tiny_tokenizer
+from training_fixtures import write_scorer
 
 DECODE = DecodeConfig(max_new_tokens=16)
 QUESTIONS = ["w5 w6 w7", "w9", "w8 w30 w31 w32 w12"]
@@ -37,18 +36,6 @@ def session() -> Session:
     made = Session(slm=tiny_loaded(0), llm=tiny_loaded(1, 3))
     made.calibration = calibration(made)
     return made
-
-
-def write_scorer(folder: Path, slm: LoadedModel, mode: str, score: str) -> Path:
-    switch = inject_adapter(slm.model, 4, 8.0)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for _, weight in switch.weights():
-            weight.normal_(0, 0.3)
-    folder.mkdir()
-    about = {"mode": mode, "score": score, "bins": 5, "score_temperature": 0.1, "slm_fingerprint": slm.fingerprint}
-    save_scorer(folder, switch, torch.randn(5, 32), 0.5, about)
-    return folder
 
 
 @pytest.mark.parametrize("score", ["bins", "anchored"])

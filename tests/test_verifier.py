@@ -175,7 +175,7 @@ def test_it_learns_publishes_and_reads_back(session, tmp_path: Path, monkeypatch
     head = load_verifier(out, session.slm, WORDING)
     assert head.training == report
     with pytest.raises(S2TError, match="train"):
-        assert_not_trained_on(items, out)
+        assert_not_trained_on(items, out, purpose="test")
     with pytest.raises(S2TError, match="another prompt"):
         load_verifier(out, session.slm, ("{question}", ""))
     with pytest.raises(S2TError, match="already exists"):

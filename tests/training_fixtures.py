@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from select_to_think.collect.records import Trajectory, trajectory_from_json
-from select_to_think.models.adapter import AdapterSwitch
+from select_to_think.models.adapter import AdapterSwitch, inject_adapter
 from select_to_think.models.loading import LoadedModel
+from select_to_think.models.scorer import save_scorer
 from tiny import tiny_model
 
 
@@ -61,6 +63,19 @@ def make_records(
             record["groups"].append(group)
         records.append(record)
     return records
+
+
+def write_scorer(folder: Path, slm: LoadedModel, mode: str, score: str) -> Path:
+    """A scorer folder with a random adapter for `slm`."""
+    switch = inject_adapter(slm.model, 4, 8.0)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for _, weight in switch.weights():
+            weight.normal_(0, 0.3)
+    folder.mkdir()
+    about = {"mode": mode, "score": score, "bins": 5, "score_temperature": 0.1, "slm_fingerprint": slm.fingerprint}
+    save_scorer(folder, switch, torch.randn(5, 32), 0.5, about)
+    return folder
 
 
 def shake(module: torch.nn.Module, seed: int = 0, scale: float = 0.3) -> None:

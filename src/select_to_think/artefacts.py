@@ -21,7 +21,7 @@ from select_to_think.models.vocabulary import reserved_ids, share_vocabulary, st
 from select_to_think.models.words import Words, word_boundaries
 from select_to_think.pairs import bundled_folder, bundled_model, bundled_notes
 from select_to_think.structures import S2TError
-from select_to_think.triggers.calibration import Calibration
+from select_to_think.triggers.calibration import CALIBRATION, Calibration
 
 FLAGS = {  # what makes an artefact -> the flag that names it
     "s2t calibrate": "--calibration",
@@ -98,7 +98,7 @@ class Artefacts:
     def calibration(self) -> Calibration:
         """Thresholds of the triggers. Raises S2TError if there are none for this SLM."""
         if self._calibration is None:
-            path = self.artefact(self.config.calibration, "calibration.json", "s2t calibrate")
+            path = self.artefact(self.config.calibration, CALIBRATION, "s2t calibrate")
             self._calibration = Calibration.load(path)
         if self._calibration.slm_fingerprint != self.slm.fingerprint:
             raise S2TError(f"the calibration was made for another SLM than {self.slm.name}: run `s2t calibrate` again")
@@ -107,6 +107,23 @@ class Artefacts:
     @calibration.setter
     def calibration(self, calibration: Calibration) -> None:
         self._calibration = calibration
+
+    def thresholds(self, coupled: Scorer | None) -> Calibration:
+        """The calibration of the model that proposes: the SLM, or with a coupled scorer the SLM with its adapter on.
+
+        Raises:
+            S2TError: there is none for this model.
+        """
+        if coupled is None:
+            return self.calibration
+        path = coupled.path / CALIBRATION
+        remedy = f"run `s2t calibrate --scorer {coupled.path}`"
+        if not path.exists():
+            raise S2TError(f"the coupled scorer in {coupled.path} has no thresholds for its adapted SLM: {remedy}")
+        calibration = Calibration.load(path)
+        if calibration.slm_fingerprint != self.slm.fingerprint:
+            raise S2TError(f"{path} was made for another SLM than {self.slm.name}: {remedy}")
+        return calibration
 
     def artefact(self, given: str | None, shipped: str, command: str) -> Path:
         """The path of something trained or calibrated: the given one, or the one that came with the pair."""
@@ -126,6 +143,13 @@ class Artefacts:
         if path not in self._scorers:
             self._scorers[path] = load_scorer(path, self.slm)
         return self._scorers[path]
+
+    def coupled(self, method: str, select: SelectConfig) -> Scorer | None:
+        """The scorer of a method whose proposals are those of the SLM with the scorer's adapter on."""
+        if method != "s2t-local":
+            return None
+        scorer = self.scorer(select)
+        return scorer if scorer.mode == "coupled" else None
 
     @property
     def verifier_folder(self) -> Path:

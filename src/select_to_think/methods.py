@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from select_to_think.config import MentorConfig, MethodSettings, SelectConfig
 from select_to_think.models.detokenizer import StopStrings
+from select_to_think.models.scorer import Scorer
 from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.policies.base import Limits, Policy
@@ -111,14 +112,14 @@ def sampled(session: Session, settings: MethodSettings, samples: int) -> Decoder
     return Decoder(policy, {"slm": SLM})
 
 
-def trigger_of(method: Method, session: Session, settings: MethodSettings) -> Trigger:
+def trigger_of(method: Method, session: Session, settings: MethodSettings, coupled: Scorer | None = None) -> Trigger:
     """The trigger of a method, and a check of what it selects among."""
     select = settings.select
     if select.candidates > session.ordinary_vocabulary:
         size = session.ordinary_vocabulary
         raise S2TError(f"{select.candidates} candidates asked of a vocabulary of {size} tokens: lower --candidates")
     name = method.trigger_name(select, not method.asks_llm or session.shares_vocabulary)
-    return session.trigger(name, select.trigger_budget)
+    return session.trigger(name, select.trigger_budget, coupled)
 
 
 def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder]:
@@ -136,12 +137,15 @@ def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder
 
 def local(session: Session, settings: MethodSettings, samples: int) -> Decoder:
     """`s2t-local`, in the mode of its scorer."""
-    trigger = trigger_of(METHODS["s2t-local"], session, settings)
+    METHODS["s2t-local"].trigger_name(settings.select)  # wrong names are told before a scorer is missed
+    ends = limits(session, settings)
     scorer = session.scorer(settings.select)
-    adapted = Role("slm", session.adapter(scorer.path, scorer.bin_rows))
+    coupled = session.coupled("s2t-local", settings.select)
+    trigger = trigger_of(METHODS["s2t-local"], session, settings, coupled)
+    adapted = session.adapted(scorer)
     selector = ScorerSelector(scorer.mode, scorer.score == "anchored", scorer.score_temperature, scorer.anchor)
-    policy = Select(limits(session, settings), trigger, selector, settings.select.candidates)
-    if scorer.mode == "coupled":
+    policy = Select(ends, trigger, selector, settings.select.candidates)
+    if coupled is not None:
         return Decoder(policy, {"slm": adapted})
     return Decoder(policy, {"slm": SLM, "scorer": adapted})
 

@@ -29,6 +29,7 @@ from select_to_think.methods import LLM, SLM, Decoder, find_method
 from select_to_think.models.adapter import load_adapter
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import prompt_ids
+from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.policies.base import Task
 from select_to_think.policies.interpreter import interpret
@@ -87,9 +88,13 @@ class Session(Artefacts):
             backend.add_adapter(name, load_adapter(folder, self.slm), bin_rows)
         return name
 
-    def trigger(self, name: str, budget: float) -> Trigger:
-        """A trigger that fires on about a fraction `budget` of the steps."""
-        return find_trigger(name).for_budget(self, budget)
+    def adapted(self, scorer: Scorer) -> Role:
+        """The SLM with a scorer's adapter on."""
+        return Role("slm", self.adapter(scorer.path, scorer.bin_rows))
+
+    def trigger(self, name: str, budget: float, coupled: Scorer | None = None) -> Trigger:
+        """A trigger that fires on about a fraction `budget` of the steps; `coupled`: of the SLM with that adapter."""
+        return find_trigger(name).for_budget(self, budget, coupled)
 
     def decoder(self, method: str, settings: MethodSettings = MethodSettings()) -> Decoder:
         """A method made ready.
@@ -201,8 +206,11 @@ class Session(Artefacts):
         with_llm: bool = True,
         hidden: bool = False,
         decode: DecodeConfig = DecodeConfig(),
+        coupled: Scorer | None = None,
     ) -> Iterator[tuple[int, Labels]]:
         """Yield (index, what both models say at every token of outputs[index]) as they finish.
+
+        With a `coupled` scorer it is the SLM with the scorer's adapter on that speaks.
 
         Raises:
             S2TError: with an LLM that has another vocabulary than the SLM.
@@ -210,7 +218,8 @@ class Session(Artefacts):
         if with_llm:
             check_shared_vocabulary(self.slm, self.llm)
         policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden)
-        roles = {"slm": SLM, **({"llm": LLM} if with_llm else {})}
+        slm = SLM if coupled is None else self.adapted(coupled)
+        roles = {"slm": slm, **({"llm": LLM} if with_llm else {})}
 
         def runs() -> Iterator[tuple[int, Run]]:
             for index, (question, tokens) in enumerate(zip(questions, outputs, strict=True)):

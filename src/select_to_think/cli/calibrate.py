@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,20 +12,20 @@ from rich.table import Table
 
 from select_to_think.cli.command import add_command
 from select_to_think.cli.data import Style, choose_items, fitting_items, folder_for
-from select_to_think.cli.options import DATA_PANEL, Batching, Models
+from select_to_think.cli.options import DATA_PANEL, MODELS, Batching, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
-from select_to_think.config import DataConfig
+from select_to_think.config import DataConfig, PairConfig
+from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
     from select_to_think.triggers.calibration import Calibration
 
-FILE_NAME = "calibration.json"
 SHOWN_BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def calibrate(
-    pair: Models,
+    pair: Annotated[PairConfig, Only((*MODELS, "scorer"))],
     decode: Batching,
     data: DataConfig,
     style: Style,
@@ -38,19 +39,30 @@ def calibrate(
         ),
     ] = None,
 ) -> Reply:
-    """Fit the triggers' thresholds on data that no test uses; give the file to other commands as --calibration."""
+    """Fit the triggers' thresholds on data that no test uses; give the file to other commands as --calibration.
+
+    A coupled scorer changes what the SLM proposes: with --scorer its thresholds are made, and lie in its folder.
+    """
+    if pair.scorer is not None and out is not None:
+        raise S2TError("--out and --scorer exclude each other: the thresholds of a coupled scorer lie in its folder")
     items = choose_items(pair, data, style, purpose="calibration")
-    from select_to_think.evaluation.calibrate import calibrate as run
-    from select_to_think.evaluation.calibrate import save_calibration
+    from select_to_think.evaluation.calibrate import calibrate as calibrate_pair
+    from select_to_think.evaluation.calibrate import calibrate_coupled, save_calibration
     from select_to_think.files import make_folder
     from select_to_think.session import Session
+    from select_to_think.triggers.calibration import CALIBRATION
 
-    path = out or folder_for("calibrate", None, pair, decode, data, style, with_llm) / FILE_NAME
-    make_folder(path.parent)
+    with_llm = with_llm and pair.scorer is None
     session = Session.load(pair)
+    if pair.scorer is not None:
+        path, run = Path(pair.scorer) / CALIBRATION, calibrate_coupled
+    else:
+        path = out or folder_for("calibrate", None, pair, decode, data, style, with_llm) / CALIBRATION
+        make_folder(path.parent)
+        run = partial(calibrate_pair, with_llm=with_llm)
     items = fitting_items(session, items, decode.max_new_tokens, with_llm=with_llm)
     with progress("calibrating") as report:
-        calibration = run(session, items, decode=decode, with_llm=with_llm, progress=report)
+        calibration = run(session, items, decode=decode, progress=report)
     save_calibration(calibration, path)
     thresholds = {
         trigger: {f"{budget:g}": calibration.threshold(trigger, budget) for budget in SHOWN_BUDGETS}

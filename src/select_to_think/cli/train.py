@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from select_to_think.cli.command import add_command
-from select_to_think.cli.data import Style, choose_items, fitting_items
+from select_to_think.cli.data import Style, choose_items, fitting_items, pair_items
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
@@ -30,6 +30,7 @@ from select_to_think.config import (
 
 if TYPE_CHECKING:
     from select_to_think.collect.records import Trajectory
+    from select_to_think.session import Session
 
 SmallModel = Annotated[PairConfig, Only(("pair", "slm", "device", "dtype", "trust_remote_code"))]
 Collections = Annotated[
@@ -75,11 +76,13 @@ def scorer(
 ) -> Reply:
     """Train the scorer with which the SLM selects among its own candidates (s2t-local)."""
     from select_to_think.session import Session
+    from select_to_think.training.folders import is_leader
     from select_to_think.training.scorer import train_scorer
 
+    session = Session.load(replace(pair, scorer=str(out)))
     with progress("training the scorer") as report:
         summary = train_scorer(
-            Session.load(pair).slm,
+            session.slm,
             trajectories(collection),
             config,
             out,
@@ -89,8 +92,23 @@ def scorer(
             question_keys=seen_questions([*collection, *(validation or ())]),
             progress=report,
         )
-    payload = {"schema": 1, "scorer": str(out), "mode": config.mode, "score": config.score, **summary}
+    own_problems = config.mode == "coupled" and pair.slm is None and is_leader()
+    thresholds = calibrated(session) if own_problems else None
+    about = {"mode": config.mode, "score": config.score, "calibration": thresholds}
+    payload = {"schema": 1, "scorer": str(out), **about, **summary}
     return Reply(payload, lambda console: show_scorer(console, payload))
+
+
+def calibrated(session: Session) -> str:
+    """Give the session's coupled scorer thresholds from the bundled pair's calibration problems; their file."""
+    from select_to_think.evaluation.calibrate import calibrate_coupled, save_calibration
+    from select_to_think.triggers.calibration import CALIBRATION
+
+    path = Path(str(session.config.scorer)) / CALIBRATION
+    with progress("calibrating") as report:
+        calibration = calibrate_coupled(session, pair_items(session.config, "calibration", None), progress=report)
+    save_calibration(calibration, path)
+    return str(path)
 
 
 def show_epochs(
@@ -118,6 +136,12 @@ def show_scorer(console: Console, payload: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(f"scorer: {payload['scorer']}", markup=False, soft_wrap=True)
+    if payload["mode"] == "coupled" and payload["calibration"] is None:
+        console.print(
+            f"next, its thresholds: s2t calibrate --slm ... --scorer {payload['scorer']} --data ...",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def trigger(

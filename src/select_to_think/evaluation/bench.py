@@ -9,8 +9,9 @@ Non-goals: quality. Single times are not comparable between machines; ratios ins
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -30,7 +31,7 @@ from select_to_think.config import (
 )
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.evaluation.plain import PlainMentor, run_plain
+from select_to_think.evaluation import plain
 from select_to_think.evaluation.timing import Contender, Cost, table, time_contenders
 from select_to_think.methods import LLM, SLM
 from select_to_think.models.adapter import Adapter, adapted_paths
@@ -110,6 +111,23 @@ def run_generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_t
     return Cost(times[1], len(prompts) * new_tokens, prefill_seconds=times[0], slm_batch_forwards=new_tokens)
 
 
+def run_plain_s2t(
+    slm: PreTrainedModel,
+    llm: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    fires: Callable[[Random, torch.Tensor, torch.Tensor], bool],
+    stop_ids: Collection[int] = (),
+) -> Cost:
+    """Time S2T as defined. `fires`: the row's coin, log-probabilities of SLM and LLM (V,) -> triggered?"""
+    write = partial(plain.select_to_think, plain.PlainModel(slm), plain.PlainModel(llm))
+    start = time.perf_counter()
+    coins = (partial(fires, Random(str(number))) for number in range(len(prompts)))
+    rows = zip(prompts, coins, strict=True)
+    written = sum(len(write(prompt, new_tokens, stop_ids, coin, CANDIDATES)) for prompt, coin in rows)
+    return Cost(time.perf_counter() - start, written, written)
+
+
 def random_adapter(model: PreTrainedModel) -> Adapter:
     """A LoRA of random numbers."""
     layers = {}
@@ -147,7 +165,7 @@ def shape_contenders(config: BenchConfig, batch: int, slm: PreTrainedModel, llm:
         selector = ScorerSelector(mode, True, 0.1, 1.0)
         return timed(f"s2t-local-{mode}", Select(limits, coin(threshold), selector, CANDIDATES), roles)
 
-    def toss(small: torch.Tensor, large: torch.Tensor, coin: Random) -> bool:
+    def toss(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:
         return coin.random() > threshold
 
     vote = MajorityVote(Sample(limits, 0.7, 0.8, 20, 0.0), 8, False, lambda tokens: str(tokens[-1]))
@@ -159,7 +177,7 @@ def shape_contenders(config: BenchConfig, batch: int, slm: PreTrainedModel, llm:
         local("proposer", {"slm": SLM, "scorer": adapted}),
         local("activated", {"slm": SLM, "scorer": adapted}),
         timed("s2t-kl", BlockVerified(limits, by_kl, LLMSelector(), CANDIDATES), both),
-        Contender("s2t-kl-plain", lambda: run_plain(slm, llm, prompts, config.plain_tokens, toss, CANDIDATES)),
+        Contender("s2t-kl-plain", lambda: run_plain_s2t(slm, llm, prompts, config.plain_tokens, toss)),
         timed("s2t-entropy", Select(limits, coin(threshold), LLMSelector(), CANDIDATES), both),
         timed("takeover", BlockVerified(limits, by_kl, LLMSelector(takeover=True), CANDIDATES), both),
         timed("maj@8", vote, {"slm": SLM}, copies=8),
@@ -193,7 +211,7 @@ def pair_contenders(session: Session, config: BenchConfig, batch: int, questions
     threshold = session.trigger("kl", config.bench_budget).threshold
     prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
 
-    def diverge(small: torch.Tensor, large: torch.Tensor, coin: Random) -> bool:
+    def diverge(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:
         top = small.topk(min(SUPPORT, len(small))).indices
         return float(bucketed_kl_nats(large[top], small[top])) > threshold
 
@@ -204,7 +222,7 @@ def pair_contenders(session: Session, config: BenchConfig, batch: int, questions
         timed("s2t-kl", "s2t"),
         Contender(
             "s2t-kl-plain",
-            lambda: run_plain(slm, llm, prompts, config.new_tokens, diverge, CANDIDATES, session.stop_ids),
+            lambda: run_plain_s2t(slm, llm, prompts, config.new_tokens, diverge, session.stop_ids),
         ),
         timed("s2t-entropy", "s2t", trigger="entropy"),
         timed("takeover", "takeover"),
@@ -235,14 +253,24 @@ def mentor_contenders(session: Session, config: BenchConfig, batch: int, questio
         runs = ((i, session.run(run, decoder.roles, len(prompt) + room)) for i, prompt, run in started)
         return timed_events(session.events(runs, batch), session.backends, batch)
 
-    def plain() -> Cost:
-        models, never = (session.slm.model, session.llm.model), torch.tensor(forbidden, dtype=torch.long)
-        reference = PlainMentor(
-            *models, never.to(models[0].device), session.words, mentor.consult_rate, mentor.segment_tokens
-        )
-        return reference.run(prompts, [asked.about(question) for question in questions], config.new_tokens)
+    def slow() -> Cost:
+        slm, llm = (plain.PlainModel(each.model, forbidden, logits_to_keep=1) for each in (session.slm, session.llm))
 
-    return [Contender("mentor-free", fast), Contender("mentor-free-plain", plain)]
+        def write(number: int) -> list[int]:
+            about = asked.about(questions[number])
+
+            def takes_mentor(out: list[int], ours: list[int], theirs: list[int]) -> bool:
+                orders = [about.ids(out, ours, theirs), about.ids(out, theirs, ours)]
+                return plain.free_margin(slm, orders, about.letters) > 0
+
+            settings = session.words, mentor.consult_rate, mentor.segment_tokens, Random(str(number))
+            return plain.mentor(slm, llm, prompts[number], config.new_tokens, (), *settings, takes_mentor)
+
+        start = time.perf_counter()
+        outputs = tuple(tuple(write(number)) for number in range(len(prompts)))
+        return Cost(time.perf_counter() - start, sum(map(len, outputs)), llm.forwards, outputs=outputs)
+
+    return [Contender("mentor-free", fast), Contender("mentor-free-plain", slow)]
 
 
 def bench_decode(

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from select_to_think.config import DecodeConfig
+from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.items import Item, assert_unique, question_key, refuse_test
 from select_to_think.evaluation.rollouts import labelled_greedy
+from select_to_think.evaluation.trained_on import assert_not_trained_on
 from select_to_think.files import write_text_atomic
+from select_to_think.models.scorer import Scorer
 from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.triggers.calibration import Calibration
 
@@ -32,8 +34,11 @@ def calibrate(
     decode: DecodeConfig = DecodeConfig(),
     with_llm: bool = True,
     progress: Progress | None = None,
+    coupled: Scorer | None = None,
 ) -> Calibration:
     """Quantiles of entropy and margin, and with the LLM of the KL, over every step of greedy answers to `items`.
+
+    With a `coupled` scorer the answers are those of the SLM with its adapter on.
 
     Raises S2TError for test data, for no or doubled items, and with an LLM that has another vocabulary.
     """
@@ -42,7 +47,7 @@ def calibrate(
     assert_unique(items)
     refuse_test(items, purpose="calibrate on")
     found: dict[int, dict[str, Floats]] = {}
-    for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, progress=progress):
+    for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, progress=progress, coupled=coupled):
         found[index] = dict(labels.statistics)
     statistics = {
         name: np.concatenate([found[index][name] for index in range(len(items))]).tolist() for name in sorted(found[0])
@@ -50,6 +55,28 @@ def calibrate(
     llm_fingerprint = session.llm.fingerprint if with_llm else None
     calibration = Calibration.fit(statistics, [i.id for i in items], session.slm.fingerprint, llm_fingerprint)
     return replace(calibration, question_keys=[question_key(item) for item in items])
+
+
+def calibrate_coupled(
+    session: Session,
+    items: Sequence[Item],
+    *,
+    decode: DecodeConfig = DecodeConfig(),
+    progress: Progress | None = None,
+) -> Calibration:
+    """Quantiles of entropy and margin over greedy answers of the SLM with a coupled scorer's adapter on.
+
+    Raises S2TError for test data, for no or doubled items, for questions that the scorer was trained on, and for a
+    scorer of another mode.
+    """
+    scorer = session.scorer(SelectConfig(scorer_mode="coupled"))
+    if scorer.mode != "coupled":
+        raise S2TError(
+            f"{scorer.path} is a scorer of mode {scorer.mode}, beside which the SLM alone proposes: "
+            "the pair's own thresholds hold, so run `s2t calibrate` without --scorer"
+        )
+    assert_not_trained_on(items, scorer.path, purpose="calibration")
+    return calibrate(session, items, decode=decode, with_llm=False, progress=progress, coupled=scorer)
 
 
 def save_calibration(calibration: Calibration, path: Path) -> None:

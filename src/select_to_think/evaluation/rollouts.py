@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from select_to_think.config import DecodeConfig
+from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.items import Item
+from select_to_think.models.scorer import Scorer
 from select_to_think.structures import Labels, Progress
 
 if TYPE_CHECKING:
@@ -17,22 +18,31 @@ if TYPE_CHECKING:
 
 
 def labelled_greedy(
-    session: Session, items: Sequence[Item], decode: DecodeConfig, *, with_llm: bool, progress: Progress | None
+    session: Session,
+    items: Sequence[Item],
+    decode: DecodeConfig,
+    *,
+    with_llm: bool,
+    progress: Progress | None,
+    coupled: Scorer | None = None,
 ) -> Iterator[tuple[int, Labels]]:
     """(index of the item, labels of the P tokens that greedy decoding writes), in order of finishing.
 
+    With a `coupled` scorer it is the SLM with the scorer's adapter on that decodes: `s2t-local` that never triggers.
     `progress` counts rollouts and labels: two per item.
     """
     done, total = 0, 2 * len(items)
     questions = [item.asked for item in items]
     tokens: dict[int, tuple[int, ...]] = {}
-    for index, generation in session.stream(questions, "greedy", decode):
+    never = SelectConfig(trigger="random", trigger_budget=0.0, scorer_mode="coupled")
+    method = "greedy" if coupled is None else "s2t-local"
+    for index, generation in session.stream(questions, method, decode, never):
         tokens[index] = generation.tokens
         done += 1
         if progress:
             progress(done, total)
     outputs = [tokens[index] for index in range(len(items))]
-    for index, labels in session.label(questions, outputs, with_llm=with_llm, decode=decode):
+    for index, labels in session.label(questions, outputs, with_llm=with_llm, decode=decode, coupled=coupled):
         done += 1
         if progress:
             progress(done, total)

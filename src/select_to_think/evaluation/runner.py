@@ -166,9 +166,10 @@ class Evaluation:
         for method in self.methods:
             self.session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
             if is_calibrated(method, settings.select):
-                assert_not_calibrated_on(self.items, self.session.calibration, purpose="test")
+                coupled = self.session.coupled(method, settings.select)
+                assert_not_calibrated_on(self.items, self.session.thresholds(coupled), purpose="test")
             for folder in trained_folders(self.session, method, settings.select):
-                if not assert_not_trained_on(self.items, folder):
+                if not assert_not_trained_on(self.items, folder, purpose="test"):
                     unknown[folder] = None
         self.check_baseline(out)
         return [

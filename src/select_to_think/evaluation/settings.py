@@ -30,7 +30,7 @@ def trigger_name(method: str, select: SelectConfig, shared_vocabulary: bool = Tr
 
 
 def is_calibrated(method: str, select: SelectConfig) -> bool:
-    """Whether a method looks at thresholds of the pair's calibration."""
+    """Whether a method looks at thresholds of a calibration; others bring their own."""
     return has_trigger(method) and find_trigger(trigger_name(method, select)).fit is None
 
 
@@ -85,7 +85,8 @@ def method_settings(session: Session, method: str, settings: EvalSettings) -> di
     if record.trigger is not None:
         name = record.trigger_name(select, not record.asks_llm or session.shares_vocabulary)
         decisive["select"] = {**asdict(selection(session, [method], select)), "trigger": name}
-        decisive["threshold"] = repr(session.trigger(name, select.trigger_budget).threshold)
+        trigger = session.trigger(name, select.trigger_budget, session.coupled(method, select))
+        decisive["threshold"] = repr(trigger.threshold)
     if record.uses is not None:
         folder = used_folder(session, method, select)
         assert folder is not None

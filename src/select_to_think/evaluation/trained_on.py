@@ -30,9 +30,10 @@ def write_trained_on(folder: Path, keys: Iterable[str]) -> None:
     write_text_atomic(folder / FILE, f'{{"schema": {SCHEMA}, "question_keys": [\n{lines}\n]}}\n')
 
 
-def assert_not_trained_on(items: Iterable[Item], folder: Path) -> bool:
+def assert_not_trained_on(items: Iterable[Item], folder: Path, *, purpose: str) -> bool:
     """Raise S2TError naming the items whose question what lies in `folder` was trained on.
 
+    `purpose`: what the items are for, "test" or "calibration".
     Returns whether that is known: what was trained by older versions does not say.
     """
     if not (folder / FILE).exists():
@@ -45,7 +46,9 @@ def assert_not_trained_on(items: Iterable[Item], folder: Path) -> bool:
     seen = [item.id for item in items if question_key(item)[:KEY_LENGTH] in keys]
     if seen:
         names = ", ".join(seen[:5]) + (", ..." if len(seen) > 5 else "")
-        raise S2TError(f"{folder.name} was trained on {len(seen)} of the test questions ({names}); use disjoint data")
+        raise S2TError(
+            f"{folder.name} was trained on {len(seen)} of the {purpose} questions ({names}); use disjoint data"
+        )
     return True
 
 

@@ -4,8 +4,8 @@ At disputes of training problems the answer is finished from both segments (`tra
 exactly one of them leads to the right answer; it is shown in both orders, so as many prompts have "option B" for an
 answer as "option A". The problems are split by a hash of their id: a tenth of them trains nothing and measures.
 
-The network (arXiv 2602.05307) is h -> 2h -> h -> h/2 -> 1 with batch norm, ReLU and dropout; at inference the norms are
-folded into the layers. The SLM is only read.
+The network has the sizes of MentorCollab's (arXiv 2602.05307): h -> 2h -> h -> h/2 -> 1, with batch norm, ReLU and
+dropout behind each layer but the last; at inference the norms are folded into the layers. The SLM is only read.
 
 Non-goals: judging (`verifiers/mlp.py`).
 """

@@ -14,6 +14,7 @@ from select_to_think.structures import Floats, Observation, S2TError
 
 if TYPE_CHECKING:
     from select_to_think.artefacts import Artefacts
+    from select_to_think.models.scorer import Scorer
 
 Statistic = Callable[[Observation, Observation | None], Floats]  # of the SLM's and the LLM's view of P steps -> (P,)
 
@@ -42,15 +43,21 @@ class TriggerKind:
         assert statistic is not None
         return Trigger(self, threshold, lambda slm, llm, _: statistic(slm, llm))
 
-    def for_budget(self, pair: Artefacts, budget: float) -> Trigger:
-        """The trigger that fires on about a fraction `budget` of the steps of this pair.
+    def for_budget(self, pair: Artefacts, budget: float, coupled: Scorer | None = None) -> Trigger:
+        """The trigger that fires on about a fraction `budget` of the steps that the SLM proposes, or with a `coupled`
+        scorer the SLM with its adapter on.
 
         Raises:
-            S2TError: it was not calibrated for the pair, or with another LLM.
+            S2TError: there are no thresholds for this model, or they were made with another LLM.
         """
+        if coupled is not None and self.hidden:
+            raise S2TError(
+                f"the {self.name} trigger reads hidden states of the base SLM, and a coupled scorer's adapter changes "
+                "them: choose entropy or margin, or a scorer of another mode"
+            )
         if self.fit is not None:
             return self.fit(pair, budget)
-        threshold = pair.calibration.threshold(self.name, budget)
+        threshold = pair.thresholds(coupled).threshold(self.name, budget)
         if self.needs_llm and pair.calibration.llm_fingerprint != pair.llm.fingerprint:
             raise S2TError(
                 f"the {self.name} trigger was calibrated with another LLM than {pair.llm.name}: "

@@ -16,11 +16,13 @@ import numpy as np
 from select_to_think.structures import S2TError
 
 QUANTILES = 1001
+CALIBRATION = "calibration.json"  # its name where it comes with a pair or, for a coupled scorer, in the scorer's folder
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Quantiles of trigger statistics over the steps of greedy SLM answers to calibration items."""
+    """Quantiles of trigger statistics over the steps of greedy answers of the SLM to calibration items, or, beside a
+    coupled scorer, of the SLM with that scorer's adapter on."""
 
     slm_fingerprint: str
     llm_fingerprint: str | None

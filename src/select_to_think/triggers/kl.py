@@ -1,4 +1,5 @@
-"""The exact KL trigger of Select to Think (arXiv 2604.26940): where do the two models disagree?"""
+"""The KL trigger of Select to Think (arXiv 2604.26940; in its code the divergence is the other way round): where do
+the two models disagree?"""
 
 from __future__ import annotations
 

@@ -91,9 +91,10 @@ class Prompt(Protocol):
 
 @dataclass(frozen=True)
 class Asking(ABC):
-    """Shows the SLM the SLM's segment as option A and the mentor's as B, as published (arXiv 2602.05307).
+    """Shows the SLM the SLM's segment as option A and the mentor's as B: the order of MentorCollab (arXiv 2602.05307),
+    though neither its question nor its rule (docs/methods.md, "What differs from the published code").
 
-    `debiased` (ours) asks for the other order too, in the same forward, and takes the mean: a liking for a letter
+    `debiased` asks for the other order too, in the same forward, and takes the mean: a liking for a letter
     cancels out.
     """
 

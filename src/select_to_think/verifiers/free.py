@@ -10,7 +10,10 @@ from select_to_think.verifiers.base import Asking
 
 @dataclass(frozen=True)
 class FreeVerifier(Asking):
-    """MentorCollab-FREE (arXiv 2602.05307): log p_SLM(B | prompt) - log p_SLM(A | prompt)."""
+    """log p_SLM(B | prompt) - log p_SLM(A | prompt).
+
+    After MentorCollab-FREE (arXiv 2602.05307), where the most probable token of the whole vocabulary decides.
+    """
 
     def observe(self, prompts: int) -> Observe:
         """The letters."""

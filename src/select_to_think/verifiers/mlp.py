@@ -11,7 +11,8 @@ from select_to_think.verifiers.base import Asking
 
 @dataclass(frozen=True)
 class MLPVerifier(Asking):
-    """MentorCollab-MLP (arXiv 2602.05307): the network's logit for "option B leads to the right answer"."""
+    """The network's logit for "option B leads to the right answer", after MentorCollab-MLP (arXiv 2602.05307), whose
+    network reads another state (docs/methods.md, "What differs from the published code")."""
 
     head: VerifierHead
 
