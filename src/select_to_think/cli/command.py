@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
 from select_to_think.cli.options import flatten
@@ -32,7 +33,14 @@ Command = Callable[..., Reply]
 AGAIN = "run the same command again to go on from here"
 
 
-def add_command(app: typer.Typer, name: str, function: Command, *, resume: str = "nothing was written") -> None:
+def add_command(
+    app: typer.Typer,
+    name: str,
+    function: Command,
+    *,
+    resume: str = "nothing was written",
+    kind: type[TyperCommand] = TyperCommand,
+) -> None:
     """Register `function` as `s2t ... name`. `resume` tells a person who pressed Ctrl-C how to go on."""
     work = flatten(function)
     signature = inspect.signature(work)
@@ -54,7 +62,7 @@ def add_command(app: typer.Typer, name: str, function: Command, *, resume: str =
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), JSON_FLAG])  # type: ignore[attr-defined]
     run.__annotations__ = {**work.__annotations__, "json": JSON_FLAG.annotation}
     run.__doc__ = inspect.getdoc(function)
-    app.command(name)(run)
+    app.command(name, cls=kind)(run)
 
 
 def refuse(error: Exception) -> NoReturn:

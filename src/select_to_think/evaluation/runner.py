@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
+from select_to_think.evaluation.grading.sandbox import means_for
 from select_to_think.evaluation.items import Item, assert_unique, items_note
 from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Results, provenance
 from select_to_think.evaluation.run_folder import (
@@ -70,8 +71,8 @@ def evaluate(
 
     Raises:
         S2TError: an unknown method, a baseline without answers, items that something was calibrated or trained on,
-            code items without `allow_code_execution`, and a folder that was begun with other settings or cannot be
-            written.
+            code items without `allow_code_execution` or where nothing confines them, and a folder that was begun with
+            other settings or cannot be written.
     """
     methods = list(dict.fromkeys(methods))
     seeds = list(dict.fromkeys(settings.seeds)) or [settings.decode.seed]
@@ -135,8 +136,8 @@ def check(session: Session, items: Sequence[Item], methods: Sequence[str], setti
         raise S2TError("no method to evaluate; name some with --methods, for example greedy,s2t-local")
     for method in methods:
         parse_method(method)
-    if not settings.allow_code_execution and any(item.answer_type == "code" for item in items):
-        raise S2TError("grading these items runs code that a model wrote; allow it with --allow-code-execution")
+    if any(item.answer_type == "code" for item in items):
+        means_for(settings.allow_code_execution)
     unknown: dict[Path, None] = {}
     for method in methods:
         session.policy(method, settings.decode, settings.select, settings.mentor)
