@@ -72,7 +72,7 @@ def home(tmp_path):
 HARM = {
     "rmtree of a Path": "import shutil, pathlib; shutil.rmtree(pathlib.Path({home!r}))",
     "open relative to a folder": "d = os.open({home!r}, 0); os.open('thesis', os.O_WRONLY | os.O_TRUNC, dir_fd=d)",
-    "open relative to an O_PATH": "d = os.open({home!r}, os.O_PATH); os.open('thesis', os.O_RDWR, dir_fd=d)",
+    "open relative to an O_PATH": "d = os.open({home!r}, os.O_PATH); os.open('thesis', os.O_TRUNC | 2, dir_fd=d)",
     "unlink relative to a folder": "d = os.open({home!r}, os.O_PATH); os.unlink('thesis', dir_fd=d)",
     "truncate while reading": "os.open({home!r} + '/thesis', os.O_RDONLY | os.O_TRUNC)",
     "truncate": "os.truncate({home!r} + '/thesis', 0)",

@@ -18,7 +18,6 @@ import os
 import selectors
 import shutil
 import signal
-import site
 import subprocess
 import sys
 import tempfile
@@ -185,10 +184,10 @@ def run(task: Task, means: Means, limits: Limits = _LIMITS) -> Outcome:
 
 def _start(role: str, means: Means, limits: Limits, pipes: Sequence[int], **streams: Any) -> subprocess.Popen[bytes]:
     """Start one of the two processes; it keeps the descriptors `pipes`."""
-    python, readable = os.path.realpath(sys.executable), _readable()
+    readable = _readable()
     settings = {"role": role, "means": means, "limits": limits.for_child(), "pipes": pipes}
-    settings |= {"readable": readable, "packages": site.getsitepackages()}
-    command = [python, "-I", "-S", "-B", str(_CHILD), json.dumps(settings)]
+    settings |= {"readable": readable, "packages": _packages()}
+    command = [os.path.realpath(sys.executable), "-I", "-S", "-B", str(_CHILD), json.dumps(settings)]
     if means == "bubblewrap":
         binds = [part for path in readable for part in ("--ro-bind", path, path)]
         command = [shutil.which("bwrap") or "bwrap", *_BUBBLEWRAP, *binds, "--remount-ro", "/", "--", *command]
@@ -201,8 +200,13 @@ def _readable() -> list[str]:
     python = Path(sys.executable).resolve()
     prefixes = dict.fromkeys((sys.prefix, sys.base_prefix, str(python.parents[1]), "/usr", "/usr/local", "/"))
     paths = [os.path.join(prefix, name) for prefix in prefixes for name in ("lib", "lib64")]
-    paths += [str(python), str(_CHILD), "/etc/ld.so.cache", "/nix/store"]
-    return [path for path in paths if os.path.exists(path)]
+    paths += [*_packages(), str(python), str(_CHILD), "/etc/ld.so.cache", "/nix/store"]
+    return [path for path in dict.fromkeys(paths) if os.path.exists(path)]
+
+
+def _packages() -> list[str]:
+    """The folders of installed packages."""
+    return [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
