@@ -103,7 +103,7 @@ def show(console: Console, payload: dict[str, Any]) -> None:
             f"{cell['seconds_per_answer']:.3f}",
         )
     console.print(table)
-    console.print(f"figure: {payload['figure']}", markup=False, soft_wrap=True)
+    console.print(f"figure: {payload['figure']}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -51,7 +51,7 @@ def add_command(
             with only_the_result(json) as stdout:
                 write_reply(work(**flags), stdout, json)
         except KeyboardInterrupt:
-            notes().print(f"stopped; {resume}", markup=False, soft_wrap=True)
+            notes().print(f"stopped; {resume}", soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,7 +78,7 @@ def print_error(line: str) -> None:
     """One line on stderr that starts with `error:`."""
     screen = notes()
     screen.print("error:", style="bold red", end=" ")
-    screen.print(line, markup=False, soft_wrap=True)
+    screen.print(line, soft_wrap=True)
 
 
 def quiet_libraries(*, loads_slowly: bool) -> None:

@@ -137,7 +137,7 @@ def show(console: Console, folder: Path, results: Results) -> None:
     if len(run.domains) > 1:
         show_table(console, domain_table(run))
     for remark in results.provenance["notes"]:
-        console.print(remark, style="dim", markup=False)
+        console.print(remark, style="dim")
 
 
 def register(app: typer.Typer) -> None:

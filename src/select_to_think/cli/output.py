@@ -78,7 +78,7 @@ def notes() -> Console:
 
 def note(text: str) -> None:
     """Tell a person something that is not the result; on stderr."""
-    notes().print(text, style="dim", markup=False, soft_wrap=True)
+    notes().print(text, style="dim", soft_wrap=True)
 
 
 @contextmanager

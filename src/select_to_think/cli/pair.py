@@ -48,7 +48,7 @@ def train(
 
     train_pair(out, which=cast(Which, which), steps=steps, device=device, resume=not fresh, stage=progress)
     folders = [str(out / name) for name in MODELS if (out / name).is_dir()]
-    return Reply({"schema": 1, "models": folders}, lambda console: console.print("\n".join(folders), markup=False))
+    return Reply({"schema": 1, "models": folders}, lambda console: console.print("\n".join(folders)))
 
 
 def info(
@@ -104,9 +104,9 @@ def show(console: Console, payload: dict[str, Any]) -> None:
         table.add_row(role, *(f"{value:,}" if isinstance(value, int) else value for value in facts.values()))
     console.print(table)
     sizes = ", ".join(f"{split} {count or 'endless'}" for split, count in payload["problems_per_domain"].items())
-    console.print(f"problems per domain ({', '.join(payload['domains'])}): {sizes}", markup=False)
-    console.print(f"scorers: {', '.join(payload['scorers']) or 'none'}", markup=False)
-    console.print(f"folder: {payload['folder']}", markup=False, soft_wrap=True)
+    console.print(f"problems per domain ({', '.join(payload['domains'])}): {sizes}")
+    console.print(f"scorers: {', '.join(payload['scorers']) or 'none'}")
+    console.print(f"folder: {payload['folder']}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

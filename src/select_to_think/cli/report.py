@@ -75,9 +75,9 @@ def show(console: Console, text: str | None, path: Path | None, drawn: list[Path
     if path is None:
         console.file.write(visible(text or "") if console.is_terminal else text or "")
         return
-    console.print(f"report: {path.resolve()}", markup=False, soft_wrap=True)
+    console.print(f"report: {path.resolve()}", soft_wrap=True)
     if drawn:
-        console.print(f"figures: {drawn[0].parent.resolve()} ({len(drawn)} files)", markup=False, soft_wrap=True)
+        console.print(f"figures: {drawn[0].parent.resolve()} ({len(drawn)} files)", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
