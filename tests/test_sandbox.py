@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox_means import MEANS, needs_confinement, needs_landlock
+from select_to_think.cli import app
 from select_to_think.evaluation.grading import extract, grade, sandbox, sandbox_child
 from select_to_think.structures import S2TError
 
@@ -208,6 +209,31 @@ def test_a_means_that_does_not_hold_is_not_taken(monkeypatch, unprobed, tmp_path
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert sandbox.means_for("confined") == "landlock"
     assert any("bubblewrap: a trial program was not held" in reason for reason in sandbox._probed()[1])
+
+
+@pytest.mark.parametrize(
+    ("flag", "execution"),
+    [
+        ([], None), (["--allow-code-execution"], "confined"), (["--allow-code-execution=confined"], "confined"),
+        (["--allow-code-execution=unconfined"], "unconfined"), (["--allow-code-execution", "--limit=1"], "confined"),
+    ],
+)  # fmt: skip
+def test_the_flag_is_a_choice(flag, execution, monkeypatch, tmp_path):
+    seen = []
+
+    def evaluate(session, items, methods, settings, **rest):
+        seen.append(settings.allow_code_execution)
+        raise S2TError("seen")
+
+    monkeypatch.setattr("select_to_think.evaluation.runner.evaluate", evaluate)
+    monkeypatch.setattr("select_to_think.session.Session.load", lambda pair: None)
+    assert app.main(["eval", *flag, "--out", str(tmp_path / "out")]) == 2
+    assert seen == [execution]
+
+
+def test_other_choices_are_one_line(capfd):
+    assert app.main(["eval", "--allow-code-execution=unconfned"]) == 2
+    assert "did you mean 'unconfined'" in capfd.readouterr().err
 
 
 def test_unconfined_programs_are_judged_alike():

@@ -408,7 +408,7 @@ FLOODS = {
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
 def test_floods_stay_inside(flood, means):
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    outcome = sandbox.run(squares("import os\n" + flood), means, sandbox.Limits(wall_seconds=6.0, cpu_seconds=2))
+    outcome = sandbox.run(squares("import os\n" + flood), means, sandbox.Limits(wall_seconds=4.0, cpu_seconds=1))
     assert not outcome.passed
     assert time.monotonic() - started < 9
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16_384  # KiB

@@ -37,7 +37,7 @@ Means = Literal["bubblewrap", "landlock", "unconfined"]
 _CONFINING: tuple[Means, ...] = ("bubblewrap", "landlock")  # the better one first
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 _VERDICT_BYTES = 4_096
-SIGNALLED = 128  # exit codes of bubblewrap above this: the signal that ended what it ran
+_SIGNALLED = 128  # exit codes of bubblewrap above this: the signal that ended what it ran
 _BUBBLEWRAP = (
     *("--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--die-with-parent", "--new-session"),
     *("--dev-bind", "/dev/null", "/dev/null"),
@@ -74,21 +74,21 @@ class Outcome:
     """How it ended: `passed` when `check` came to its end, else why not."""
 
     passed: bool
-    reason: str  # "passed", an exception's name, "timeout", "killed" or "exited" (before its end)
+    reason: str  # "passed", the name of what was raised, "timeout", "killed" (a limit, a crash) or "exited" (too early)
 
 
 _LIMITS = Limits()
 # What must not succeed where a program is confined; asked of a file that exists and may be written.
 _PROBE = Task(
     """
-import ctypes, os, socket, subprocess
+import os, socket
 
 def escapes(path):
     attempts = {
         "reads": lambda: open("/etc/passwd"),
         "writes": lambda: open(path, "w"),
         "deletes": lambda: os.remove(path),
-        "starts processes": lambda: subprocess.run(["/bin/true"]),
+        "starts processes": lambda: os.fork() or os._exit(0),
         "opens sockets": socket.socket,
         "sends signals": lambda: os.kill(os.getppid() or 1, 0),
     }
@@ -176,9 +176,10 @@ def run(task: Task, means: Means, limits: Limits = _LIMITS) -> Outcome:
             return Outcome(False, "killed")
         verdict = _verdict(said, means)
         if verdict.reason == "gone":
-            with suppress(subprocess.TimeoutExpired):
-                code = judged.wait(1.0)
-                return Outcome(False, "killed" if code < 0 or code > SIGNALLED else "exited")
+            with suppress(subprocess.TimeoutExpired):  # one that lives on has closed its streams
+                judged.wait(1.0)
+            code = judged.returncode or 0
+            return Outcome(False, "killed" if code < 0 or code > _SIGNALLED else "exited")
         return verdict
 
 

@@ -78,7 +78,11 @@ class PathRule(ctypes.Structure):
 
 
 class Gone(Exception):
-    """The judged process has ended, or says what is no reply."""
+    """The judged process has ended."""
+
+
+class ReplyTooLong(Exception):
+    """The judged process says more than `MAX_LINE` at once."""
 
 
 class ProgramError(Exception):
@@ -205,6 +209,8 @@ def verdict(task: dict[str, str], replies: IO[bytes], requests: IO[bytes]) -> di
             line = replies.readline(MAX_LINE)
         except OSError:
             raise Gone from None
+        if len(line) == MAX_LINE:
+            raise ReplyTooLong
         if not line.endswith(b"\n"):
             raise Gone
         reply = json.loads(line)
