@@ -13,8 +13,12 @@ import resource
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import textwrap
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -456,3 +460,41 @@ def test_nothing_is_left_behind(means, tmp_path, monkeypatch):
         sandbox.run(squares(attack), means, QUICK)
     assert list(tmp_path.iterdir()) == []
     assert children() == set()
+
+
+def test_the_processes_die_with_the_evaluator(means):
+    mark = (1 << 30) + 4096 * os.getpid()  # stands in their command lines
+    sleeper = "sandbox.Task('import time; time.sleep(60)', 'f', '')"
+    code = f"from select_to_think.evaluation.grading import sandbox\nlimits = sandbox.Limits(memory_bytes={mark})\n"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    evaluator = subprocess.Popen(
+        [sys.executable, "-c", f"{code}sandbox.run({sleeper}, {means!r}, limits)"], env=environment
+    )
+    try:
+        assert within(20, lambda: len(marked(mark)) >= 2)
+        if means == "bubblewrap":
+            time.sleep(1.0)  # its own start has a moment in which it does not notice
+    finally:
+        evaluator.kill()
+        evaluator.wait()
+    assert within(20, lambda: not marked(mark))
+
+
+def marked(mark: int) -> list[str]:
+    """The processes whose command line holds a number."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if f'"RLIMIT_AS": {mark}'.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+def within(seconds: float, true: Callable[[], bool]) -> bool:
+    """Whether something becomes true in time."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True

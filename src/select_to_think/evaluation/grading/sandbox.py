@@ -187,7 +187,7 @@ def _start(role: str, means: Means, limits: Limits, pipes: Sequence[int], **stre
     """Start one of the two processes; it keeps the descriptors `pipes`."""
     readable = _readable()
     settings = {"role": role, "means": means, "limits": limits.for_child(), "pipes": pipes}
-    settings |= {"readable": readable, "packages": _packages()}
+    settings |= {"readable": readable, "packages": _packages(), "evaluator": os.getpid()}
     command = [os.path.realpath(sys.executable), "-I", "-S", "-B", str(_CHILD), json.dumps(settings)]
     if means == "bubblewrap":
         binds = [part for path in readable for part in ("--ro-bind", path, path)]

@@ -31,13 +31,7 @@ MAX_LINE = 1 << 22  # bytes of one reply
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 CAPABILITY_VERSION_3 = 0x20080522
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
-LANDLOCK_RIGHTS = {
-    0: 0,
-    1: 13,
-    2: 14,
-    3: 15,
-    4: 15,
-}  # rights to files that each version of the interface knows; later 16
+ALL_RIGHTS = (1 << 13) - 1  # to files, that every version of Landlock knows; seccomp refuses what later ones add
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 SECCOMP_ALLOW, SECCOMP_ERRNO = 0x7FFF0000, 0x00050000
 LESS, EQUAL, MASKED_EQUAL = 2, 4, 7
@@ -98,7 +92,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     source, sink, null = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
     sys.path += settings["packages"]
-    lock(settings["limits"], settings["means"], settings["readable"])
+    lock(settings["limits"], settings["means"], settings["readable"], settings["evaluator"])
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
     with os.fdopen(source, "rb") as incoming, os.fdopen(sink, "wb") as outgoing:
@@ -114,7 +108,7 @@ def main() -> None:
 # -- the lock -----------------------------------------------------------------
 
 
-def lock(limits: dict[str, int], means: str, readable: Sequence[str]) -> None:
+def lock(limits: dict[str, int], means: str, readable: Sequence[str], evaluator: int) -> None:
     """Give up, for good, what a program does not need to compute. Raises OSError where the kernel refuses to help."""
     for name, value in limits.items():
         kind = getattr(resource, name)
@@ -129,6 +123,8 @@ def lock(limits: dict[str, int], means: str, readable: Sequence[str]) -> None:
     checked(libc.capset((ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()))
     seccomp = ctypes.CDLL("libseccomp.so.2")  # loaded before the files are out of reach
     if means == "landlock":
+        if os.getppid() != evaluator:  # it died before its death could be told
+            raise ProcessLookupError("the evaluator is gone")
         only_read(libc.syscall, readable)
     only_compute(seccomp)
 
@@ -142,9 +138,7 @@ def checked(result: int) -> int:
 
 def only_read(syscall: Callable[..., int], readable: Sequence[str]) -> None:
     """Landlock: of all files, only those in `readable` can be opened, and only to be read."""
-    version = checked(syscall(LANDLOCK_CREATE_RULESET, None, 0, 1))
-    handled = ctypes.c_uint64((1 << LANDLOCK_RIGHTS.get(version, 16)) - 1)
-    rules = checked(syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), 8, 0))
+    rules = checked(syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(ctypes.c_uint64(ALL_RIGHTS)), 8, 0))
     for path in readable:
         folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
         rights = READ_FILE | READ_DIR if stat.S_ISDIR(os.fstat(folder).st_mode) else READ_FILE
