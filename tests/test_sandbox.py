@@ -20,7 +20,7 @@ from select_to_think.structures import S2TError
 PACK = Path(os.environ.get("S2T_BENCH_DATA", Path(__file__).parents[2] / "shared" / "data" / "bench"))
 PROMPT = 'import math\n\n\ndef area(r):\n    """Area of a disc."""\n'
 META = {"entry_point": "area", "prompt": PROMPT, "test": "def check(f):\n    assert abs(f(2) - 12.566370614) < 1e-6\n"}
-QUICK = sandbox.Limits(wall_seconds=20.0, cpu_seconds=2)
+QUICK = sandbox.Limits(cpu_seconds=2)
 
 RIGHT = [
     "    return math.pi * r * r\n",
