@@ -186,7 +186,7 @@ def run(task: Task, means: Means, limits: Limits = _LIMITS) -> Outcome:
 def _start(role: str, means: Means, limits: Limits, pipes: Sequence[int], **streams: Any) -> subprocess.Popen[bytes]:
     """Start one of the two processes; it keeps the descriptors `pipes`."""
     readable = _readable()
-    settings = {"role": role, "means": means, "limits": limits.for_child(), "pipes": pipes}
+    settings: dict[str, Any] = {"role": role, "means": means, "limits": limits.for_child(), "pipes": pipes}
     settings |= {"readable": readable, "packages": _packages(), "evaluator": os.getpid()}
     command = [os.path.realpath(sys.executable), "-I", "-S", "-B", str(_CHILD), json.dumps(settings)]
     if means == "bubblewrap":

@@ -47,14 +47,14 @@ SYSTEM_CALLS = """
     set_robust_list set_tid_address setitimer sigaltstack stat statfs statx sysinfo time times umask uname write writev
 """
 WRITE_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
-# (system call, which argument, comparison, values): files are opened to be read; fcntl without F_SETOWN, which sends
-# signals, and what Python asks of terminals.
-PARTLY_ALLOWED = (
-    ("open", 1, MASKED_EQUAL, (WRITE_FLAGS, 0)),
-    ("openat", 2, MASKED_EQUAL, (WRITE_FLAGS, 0)),
-    ("fcntl", 1, LESS, (5, 0)),  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL
-    ("fcntl", 1, EQUAL, (1030, 0)),  # F_DUPFD_CLOEXEC
-    *(("ioctl", 1, EQUAL, (request, 0)) for request in (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)),
+# (system call, which argument, comparison, its values): files are opened to be read; fcntl without F_SETOWN, which
+# sends signals, and what Python asks of terminals.
+PARTLY_ALLOWED: tuple[tuple[str, int, int, int, int], ...] = (
+    ("open", 1, MASKED_EQUAL, WRITE_FLAGS, 0),
+    ("openat", 2, MASKED_EQUAL, WRITE_FLAGS, 0),
+    ("fcntl", 1, LESS, 5, 0),  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL
+    ("fcntl", 1, EQUAL, 1030, 0),  # F_DUPFD_CLOEXEC
+    *(("ioctl", 1, EQUAL, request, 0) for request in (0x5401, 0x5413, 0x541B, 0x5450, 0x5451)),
 )
 
 
@@ -152,8 +152,8 @@ def only_compute(seccomp: Any) -> None:
     """Seccomp: every system call but those above fails with EPERM."""
     seccomp.seccomp_init.restype = ctypes.c_void_p
     rules = ctypes.c_void_p(seccomp.seccomp_init(SECCOMP_ERRNO | 1))
-    conditions = [(name, None) for name in SYSTEM_CALLS.split()]
-    conditions += [(name, Condition(number, kind, *values)) for name, number, kind, values in PARTLY_ALLOWED]  # type: ignore[misc]
+    conditions: list[tuple[str, Condition | None]] = [(name, None) for name in SYSTEM_CALLS.split()]
+    conditions += [(name, Condition(*condition)) for name, *condition in PARTLY_ALLOWED]
     for name, condition in conditions:
         number = seccomp.seccomp_syscall_resolve_name(name.encode())
         if number >= 0:  # what this machine or library does not know stays refused
