@@ -19,6 +19,7 @@ ScorerMode = Literal["coupled", "proposer", "activated"]
 ScoreKind = Literal["bins", "anchored"]
 DistillKind = Literal["kd", "sft"]
 Order = Literal["ab", "debiased"]
+CodeExecution = Literal["confined", "unconfined"]
 
 
 def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -182,7 +183,7 @@ class EvalSettings:
     baseline: str = "greedy"  # the method with which the rows of the others are compared; may be missing if not named
     prices: PriceConfig = PriceConfig()  # of tokens, for the column `money`
     style: PromptStyle | None = None  # how the prompts of the items were made, to be written down
-    allow_code_execution: bool = False  # run code that a model wrote, to grade it
+    allow_code_execution: CodeExecution | None = None  # run code that a model wrote, to grade it
 
 
 @dataclass(frozen=True)

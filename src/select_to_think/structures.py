@@ -8,6 +8,7 @@ Non-goals: behaviour. These are records; the meaning of each field is defined he
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -55,6 +56,15 @@ def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
 def comma_separated(text: str) -> list[str]:
     """The entries of a list that a person typed, without blanks around them; empty ones do not count."""
     return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
+# What a terminal obeys or cannot show: control characters, changes of direction, halves of surrogate pairs.
+_UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """A text with what a terminal would obey written as JSON writes it (`\\u001b`); tabs and line breaks stay."""
+    return _UNSHOWABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> S2TError:

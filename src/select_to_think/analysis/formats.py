@@ -12,6 +12,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.analysis.tables import Table
+from select_to_think.structures import visible
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -57,5 +58,5 @@ def to_rich(table: Table) -> RichTable:
     for column in table.columns:
         shown.add_column(column.title, justify="left" if column.kind == "text" else "right")
     for row in table.rows:
-        shown.add_row(*(Text(column.show(row)) for column in table.columns))
+        shown.add_row(*(Text(visible(column.show(row))) for column in table.columns))
     return shown

@@ -97,7 +97,7 @@ def describe(cell: Cell) -> dict[str, Any]:
 def show(console: Console, payload: dict[str, Any]) -> None:
     """A line for each cell."""
     show_table(console, Table(payload["method"], COLUMNS, tuple(payload["results"])))
-    console.print(f"figure: {payload['figure']}", markup=False, soft_wrap=True)
+    console.print(f"figure: {payload['figure']}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -87,7 +87,7 @@ def show(console: Console, path: Path, calibration: Calibration) -> None:
     for trigger in calibration.quantiles:
         table.add_row(trigger, *(f"{calibration.threshold(trigger, budget):.4g}" for budget in SHOWN_BUDGETS))
     console.print(table)
-    console.print(f"calibration: {path}", markup=False, soft_wrap=True)
+    console.print(f"calibration: {path}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

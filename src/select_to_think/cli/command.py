@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
 from select_to_think.cli.options import flatten
@@ -32,7 +33,14 @@ Command = Callable[..., Reply]
 AGAIN = "run the same command again to go on from here"
 
 
-def add_command(app: typer.Typer, name: str, function: Command, *, resume: str = "nothing was written") -> None:
+def add_command(
+    app: typer.Typer,
+    name: str,
+    function: Command,
+    *,
+    resume: str = "nothing was written",
+    kind: type[TyperCommand] = TyperCommand,
+) -> None:
     """Register `function` as `s2t ... name`. `resume` tells a person who pressed Ctrl-C how to go on."""
     work = flatten(function)
     signature = inspect.signature(work)
@@ -43,7 +51,7 @@ def add_command(app: typer.Typer, name: str, function: Command, *, resume: str =
             with only_the_result(json) as stdout:
                 write_reply(work(**flags), stdout, json)
         except KeyboardInterrupt:
-            notes().print(f"stopped; {resume}", markup=False, soft_wrap=True)
+            notes().print(f"stopped; {resume}", soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,7 +62,7 @@ def add_command(app: typer.Typer, name: str, function: Command, *, resume: str =
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), JSON_FLAG])  # type: ignore[attr-defined]
     run.__annotations__ = {**work.__annotations__, "json": JSON_FLAG.annotation}
     run.__doc__ = inspect.getdoc(function)
-    app.command(name)(run)
+    app.command(name, cls=kind)(run)
 
 
 def refuse(error: Exception) -> NoReturn:
@@ -70,7 +78,7 @@ def print_error(line: str) -> None:
     """One line on stderr that starts with `error:`."""
     screen = notes()
     screen.print("error:", style="bold red", end=" ")
-    screen.print(line, markup=False, soft_wrap=True)
+    screen.print(line, soft_wrap=True)
 
 
 def quiet_libraries(*, loads_slowly: bool) -> None:

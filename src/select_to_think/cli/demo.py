@@ -175,8 +175,8 @@ def show(
         measure_command.show(console, measured)
     console.print("\nOne problem that greedy decoding fails and s2t-local solves:\n", style="bold")
     show_generation(console, item.question, example, session.text)
-    console.print(f"\nright answer: {item.answer}", markup=False)
-    console.print(f"report: {page.resolve()}", markup=False, soft_wrap=True)
+    console.print(f"\nright answer: {item.answer}")
+    console.print(f"report: {page.resolve()}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

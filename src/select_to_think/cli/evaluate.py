@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, folder_for
@@ -14,6 +15,7 @@ from select_to_think.cli.options import DATA_PANEL
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.config import (
+    CodeExecution,
     DataConfig,
     DecodeConfig,
     EvalSettings,
@@ -22,7 +24,7 @@ from select_to_think.config import (
     PriceConfig,
     SelectConfig,
 )
-from select_to_think.structures import S2TError, comma_separated
+from select_to_think.structures import S2TError, comma_separated, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.results import Results
@@ -40,11 +42,25 @@ Share = Annotated[
     typer.Option(metavar="I/N", help="Answer only the I-th of N shares (for s2t merge).", rich_help_panel=DATA_PANEL),
 ]
 RunsCode = Annotated[
-    bool,
+    str | None,
     typer.Option(
-        "--allow-code-execution", help="Run code that the model wrote, to grade it.", rich_help_panel=DATA_PANEL
+        "--allow-code-execution",
+        metavar="[=unconfined]",
+        help="Run code that the model wrote, to grade it, confined by the kernel; "
+        "unconfined: only inside a container of your own.",
+        autocompletion=lambda: get_args(CodeExecution),
+        rich_help_panel=DATA_PANEL,
     ),
 ]
+
+
+class EvalCommand(TyperCommand):
+    """A command whose --allow-code-execution needs no value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put in the value where none is given."""
+        flag = "--allow-code-execution"
+        return super().parse_args(ctx, [f"{flag}=confined" if word == flag else word for word in args])
 
 
 def evaluate(
@@ -60,7 +76,7 @@ def evaluate(
     seeds: Seeds = None,
     shard: Share = None,
     out: Out = None,
-    allow_code_execution: RunsCode = EvalSettings.allow_code_execution,
+    allow_code_execution: RunsCode = None,
 ) -> Reply:
     """Compare methods on the same questions: accuracy with its standard error, tokens, time, LLM use.
 
@@ -79,7 +95,7 @@ def evaluate(
         baseline=baseline,
         prices=prices,
         style=style if any(item.prompt is not None for item in items) else None,
-        allow_code_execution=allow_code_execution,
+        allow_code_execution=code_execution(allow_code_execution),
     )
     chosen, part = comma_separated(methods), None if shard is None else Shard.parse(shard)
     folder = folder_for("eval", out, pair, decode, select, mentor, data, style, seeds, shard)
@@ -103,6 +119,13 @@ def numbers(text: str) -> list[int]:
     return [int(seed) for seed in found]
 
 
+def code_execution(name: str | None) -> CodeExecution | None:
+    """The value of --allow-code-execution. Raises S2TError for an unknown one."""
+    if name is not None and name not in get_args(CodeExecution):
+        raise unknown_name("code execution", name, get_args(CodeExecution))
+    return cast(CodeExecution | None, name)
+
+
 def show(console: Console, folder: Path, results: Results) -> None:
     """The table over all domains, then accuracy by domain."""
     from select_to_think.analysis.runs import load_run
@@ -114,7 +137,7 @@ def show(console: Console, folder: Path, results: Results) -> None:
     if len(run.domains) > 1:
         show_table(console, domain_table(run))
     for remark in results.provenance["notes"]:
-        console.print(remark, style="dim", markup=False)
+        console.print(remark, style="dim")
 
 
 def merge(
@@ -133,5 +156,5 @@ def merge(
 
 def register(app: typer.Typer) -> None:
     """Add `s2t eval` and `s2t merge`."""
-    add_command(app, "eval", evaluate, resume=AGAIN)
+    add_command(app, "eval", evaluate, resume=AGAIN, kind=EvalCommand)
     add_command(app, "merge", merge)

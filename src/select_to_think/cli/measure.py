@@ -59,7 +59,7 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     run = Run("measure", rows=(), provenance=payload["provenance"], records={}, measure=payload)
     show_table(console, hit_table([run]))
     for remark in payload["provenance"]["notes"]:
-        console.print(remark, style="dim", markup=False)
+        console.print(remark, style="dim")
 
 
 def register(app: typer.Typer) -> None:

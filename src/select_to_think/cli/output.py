@@ -1,7 +1,8 @@
 """What a command shows: results on stdout, everything else on stderr.
 
 With `--json`, stdout holds exactly one JSON object; whatever else is printed meanwhile, by Python or by native code,
-goes to stderr. Colours and moving bars appear only on a terminal, and not under NO_COLOR.
+goes to stderr. Colours and moving bars appear only on a terminal, and not under NO_COLOR. Texts of models and files may
+hold anything: escape sequences in them are shown and not obeyed, and brackets in them are no markup.
 
 Non-goals: what the numbers mean.
 """
@@ -18,7 +19,10 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from select_to_think.structures import visible
 
 PIPED_WIDTH = 140  # columns of a table that no terminal limits
 STDOUT = 1  # what native code and child processes write to
@@ -32,10 +36,19 @@ class Reply:
     show: Callable[[Console], None]
 
 
+class TextConsole(Console):
+    """A console on which a text can do nothing but be read; styles come from our own code alone."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The pieces of what is printed, with control characters made visible (those that rich itself sends stay)."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
 def console(stream: TextIO) -> Console:
     """A rich console on `stream`: the terminal's width, or wide enough for a table where there is none."""
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return TextConsole(file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 def finite(value: Any) -> Any:
@@ -52,7 +65,7 @@ def finite(value: Any) -> Any:
 def write_reply(reply: Reply, stream: TextIO, as_json: bool) -> None:
     """Write the answer of a command to `stream`."""
     if as_json:
-        stream.write(json.dumps(finite(reply.payload), ensure_ascii=False, allow_nan=False) + "\n")
+        stream.write(visible(json.dumps(finite(reply.payload), ensure_ascii=False, allow_nan=False)) + "\n")
     else:
         reply.show(console(stream))
     stream.flush()
@@ -65,7 +78,7 @@ def notes() -> Console:
 
 def note(text: str) -> None:
     """Tell a person something that is not the result; on stderr."""
-    notes().print(text, style="dim", markup=False, soft_wrap=True)
+    notes().print(text, style="dim", soft_wrap=True)
 
 
 @contextmanager

@@ -70,9 +70,9 @@ def show(console: Console, payload: dict[str, Any]) -> None:
         table.add_row(role, *(f"{value:,}" if isinstance(value, int) else value for value in facts.values()))
     console.print(table)
     sizes = ", ".join(f"{split} {count or 'endless'}" for split, count in payload["problems_per_domain"].items())
-    console.print(f"problems per domain ({', '.join(payload['domains'])}): {sizes}", markup=False)
-    console.print(f"scorers: {', '.join(payload['scorers']) or 'none'}", markup=False)
-    console.print(f"folder: {payload['folder']}", markup=False, soft_wrap=True)
+    console.print(f"problems per domain ({', '.join(payload['domains'])}): {sizes}")
+    console.print(f"scorers: {', '.join(payload['scorers']) or 'none'}")
+    console.print(f"folder: {payload['folder']}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -54,7 +54,7 @@ class Lines:
         self.last = now
         fresh, seconds = done - self.first, now - self.started
         left = f", {clock(seconds / fresh * (total - done))} left" if fresh > 0 and done < total else ""
-        notes().print(f"{self.description}: {done}/{total} in {clock(seconds)}{left}", markup=False, soft_wrap=True)
+        notes().print(f"{self.description}: {done}/{total} in {clock(seconds)}{left}", soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

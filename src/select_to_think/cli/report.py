@@ -10,7 +10,7 @@ from rich.console import Console
 
 from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
-from select_to_think.structures import unknown_name
+from select_to_think.structures import unknown_name, visible
 
 FILE_NAME = "report.html"
 FORMATS = ("html", "md", "csv", "json")
@@ -73,11 +73,11 @@ def report(
 def show(console: Console, text: str | None, path: Path | None, drawn: list[Path]) -> None:
     """Print the text, or name the files."""
     if path is None:
-        console.file.write(text or "")
+        console.file.write(visible(text or "") if console.is_terminal else text or "")
         return
-    console.print(f"report: {path.resolve()}", markup=False, soft_wrap=True)
+    console.print(f"report: {path.resolve()}", soft_wrap=True)
     if drawn:
-        console.print(f"figures: {drawn[0].parent.resolve()} ({len(drawn)} files)", markup=False, soft_wrap=True)
+        console.print(f"figures: {drawn[0].parent.resolve()} ({len(drawn)} files)", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from select_to_think.analysis.formats import to_rich
 from select_to_think.analysis.tables import Column, Table
+from select_to_think.structures import visible
 
 PADDING = 3  # columns of the terminal between two cells
 # What a narrow terminal can do without, the least needed first.
@@ -90,4 +91,4 @@ def fits(columns: Sequence[Column], table: Table, width: int) -> bool:
 
 def needed(column: Column, table: Table) -> int:
     """Characters that a column takes, its title broken at blanks."""
-    return max(map(len, [*column.title.split(), *(column.show(row) for row in table.rows)]))
+    return max(map(len, [*column.title.split(), *(visible(column.show(row)) for row in table.rows)]))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from select_to_think.structures import Generation, StepRecord
+from select_to_think.structures import Generation, StepRecord, visible
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -25,7 +25,7 @@ FLIPPED = "bold underline magenta"
 
 def spelt(decode: Decode, tokens: Sequence[int]) -> str:
     """A token or a segment on its own, with blanks made visible."""
-    text = decode(tokens)
+    text = visible(decode(tokens))
     return text.strip() or (repr(text) if tokens else "")
 
 
@@ -47,7 +47,7 @@ def marked(generation: Generation, decode: Decode, *, colours: bool) -> Text:
         if index < end:
             continue
         end = index + (len(step.decided) if step.fired else 1)
-        piece = "".join(texts[index:end])
+        piece = visible("".join(texts[index:end]))
         blank, word = piece[: len(piece) - len(piece.lstrip())], piece.lstrip()
         answer.append(blank)
         if not step.fired or not word:
@@ -105,10 +105,10 @@ def candidates(step: StepRecord, decode: Decode) -> Text:
 def show_generation(console: Console, question: str, generation: Generation, decode: Decode) -> None:
     """Question, marked answer, legend, and the table of triggered steps."""
     colours = console.color_system is not None
-    console.print(Text(question, style="dim"), soft_wrap=True)
+    console.print(Text(visible(question), style="dim"), soft_wrap=True)
     console.print(marked(generation, decode, colours=colours), soft_wrap=True)
     if generation.votes:
-        console.print(Text(f"votes: {', '.join(generation.votes)}"), soft_wrap=True)
+        console.print(Text(visible(f"votes: {', '.join(generation.votes)}")), soft_wrap=True)
     if generation.fired_count:
         console.print()
         console.print(legend(colours=colours), style="dim")

@@ -132,14 +132,12 @@ def show_scorer(console: Console, payload: dict[str, Any]) -> None:
         f"greedy agrees with the LLM's choice at {payload['greedy_agree_at_1']:.3f} of the held-out groups, "
         f"the scorer at {payload['agree_at_1']:.3f}; {payload['trainable_parameters']:,} parameters, "
         f"{payload['groups']:,} groups, {payload['seconds']:.0f} s",
-        markup=False,
         soft_wrap=True,
     )
-    console.print(f"scorer: {payload['scorer']}", markup=False, soft_wrap=True)
+    console.print(f"scorer: {payload['scorer']}", soft_wrap=True)
     if payload["mode"] == "coupled" and payload["calibration"] is None:
         console.print(
             f"next, its thresholds: s2t calibrate --slm ... --scorer {payload['scorer']} --data ...",
-            markup=False,
             soft_wrap=True,
         )
 
@@ -175,7 +173,7 @@ def show_trigger(console: Console, payload: dict[str, Any]) -> None:
     for name in ("trigger_budget", "spent_budget", "precision", "recall", "roc_auc"):
         table.add_row(name, f"{payload[name]:.3f}")
     console.print(table)
-    console.print(f"trigger: {payload['trigger']}", markup=False, soft_wrap=True)
+    console.print(f"trigger: {payload['trigger']}", soft_wrap=True)
 
 
 def distill(
@@ -212,10 +210,9 @@ def show_distill(console: Console, payload: dict[str, Any]) -> None:
     console.print(
         f"{payload['trainable_parameters']:,} parameters, {payload['answers']:,} answers with {payload['tokens']:,} "
         f"tokens, {payload['steps']:,} steps, {payload['seconds']:.0f} s",
-        markup=False,
         soft_wrap=True,
     )
-    console.print(f"distilled SLM: {payload['distill']}", markup=False, soft_wrap=True)
+    console.print(f"distilled SLM: {payload['distill']}", soft_wrap=True)
 
 
 def verifier(
@@ -253,7 +250,7 @@ def show_verifier(console: Console, payload: dict[str, Any]) -> None:
     for entry in payload["calibration"]:
         curve.add_row(f"{entry['predicted']:.2f}", f"{entry['right']:.2f}", f"{entry['prompts']:,}")
     console.print(curve)
-    console.print(f"verifier: {payload['verifier']}", markup=False, soft_wrap=True)
+    console.print(f"verifier: {payload['verifier']}", soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

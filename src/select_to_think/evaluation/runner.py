@@ -160,8 +160,8 @@ class Evaluation:
         for method in self.methods:
             find_method(method)
         settings = self.settings
-        if not settings.allow_code_execution and any(item.answer_type == "code" for item in self.items):
-            raise S2TError("grading these items runs code that a model wrote; allow it with --allow-code-execution")
+        if any(item.answer_type == "code" for item in self.items):
+            means_for(settings.allow_code_execution)
         unknown: dict[Path, None] = {}
         for method in self.methods:
             self.session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
@@ -251,8 +251,8 @@ def evaluate(
 
     Raises:
         S2TError: an unknown method, a baseline without answers, items that something was calibrated or trained on,
-            code items without `allow_code_execution`, and a folder that was begun with other settings or cannot be
-            written.
+            code items without `allow_code_execution` or where nothing confines them, and a folder that was begun with
+            other settings or cannot be written.
     """
     evaluation = Evaluation(session, items, methods, settings, shard)
     with nullcontext(out) if out is not None else TemporaryDirectory() as folder:

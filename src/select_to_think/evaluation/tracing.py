@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from select_to_think.config import CodeExecution
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord
@@ -31,7 +32,7 @@ def make_record(
     seconds: float,
     *,
     prompt_tokens: int,
-    allow_code_execution: bool = False,
+    allow_code_execution: CodeExecution | None = None,
 ) -> ItemRecord:
     """Grade one answer and write down how it came about and what it cost."""
     verdict = grade(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from select_to_think.config import CodeExecution
 from select_to_think.evaluation.grading import boolean, choice, code, maths, number
 from select_to_think.evaluation.grading import text as text_rules
 from select_to_think.evaluation.grading.base import Context, Extraction, Verdict
@@ -52,7 +53,7 @@ def grade(
     *,
     choices: Sequence[str] | None = None,
     meta: Mapping[str, Any] | None = None,
-    allow_code_execution: bool = False,
+    allow_code_execution: CodeExecution | None = None,
 ) -> Verdict:
     """Extract the answer of `text` and compare it with the gold `answer`.
 
@@ -62,10 +63,10 @@ def grade(
         answer_type: a key of `FAMILIES`.
         choices: texts of the choices in letter order.
         meta: the item's `meta` (tolerance and kind of an answer, tests of a program).
-        allow_code_execution: code is run only with this; without it code items raise.
+        allow_code_execution: code is run only with this (see `sandbox`); without it code items raise.
 
     Raises:
-        S2TError: unknown `answer_type`, a missing optional dependency, or code without permission.
+        S2TError: unknown `answer_type`, a missing optional dependency, or code without permission or confinement.
     """
     family = _family(answer_type)
     context = Context(tuple(choices or ()), meta or {}, allow_code_execution)

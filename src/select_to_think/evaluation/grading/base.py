@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from select_to_think.config import CodeExecution
+
 MAX_TEXT = 200_000  # characters; of a longer text only the end is read, where answers stand
 MAX_ANSWER = 4_000  # characters of one answer
 MAX_STATEMENTS = 50  # boxes and "the answer is" that are looked at, from the end
@@ -41,7 +43,7 @@ class Context:
 
     choices: Sequence[str] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
-    allow_code_execution: bool = False
+    allow_code_execution: CodeExecution | None = None
 
 
 NOTHING = Extraction(None, "none")

@@ -74,26 +74,24 @@ def _longest_program(text: str) -> str:
     return "\n".join(lines)
 
 
-def program(extracted: str, context: Context) -> str:
-    """The whole program: the task's prompt, the answer, the tests and their call."""
+def task(extracted: str, context: Context) -> sandbox.Task:
+    """The program (the task's prompt and the answer) and its tests, which may use what the prompt defines."""
     meta = context.meta
     if not meta.get("test") or not meta.get("entry_point"):
         raise S2TError("an item of type code needs meta.test and meta.entry_point: check the benchmark file")
     prompt, entry = str(meta.get("prompt", "")), str(meta["entry_point"])
-    if extracted.startswith((" ", "\t")):
-        solution = prompt.rstrip("\n") + "\n" + extracted
-    else:  # the prompt's imports and helpers stay; its function is defined anew
-        solution = prompt + ("\n    pass\n\n" if prompt else "") + extracted
-    return f"{solution}\n\n{meta['test']}\n\ncheck({entry})\n"
+    stub = prompt + ("\n    pass\n\n" if prompt else "")
+    # Around a whole function the prompt's imports and helpers stay; its own function is defined anew.
+    body = extracted.startswith((" ", "\t"))
+    solution = prompt.rstrip("\n") + "\n" + extracted if body else stub + extracted
+    return sandbox.Task(solution, entry, f"{stub}{meta['test']}\n")
 
 
 def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
     """Whether the tests pass; the second value is how the program ended.
 
     Raises:
-        S2TError: without permission to run code.
+        S2TError: without permission to run code, or where it cannot be confined.
     """
-    if not context.allow_code_execution:
-        raise S2TError("these items are graded by running the model's code: allow it with --allow-code-execution")
-    outcome = sandbox.run(program(extracted, context))
+    outcome = sandbox.run(task(extracted, context), sandbox.means_for(context.allow_code_execution))
     return outcome.passed, outcome.reason
