@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from select_to_think.config import EvalSettings, MethodSettings
 from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
+from select_to_think.evaluation.grading.sandbox import means_for
 from select_to_think.evaluation.items import Item, assert_unique, items_note
 from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Results, provenance
 from select_to_think.evaluation.run_folder import (
