@@ -72,23 +72,25 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def boxed(text: str) -> list[str]:
-    """Contents of the last `\\boxed{...}` in order; `\\boxed 5` counts, and an unclosed box ends with its line.
+    """Contents of the last `\\boxed{...}` in order; `\\boxed 5` counts, and an unclosed box ends with its line."""
+    return [content for _, _, content in boxes(text)]
 
-    Linear: one pass over the braces.
-    """
-    starts = [match.end() for match in _BOX.finditer(text)][-MAX_STATEMENTS:]
-    if not starts:
-        return []
-    closing = _closing_braces(text)
-    contents = []
-    for start in starts:
+
+def boxes(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of the last boxes that hold anything, in order. Linear: one pass over the braces."""
+    found = list(_BOX.finditer(text))[-MAX_STATEMENTS:]
+    closing = _closing_braces(text) if found else {}
+    places = []
+    for match in found:
+        start = match.end()
         if text[start - 1] != "{":
-            contents.append(re.split(r"[\s$.,;]", text[start : start + 80], maxsplit=1)[0])
+            content = re.split(r"[\s$.,;]", text[start : start + 80], maxsplit=1)[0]
         elif start - 1 in closing:
-            contents.append(text[start : min(closing[start - 1], start + MAX_ANSWER)])
+            content = text[start : min(closing[start - 1], start + MAX_ANSWER)]
         else:
-            contents.append(text[start : start + 1000].split("\n", 1)[0])
-    return [content.strip() for content in contents if content.strip()]
+            content = text[start : start + 1000].split("\n", 1)[0]
+        places.append((match.start(), start + len(content), content.strip()))
+    return [place for place in places if place[2]]
 
 
 def _closing_braces(text: str) -> dict[int, int]:

@@ -38,6 +38,7 @@ _LATEX = [
     (re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|textrm|bf)\s*\{([^{}]{0,200})\}"), r" \1 "),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\(?:approx|equiv)(?![a-zA-Z])"), "="),
+    (re.compile(r"\\(?:leq?|geq?|leqslant|geqslant|neq?)(?![a-zA-Z])"), "<="),
     (re.compile(r"\\([$%#&])"), r"\1"),
     (re.compile(r"\\[()\[\]]"), " "),
 ]
@@ -54,6 +55,7 @@ _NUMBER = re.compile(
     r"(?P<percent>\s?%|\s?percent\b)?"
     rf"(?:[\s-]?(?P<scale>{'|'.join(_SCALES)}|[kK](?![A-Za-z]))\b)?"
 )
+_BOUND = re.compile(r"(?:[<>\u2264\u2265\u2260]|[<>!]=)\s*$")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _HASHES = re.compile(r"####([^\n]{1,200})")
 _LEAD = re.compile(
@@ -153,18 +155,25 @@ def extract(text: str, context: Context) -> Extraction:
         if value := _first(plain(found)):
             return Extraction(str(value), "hashes")
     for found in reversed(boxed(text)):
-        if value := _result(plain(found)) or _words(found):
+        if value := result(plain(found)) or _words(found):
             return Extraction(str(value), "boxed")
     for said in statements(text):
         if value := _stated(said):
             return Extraction(str(value), "answer-is")
     last = last_paragraph(text)
     for found in reversed(_BOLD.findall(last)):
-        if value := _result(plain(found)):
+        if value := result(plain(found)):
             return Extraction(str(value), "bold")
-    if values := numbers(plain(text)):
-        return Extraction(str(values[-1]), "last-number")
+    if value := last_number(text):
+        return Extraction(str(value), "last-number")
     return NOTHING
+
+
+def last_number(text: str) -> Value | None:
+    """The last number of a text; None where it is only a bound ("x <= 2")."""
+    text = plain(text)
+    found = list(_NUMBER.finditer(text))
+    return None if not found or _BOUND.search(text, 0, found[-1].start()) else _value(found[-1], text)
 
 
 def _stated(tail: str) -> Value | None:
@@ -176,13 +185,13 @@ def _stated(tail: str) -> Value | None:
     lead = _LEAD.match(said)
     direct = said[lead.end() :] if lead else said
     if _NUMBER.match(direct):
-        return _result(direct) if re.match(r"[^a-zA-Z,;]*=", direct) else _first(direct)
+        return result(direct) if re.match(r"[^a-zA-Z,;]*=", direct) else _first(direct)
     if value := _words(direct):
         return value
     for found in _BOLD.findall(said):
-        if value := _result(found):
+        if value := result(found):
             return value
-    return _result(said)
+    return result(said)
 
 
 def _first(text: str) -> Value | None:
@@ -196,9 +205,9 @@ def _first(text: str) -> Value | None:
     return Value(-value.value, value.percent, value.scale) if negative else value
 
 
-def _result(text: str) -> Value | None:
+def result(text: str) -> Value | None:
     """The first number after the last `=` that has one behind it, else the last number."""
-    for part in reversed(text.split("=")[1:]):
+    for part in reversed(re.split(r"(?<![<>!])=", text)[1:]):
         if value := _first(part):
             return value
     head = text.strip()
@@ -232,12 +241,15 @@ def value_of(text: str) -> Value | None:
     return _first(text) if match else None
 
 
-def same(ours: Value, gold: Value) -> bool:
-    """Whether one of the readings of either side agrees: exactly for short decimals, else within `TOLERANCE`."""
+def same(ours: Value, gold: Value, tolerance: float | None = None) -> bool:
+    """Whether one of the readings of either side agrees: exactly for short decimals, else within `TOLERANCE`.
+
+    `tolerance`: how far apart they may be at most, instead.
+    """
     for target in gold.readings:
         for reading in ours.readings:
             slack = 0 if _is_short(target) and _is_short(reading) else abs(target) * TOLERANCE
-            if abs(reading - target) <= slack:
+            if abs(reading - target) <= (slack if tolerance is None else Fraction(str(tolerance))):
                 return True
     return False
 
