@@ -148,3 +148,61 @@ def test_a_sentence_says_its_number(number, sentence):
 def test_a_bound_is_not_its_number(number, relation):
     for answer_type in ("math", "number"):
         assert not grade(f"So we have $x {relation} {number}$", str(number), answer_type).right
+
+
+@REPEATABLE
+@given(NATURAL, NATURAL, st.sampled_from(["{} or {}", "{}, {}", "{} and {}", "{}, or {}", "{}; {}"]))
+def test_two_numbers_are_no_number(one, other, form):
+    assume(one != other and f"{one},{other}" != f"{one:,}")
+    said = form.format(one, other)
+    for text in (f"The answer is {said}.", f"\\boxed{{{said}}}", f"#### {said}", f"So **{said}**", f"Answer: ${said}$"):
+        assert not grade(text, str(one), "number").right and not grade(text, str(other), "number").right
+    assert not grade(f"So $\\boxed{{{one}}}$ or $\\boxed{{{other}}}$.", str(other), "number").right
+
+
+@REPEATABLE
+@given(st.integers(1, 50))
+def test_one_number_in_two_spellings_is_a_number(number):
+    for text in (f"The answer is {number} or {number}.0.", f"\\boxed{{{number / 4}}} or \\boxed{{{number}/4}}"):
+        value = f"{number}/4" if "4}" in text else str(number)
+        assert grade(text, value, "number").right
+
+
+@REPEATABLE
+@given(
+    NATURAL, NATURAL, st.sampled_from(["{}\\sqrt{{{}}}", "{}\\sqrt{}", "\\frac{{{}\\sqrt{{{}}}}}{{7}}", "{}+{}\\pi"])
+)
+def test_a_number_in_an_expression_is_not_the_answer(factor, inside, form):
+    expression = form.format(factor, inside)
+    for text in (f"\\boxed{{{expression}}}", f"The answer is ${expression}$.", f"so we get ${expression}$"):
+        for number in (factor, inside, 7):
+            assert not grade(text, str(number), "number").right, text
+
+
+@REPEATABLE
+@given(NATURAL, NATURAL, st.sampled_from("+-*"))
+def test_arithmetic_in_a_box_is_worked_out(one, other, sign):
+    value = {"+": one + other, "-": one - other, "*": one * other}[sign]
+    assume(value not in (one, other))
+    for answer_type in ("number", "math"):
+        assert right_in_box(f"{one}{sign}{other}", value, answer_type)
+        assert right_in_box(f"{one} {sign} {other} = {value}", value, answer_type)
+        assert not right_in_box(f"{one}{sign}{other}", one, answer_type)
+        assert not right_in_box(f"{one}{sign}{other}", other, answer_type)
+
+
+def right_in_box(answer, gold, answer_type):
+    if answer_type == "math":
+        pytest.importorskip("math_verify")
+    return grade(f"\\boxed{{{answer}}}", str(gold), answer_type).right
+
+
+@REPEATABLE
+@given(st.integers(1, 9), st.integers(10, 40), WORD)
+def test_a_line_of_arithmetic_says_its_right_side(part, whole, word):
+    percent = 100 * part / whole
+    assume(percent != whole)
+    text = f"{part} {word} / {whole} {word} * 100% = {percent:g}%"
+    for answer_type in ("number", "math"):
+        assert grade(text, f"{percent:g}%", answer_type).right
+        assert not grade(text, str(whole), answer_type).right and not grade(text, "100", answer_type).right

@@ -9,7 +9,10 @@ Non-goals: evaluating expressions (see `maths`), and converting units.
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -17,7 +20,7 @@ from select_to_think.evaluation.grading.base import (
     NOTHING,
     Context,
     Extraction,
-    boxed,
+    boxes,
     clean,
     last_paragraph,
     sentence,
@@ -55,7 +58,22 @@ _NUMBER = re.compile(
     r"(?P<percent>\s?%|\s?percent\b)?"
     rf"(?:[\s-]?(?P<scale>{'|'.join(_SCALES)}|[kK](?![A-Za-z]))\b)?"
 )
-_BOUND = re.compile(r"(?:[<>\u2264\u2265\u2260]|[<>!]=)\s*$")
+_BOUND = re.compile(r"(?:[<>\u2264\u2265\u2260]|[<>!]=|\d\s+or|\\sqrt\s*(?:\[\d\])?\{?|\}\{)\s*$")
+_EXPRESSION = re.compile(
+    r"\s*(?:\\(?:sqrt|pi|pm|mp|log|ln|sin|cos|tan|frac|binom|infty|theta)(?![a-zA-Z])|[\u221a\u03c0])"
+)
+_OPERATOR = re.compile(r"\s*[+*\-]\s*[\d\\]")
+_JOINT = re.compile(r"\s*(?:,?\s*\bor\b|(?:,?\s*\band\b|[,;])(?=[^a-zA-Z]*$))\s*")
+_OR_BOX = re.compile(r"\}?[\s$]*,?\s*\bor\b[\s$]*")
+_EQUALS = re.compile(r"(?<![<>!])=")
+_GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_ARITHMETIC = re.compile(r"[\d.+\-*/() ]{1,200}")
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _HASHES = re.compile(r"####([^\n]{1,200})")
 _LEAD = re.compile(
@@ -148,50 +166,108 @@ def _binary_minus(match: re.Match[str], text: str) -> bool:
     return match["sign"] != "-" and (not before.strip(" \t") or before.rstrip(" \t").endswith("\n"))
 
 
+class _Unclear(Exception):
+    """A text gives several numbers as its answer, or a number that is only part of an expression."""
+
+
 def extract(text: str, context: Context) -> Extraction:
     """The levels of the module's docstring; a level that holds no number passes on to the next."""
     text = clean(text)
-    for found in reversed(_HASHES.findall(text)):
-        if value := _first(plain(found)):
-            return Extraction(str(value), "hashes")
-    for found in reversed(boxed(text)):
-        if value := result(plain(found)) or _words(found):
-            return Extraction(str(value), "boxed")
-    for said in statements(text):
-        if value := _stated(said):
-            return Extraction(str(value), "answer-is")
-    last = last_paragraph(text)
-    for found in reversed(_BOLD.findall(last)):
-        if value := result(plain(found)):
-            return Extraction(str(value), "bold")
-    if value := last_number(text):
-        return Extraction(str(value), "last-number")
+    try:
+        for rule, value in _levels(text):
+            if value:
+                return Extraction(str(value), rule)
+    except _Unclear:
+        return Extraction(None, "unclear")
     return NOTHING
 
 
+def _levels(text: str) -> Iterator[tuple[str, Value | None]]:
+    """(level, the number found there) in the order in which they count. Raises _Unclear."""
+    yield from (("hashes", _whole(plain(found))) for found in reversed(_HASHES.findall(text)))
+    places = boxes(text)
+    if len(places) > 1 and _OR_BOX.fullmatch(text[places[-2][1] : places[-1][0]]):
+        yield "boxed", _whole(f"{plain(places[-2][2])} or {plain(places[-1][2])}")
+    yield from (
+        ("boxed", _calculated(plain(box)) or _whole(plain(box)) or _words(box)) for _, _, box in reversed(places)
+    )
+    yield from (("answer-is", _stated(said)) for said in statements(text))
+    yield from (("bold", _whole(plain(found))) for found in reversed(_BOLD.findall(last_paragraph(text))))
+    yield "last-number", last_number(text)
+
+
+def _whole(text: str) -> Value | None:
+    """The number of a plain text that is an answer as a whole. Raises _Unclear."""
+    value = result(text)
+    side = _EQUALS.split(text)[-1]
+    if value and (_EXPRESSION.search(side) or _is_one_of_several(side)):
+        raise _Unclear
+    return value
+
+
+def _is_one_of_several(text: str) -> bool:
+    """Whether another number stands beside the first of a plain text as its equal: "5 or 6", "5, 6", "5 and 6"."""
+    first = _NUMBER.search(text)
+    joint = first and _JOINT.match(text, first.end())
+    other = joint and _NUMBER.match(text, joint.end())
+    return bool(first and other and not same(_value(first, text), _value(other, text)))
+
+
+def _calculated(text: str) -> Value | None:
+    """The value of a plain text that is nothing but arithmetic on numbers ("10-3"), else None."""
+    text = _EQUALS.split(_GROUPED.sub("", text))[-1].strip(" $.")
+    if not _ARITHMETIC.fullmatch(text) or _NUMBER.fullmatch(text):
+        return None
+    try:
+        return Value(_evaluated(ast.parse(text, mode="eval").body))
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+
+
+def _evaluated(node: ast.AST) -> Fraction:
+    """The exact value of sums, differences, products and quotients. Raises ValueError for anything else."""
+    if isinstance(node, ast.Constant):
+        return Fraction(str(node.value))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_evaluated(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_evaluated(node.left), _evaluated(node.right))
+    raise ValueError(node)
+
+
 def last_number(text: str) -> Value | None:
-    """The last number of a text; None where it is only a bound ("x <= 2")."""
+    """The last number of a text; None where it is only a bound ("x <= 2"), one of two, or part of an expression."""
     text = plain(text)
     found = list(_NUMBER.finditer(text))
-    return None if not found or _BOUND.search(text, 0, found[-1].start()) else _value(found[-1], text)
+    if not found or _BOUND.search(text, 0, found[-1].start()) or _EXPRESSION.match(text, found[-1].end()):
+        return None
+    return _value(found[-1], text)
 
 
 def _stated(tail: str) -> Value | None:
     """The number of what follows "the answer is": the first where it follows directly, else the last of the sentence.
 
-    An equation counts by its right side.
+    An equation counts by its right side. Raises _Unclear.
     """
     said = sentence(plain(tail))
     lead = _LEAD.match(said)
     direct = said[lead.end() :] if lead else said
-    if _NUMBER.match(direct):
-        return result(direct) if re.match(r"[^a-zA-Z,;]*=", direct) else _first(direct)
+    if number := _NUMBER.match(direct):
+        if re.match(r"[^a-zA-Z,;]*=", direct):
+            return _whole(direct)
+        goes_on = _EXPRESSION.match(direct, number.end()) or _OPERATOR.match(direct, number.end())
+        if goes_on or _is_one_of_several(direct):
+            raise _Unclear
+        return _first(direct)
     if value := _words(direct):
         return value
     for found in _BOLD.findall(said):
         if value := result(found):
             return value
-    return result(said)
+    value = result(said)
+    if value and "=" not in said and last_number(said) is None:
+        raise _Unclear
+    return value
 
 
 def _first(text: str) -> Value | None:
@@ -207,7 +283,7 @@ def _first(text: str) -> Value | None:
 
 def result(text: str) -> Value | None:
     """The first number after the last `=` that has one behind it, else the last number."""
-    for part in reversed(re.split(r"(?<![<>!])=", text)[1:]):
+    for part in reversed(_EQUALS.split(text)[1:]):
         if value := _first(part):
             return value
     head = text.strip()
