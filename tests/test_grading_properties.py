@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from select_to_think.evaluation.grading import grade
+from select_to_think.evaluation.grading import extract, grade
 
 REPEATABLE = settings(
     max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
@@ -206,3 +206,59 @@ def test_a_line_of_arithmetic_says_its_right_side(part, whole, word):
     for answer_type in ("number", "math"):
         assert grade(text, f"{percent:g}%", answer_type).right
         assert not grade(text, str(whole), answer_type).right and not grade(text, "100", answer_type).right
+
+
+CHOICES = ["the cat", "the dog", "the mouse", "the horse", "a whale"]
+CAPITAL = st.sampled_from("ABCDE")
+
+
+def letter(text, **settings):
+    return extract(text, "choice", choices=CHOICES, **settings).extracted
+
+
+@REPEATABLE
+@given(CAPITAL, CAPITAL, st.sampled_from(["({}, {})", "({} and {})", "({}) or ({})", "{} or {}", "({} / {})"]))
+def test_two_letters_are_no_answer(one, other, form):
+    assume(one != other)
+    both = form.format(one, other)
+    for text in (f"The answer is {both}.", both, f"\\boxed{{{both}}}", f"So {both}.", f"I choose {both}."):
+        assert letter(text) is None, text
+
+
+@REPEATABLE
+@given(CAPITAL, CAPITAL, CAPITAL, st.sampled_from(["for sure {0}, it can't be {1} or {2}", "It's {0}. It is not {1}.",
+                                                   "Neither {1} nor {2}, so {0}."]))  # fmt: skip
+def test_what_is_denied_never_counts(chosen, one, other, form):
+    assume(len({chosen, one, other}) == 3)
+    assert letter(form.format(chosen, one, other)) == chosen
+
+
+@REPEATABLE
+@given(CAPITAL, st.sampled_from(["({0}) If the coin is fair, it lands evenly.", "Q={1}", "where Q = {1}", "{1} = 5 N",
+                                 "Vitamin {1} keeps it healthy", "the cells of group {1} and of group F grow",
+                                 "({0}) Suppose that it rains.", "We know {1} implies F in this model"]))  # fmt: skip
+def test_a_letter_that_nobody_chose_is_no_answer(capital, form):
+    assert letter(form.format(capital.lower(), capital)) is None
+
+
+@REPEATABLE
+@given(CAPITAL, CAPITAL, st.sampled_from(["The answer is ({}).", "\\boxed{{{}}} is it.", "Answer: {}."]))
+def test_which_of_contradictory_statements_counts_is_a_setting(one, other, form):
+    assume(one != other)
+    text = f"{form.format(one)} Wait. {form.format(other)}"
+    assert letter(text) == letter(text, contradictory="last") == other
+    assert letter(text, contradictory="first") == one
+
+
+@REPEATABLE
+@given(NATURAL, NATURAL, st.sampled_from(["The answer is {}.", "\\boxed{{{}}} is it.", "#### {}\n"]))
+def test_the_setting_holds_for_every_kind_of_answer(one, other, form):
+    assume(one != other)
+    text = f"{form.format(one)} Wait. {form.format(other)}"
+    for kind in ("number", "math", "text"):
+        assert extract(text, kind).extracted == str(other)
+        assert extract(text, kind, contradictory="first").extracted == str(one)
+    for yes, no in (("yes", "no"), ("no", "yes")):
+        text = f"{form.format(yes)} Wait. {form.format(no)}"
+        assert extract(text, "bool", contradictory="first").extracted == yes
+        assert grade(text, no, "bool").right and not grade(text, no, "bool", contradictory="first").right

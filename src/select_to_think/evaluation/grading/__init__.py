@@ -14,10 +14,10 @@ from typing import Any
 
 from select_to_think.evaluation.grading import boolean, choice, code, maths, number
 from select_to_think.evaluation.grading import text as text_rules
-from select_to_think.evaluation.grading.base import Context, Extraction, Verdict
+from select_to_think.evaluation.grading.base import Context, Contradictory, Extraction, Verdict
 from select_to_think.structures import S2TError
 
-__all__ = ["FAMILIES", "Extraction", "Verdict", "extract", "grade"]
+__all__ = ["FAMILIES", "Contradictory", "Extraction", "Verdict", "extract", "grade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,16 @@ FAMILIES: dict[str, Family] = {
 
 
 def extract(
-    text: str, answer_type: str, *, choices: Sequence[str] | None = None, meta: Mapping[str, Any] | None = None
+    text: str,
+    answer_type: str,
+    *,
+    choices: Sequence[str] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    contradictory: Contradictory = "last",
 ) -> Extraction:
     """The answer that `text` gives, spelled so that equal simple answers are equal strings (used to count votes)."""
-    return _family(answer_type).extract(text, Context(tuple(choices or ()), meta or {}))
+    context = Context(tuple(choices or ()), meta or {}, contradictory=contradictory)
+    return _family(answer_type).extract(text, context)
 
 
 def grade(
@@ -53,6 +59,7 @@ def grade(
     choices: Sequence[str] | None = None,
     meta: Mapping[str, Any] | None = None,
     allow_code_execution: bool = False,
+    contradictory: Contradictory = "last",
 ) -> Verdict:
     """Extract the answer of `text` and compare it with the gold `answer`.
 
@@ -63,12 +70,13 @@ def grade(
         choices: texts of the choices in letter order.
         meta: the item's `meta` (tolerance and kind of an answer, tests of a program).
         allow_code_execution: code is run only with this; without it code items raise.
+        contradictory: of several boxes or "the answer is", whether the last counts or the first.
 
     Raises:
         S2TError: unknown `answer_type`, a missing optional dependency, or code without permission.
     """
     family = _family(answer_type)
-    context = Context(tuple(choices or ()), meta or {}, allow_code_execution)
+    context = Context(tuple(choices or ()), meta or {}, allow_code_execution, contradictory)
     found = family.extract(text, context)
     if found.extracted is None:
         return Verdict(False, None, f"{answer_type}:{found.rule}")

@@ -45,12 +45,12 @@ def extract(text: str, context: Context) -> Extraction:
     """The levels of the module's docstring."""
     text = clean(text)
     for rule, found in (("boxed", boxed(text)), ("hashes", _HASHES.findall(text)[-20:])):
-        for part in reversed(found):
+        for part in context.preferred(found):
             if word := _stated(_unmarked(part)):
                 return Extraction(word, rule)
     bold = re.findall(r"\*\*([^*\n]{1,100})\*\*", text[-20_000:])
     text = _unmarked(text)
-    for tail in statements(text):
+    for tail in statements(text, context):
         if word := _stated(tail):
             return Extraction(word, "answer-is")
     lines = [line for line in text.splitlines() if line.strip()]

@@ -12,7 +12,7 @@ import re
 from itertools import pairwise
 
 from select_to_think.evaluation.grading import latex, maths_process, number
-from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, boxes, clean, sentence, statements
+from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, boxed, clean, sentence, statements
 
 MAX_LENGTH = 1_000  # characters of an expression that is still compared
 MAX_DEPTH = 40  # of nested brackets
@@ -25,22 +25,16 @@ _JOINED = re.compile(r"[\s,;$]*(?:and|or|,|;)[\s,;$]*|[\s,;$]+")
 _LEAD = re.compile(
     r"^(?:(?:simply|therefore|thus|just|exactly|equal to|given by|approximately|about|a|an|the)\s+)+", re.I
 )
-_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}|\\q?quad|\\[,;: ()\[\]]|[${}]")
-_JOINS_BOXES = re.compile(
-    r"\s*|(?:\s+[a-z]+){0,3}\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*(?:[a-z]\w{0,3}\s*=\s*)?", re.IGNORECASE
-)
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
 def extract(text: str, context: Context) -> Extraction:
     """Levels: `\\boxed{}`, `#### X`, "the answer is X", the last formula of the text, its last number."""
     text = clean(text)
-    if found_boxes := boxes(text):
-        return Extraction(_spelled(_last_boxes(text, found_boxes)), "boxed")
-    for found in reversed(_HASHES.findall(text)):
-        if found.strip():
-            return Extraction(_spelled(found), "hashes")
-    for tail in statements(text):
+    for level, places in (("boxed", boxed(text)), ("hashes", _HASHES.findall(text))):
+        for found in context.preferred(filter(str.strip, places)):
+            return Extraction(_spelled(found), level)
+    for tail in statements(text, context):
         if stated := _stated(tail):
             return Extraction(_spelled(stated), "answer-is")
     formulas = [match for match in _MATH.finditer(text, max(0, len(text) - 20_000)) if re.search(r"\w", match.group())]
@@ -59,17 +53,6 @@ def extract(text: str, context: Context) -> Extraction:
 def _spelled(text: str) -> str:
     """The normalised spelling, bounded; an answer that is too long is kept as its beginning and never compared."""
     return latex.normalise(text[: MAX_LENGTH + 1]) if len(text) <= MAX_LENGTH else text[: MAX_LENGTH + 1]
-
-
-def _last_boxes(text: str, places: list[tuple[int, int, str]]) -> str:
-    """The last box, with those joined to it by "and", "or" or a comma ("\\boxed{1} and \\boxed{2}")."""
-    joined = [places[-1][2]]
-    for (_, end, content), (start, _, _) in reversed(list(pairwise(places))):
-        between = text[end:start]
-        if len(between) > 100 or not _JOINS_BOXES.fullmatch(_MARKUP.sub(r" \1 ", between)):
-            break
-        joined.insert(0, content)
-    return ", ".join(joined)
 
 
 def _formula(match: re.Match[str]) -> str:

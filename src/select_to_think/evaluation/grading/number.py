@@ -20,7 +20,7 @@ from select_to_think.evaluation.grading.base import (
     NOTHING,
     Context,
     Extraction,
-    boxes,
+    boxed,
     clean,
     last_paragraph,
     sentence,
@@ -64,7 +64,6 @@ _EXPRESSION = re.compile(
 )
 _OPERATOR = re.compile(r"\s*[+*\-]\s*[\d\\]")
 _JOINT = re.compile(r"\s*(?:,?\s*\bor\b|(?:,?\s*\band\b|[,;])(?=[^a-zA-Z]*$))\s*")
-_OR_BOX = re.compile(r"\}?[\s$]*,?\s*\bor\b[\s$]*")
 _EQUALS = re.compile(r"(?<![<>!])=")
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _ARITHMETIC = re.compile(r"[\d.+\-*/() ]{1,200}")
@@ -174,7 +173,7 @@ def extract(text: str, context: Context) -> Extraction:
     """The levels of the module's docstring; a level that holds no number passes on to the next."""
     text = clean(text)
     try:
-        for rule, value in _levels(text):
+        for rule, value in _levels(text, context):
             if value:
                 return Extraction(str(value), rule)
     except _Unclear:
@@ -182,17 +181,15 @@ def extract(text: str, context: Context) -> Extraction:
     return NOTHING
 
 
-def _levels(text: str) -> Iterator[tuple[str, Value | None]]:
+def _levels(text: str, context: Context) -> Iterator[tuple[str, Value | None]]:
     """(level, the number found there) in the order in which they count. Raises _Unclear."""
-    yield from (("hashes", _whole(plain(found))) for found in reversed(_HASHES.findall(text)))
-    places = boxes(text)
-    if len(places) > 1 and _OR_BOX.fullmatch(text[places[-2][1] : places[-1][0]]):
-        yield "boxed", _whole(f"{plain(places[-2][2])} or {plain(places[-1][2])}")
+    yield from (("hashes", _whole(plain(found))) for found in context.preferred(_HASHES.findall(text)))
     yield from (
-        ("boxed", _calculated(plain(box)) or _whole(plain(box)) or _words(box)) for _, _, box in reversed(places)
+        ("boxed", _calculated(plain(box)) or _whole(plain(box)) or _words(box))
+        for box in context.preferred(boxed(text))
     )
-    yield from (("answer-is", _stated(said)) for said in statements(text))
-    yield from (("bold", _whole(plain(found))) for found in reversed(_BOLD.findall(last_paragraph(text))))
+    yield from (("answer-is", _stated(said)) for said in statements(text, context))
+    yield from (("bold", _whole(plain(found))) for found in context.preferred(_BOLD.findall(last_paragraph(text))))
     yield "last-number", last_number(text)
 
 
@@ -253,7 +250,7 @@ def _stated(tail: str) -> Value | None:
     lead = _LEAD.match(said)
     direct = said[lead.end() :] if lead else said
     if number := _NUMBER.match(direct):
-        if re.match(r"[^a-zA-Z,;]*=", direct):
+        if re.match(r"[^a-zA-Z,;]*=|[^,;=]*[*/+-]\s*\$?\d[^,;=]*=", direct):
             return _whole(direct)
         goes_on = _EXPRESSION.match(direct, number.end()) or _OPERATOR.match(direct, number.end())
         if goes_on or _is_one_of_several(direct):
