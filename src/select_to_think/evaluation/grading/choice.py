@@ -248,13 +248,8 @@ def _quoted(text: str, context: Context, *, whole: bool = False, start: bool = F
 
 def _same_number(text: str, context: Context) -> str:
     """The choice that is the same number as the text, where exactly one is ("70" for "$70")."""
-    said = number.value_of(text)
-    if said is None:
-        return ""
-    values = [number.value_of(choice) for choice in context.choices]
+    said, *values = (number.value_of(part) for part in (text, *context.choices))
     hits = [
-        i
-        for i, value in enumerate(values)
-        if value is not None and value.value * value.scale == said.value * said.scale
+        i for i, value in enumerate(values) if said and value and value.value * value.scale == said.value * said.scale
     ]
     return chr(65 + hits[0]) if len(hits) == 1 else ""

@@ -9,7 +9,6 @@ Non-goals: algebra (see `maths_judge`), and documents: only short expressions co
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 _UNICODE = {
     "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
@@ -32,6 +31,11 @@ _LONG_UNIT = (
 )
 _FONT = r"\\(?:text(?:bf|it|rm|sf|normal)?|mbox|math(?:rm|bf|it)|boldsymbol|bm|emph|operatorname|boxed|fbox)"
 _UNIT = rf"{_FONT}\s*\{{\s*(?:{_LONG_UNIT}|m|g|s|h){_POWER}\s*\}}(?:\s*\^\s*\{{?\s*-?\d\s*\}}?)?"
+_SAME = {
+    "[dtc]frac": r"\\frac", "[dt]binom": r"\\binom", "ge|geqslant": r"\\geq", "le|leqslant": r"\\leq", "ne": r"\\neq",
+    "varnothing|O": r"\\emptyset", "lbrace": r"\\{", "rbrace": r"\\}", "langle|lparen": "(", "rangle|rparen": ")",
+    "lbrack": "[", "rbrack": "]",
+}  # fmt: skip
 _STEPS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-z])\s*\.?(?=[^a-zA-Z]|$)"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])"), ""),
@@ -41,18 +45,7 @@ _STEPS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\u221a\s*[({]([^(){}]*)[)}]"), r"\\sqrt{\1}"),
     (re.compile(r"(?<!\\)\\(?:[,;:!> ]|quad|qquad|hspace\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])"), " "),
     (re.compile(r"~"), " "),
-    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
-    (re.compile(r"\\(?:geqslant|ge)(?![a-zA-Z])"), r"\\geq"),
-    (re.compile(r"\\(?:leqslant|le)(?![a-zA-Z])"), r"\\leq"),
-    (re.compile(r"\\ne(?![a-zA-Z])"), r"\\neq"),
-    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])"), r"\\emptyset"),
-    (re.compile(r"\\(?:lbrace)(?![a-zA-Z])"), r"\\{"),
-    (re.compile(r"\\(?:rbrace)(?![a-zA-Z])"), r"\\}"),
-    (re.compile(r"\\(?:langle|lparen)(?![a-zA-Z])"), "("),
-    (re.compile(r"\\(?:rangle|rparen)(?![a-zA-Z])"), ")"),
-    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
-    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
+    *((re.compile(rf"\\(?:{names})(?![a-zA-Z])"), one) for names, one in _SAME.items()),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])|\\circ$"), ""),
     (re.compile(rf"([^\s_^{{(\[,=])(?:\s*/?\s*{_UNIT})+"), r"\1"),
     (re.compile(r"\\(?:text|textrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}"), ","),
@@ -169,32 +162,22 @@ def both_signs(text: str) -> str:
     return ", ".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The outer structure: `kind` is scalar, list (sets too), or the pair of brackets ("()", "[)")."""
+def shape(text: str) -> tuple[str, tuple[str, ...]]:
+    """The outer structure of a normalised expression: its kind and its parts.
 
-    kind: str
-    parts: tuple[str, ...]
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the order of the parts counts."""
-        return self.kind != "list"
-
-
-def shape(text: str) -> Shape:
-    """The outer structure of a normalised expression."""
+    The kind is "scalar", "list" (sets too: the order of the parts does not count), or the pair of brackets ("[)").
+    """
     text = text.strip()
     if len(parts := split(text, ",")) > 1:
-        return Shape("list", parts)
+        return "list", parts
     is_set = text.startswith(r"\{") and text.endswith(r"\}") and _closes_at_end(text[1:])
     if is_set or (text[:1] in _OPEN and text[-1:] in _CLOSE and _closes_at_end(text)):
         parts = split(text[2:-2] if is_set else text[1:-1], ",")
         if is_set and not re.search(r"\\mid|[|:]", text):
-            return Shape("list", parts)
+            return "list", parts
         if len(parts) > 1:
-            return Shape("list" if text[0] == "{" else text[0] + text[-1], parts)
-    return Shape("scalar", (text,))
+            return "list" if text[0] == "{" else text[0] + text[-1], parts
+    return "scalar", (text,)
 
 
 def split(text: str, separator: str) -> tuple[str, ...]:

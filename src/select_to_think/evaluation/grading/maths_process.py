@@ -10,7 +10,6 @@ Non-goals: deciding what is the same (`maths_judge`).
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import json
@@ -50,7 +49,7 @@ def same(spellings: tuple[tuple[str, str], ...], tolerance: float | None) -> boo
 
 
 def _start() -> None:
-    """Start the server and wait until it has its imports."""
+    """Start the server and wait until it has its imports. It ends when this process does, and closes the pipe."""
     global _server, _owner
     code = _START.format(path=sys.path, module=__name__)
     _server = subprocess.Popen(
@@ -62,10 +61,7 @@ def _start() -> None:
         start_new_session=True,
     )
     _owner = os.getpid()
-    atexit.unregister(_stop)
-    atexit.register(_stop)
     if _ask("") != "ready":
-        _stop()
         raise S2TError("grading mathematics needs math-verify: pip install 'select-to-think[benchmarks]'")
 
 
@@ -76,13 +72,6 @@ def _ask(question: str) -> str:
         _server.stdin.write(question + "\n")
         _server.stdin.flush()
     return _server.stdout.readline().strip()
-
-
-def _stop() -> None:
-    """Kill the server, if it is this process's own."""
-    if _server is not None and _owner == os.getpid():
-        _server.kill()
-        _server.communicate()
 
 
 def serve() -> None:
