@@ -115,9 +115,10 @@ def described(settings: EvalSettings, shard: Shard | None) -> dict[str, Any]:
 
 
 def prompt_and_shard(settings: EvalSettings, shard: Shard | None) -> dict[str, Any]:
-    """Prompts and shard of a run, where there is something to say of them."""
+    """Prompts, shard and grading of a run, where there is something to say of them."""
     style = None if settings.style is None else asdict(settings.style)
-    said = {"prompt": style, "shard": None if shard is None else str(shard)}
+    first = None if settings.contradictory == "last" else settings.contradictory
+    said = {"prompt": style, "shard": None if shard is None else str(shard), "contradictory": first}
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -212,7 +213,8 @@ def answer(session: Session, method: str, settings: EvalSettings, items: Sequenc
 
     def vote(index: int, text: str) -> str | None:
         item, _ = fitted.fitting[index]
-        return extract(text, item.answer_type, choices=item.choices, meta=item.meta).extracted
+        options: dict[str, Any] = {"choices": item.choices, "meta": item.meta, "contradictory": settings.contradictory}
+        return extract(text, item.answer_type, **options).extracted
 
     for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
         seconds = clock.finish(index)
@@ -225,5 +227,6 @@ def answer(session: Session, method: str, settings: EvalSettings, items: Sequenc
             seconds,
             prompt_tokens=length,
             allow_code_execution=settings.allow_code_execution,
+            contradictory=settings.contradictory,
         )
         clock.resume()
