@@ -8,9 +8,8 @@ Non-goals: choosing between answers (see the voting policies), and partial credi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from select_to_think.evaluation.grading import boolean, choice, code, maths, number
 from select_to_think.evaluation.grading import text as text_rules
@@ -20,22 +19,16 @@ from select_to_think.structures import S2TError
 __all__ = ["FAMILIES", "Contradictory", "Extraction", "Verdict", "extract", "grade"]
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One kind of answer: how it is found in a text, and how it is compared with the gold."""
+class Family(Protocol):
+    """One kind of answer: how it is found in a text, and how it is compared with the gold: (right, by what)."""
 
-    extract: Callable[[str, Context], Extraction]
-    compare: Callable[[str, str, Context], tuple[bool, str]]  # extracted, answer -> right, name of the comparison
+    def extract(self, text: str, context: Context) -> Extraction: ...
+    def compare(self, extracted: str, answer: str, context: Context) -> tuple[bool, str]: ...
 
 
 FAMILIES: dict[str, Family] = {
-    "text": Family(text_rules.extract, text_rules.compare),
-    "number": Family(number.extract, number.compare),
-    "math": Family(maths.extract, maths.compare),
-    "choice": Family(choice.extract, choice.compare),
-    "bool": Family(boolean.extract, boolean.compare),
-    "code": Family(code.extract, code.compare),
-}
+    "text": text_rules, "number": number, "math": maths, "choice": choice, "bool": boolean, "code": code,
+}  # fmt: skip
 
 
 def extract(

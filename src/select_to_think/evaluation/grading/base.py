@@ -75,12 +75,18 @@ def clean(text: str) -> str:
     return text[: next_question.start()] if next_question else text
 
 
+_MARKUP = re.compile(r"\*+|__|`|\\(?:text|textbf|mathrm|mathbf|textit|bf|rm)\s*\{([^{}]{0,300})\}|\\[()\[\]]|\$")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
 _JOINT_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}|\\q?quad|\\[,;: ()\[\]]|[${}]")
 _JOINS_BOXES = re.compile(
     r"\s*|(?:\s+[a-z]+){0,3}\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*(?:[a-z]\w{0,3}\s*=\s*)?", re.IGNORECASE
 )
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def unmarked(text: str) -> str:
+    """Without bold, code and dollar signs, and with `\\text{C}` as its content."""
+    return _MARKUP.sub(lambda match: match[1] or "", text)
 
 
 def boxed(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from select_to_think.evaluation.grading.base import (
     clean,
     last_paragraph,
     sentence,
+    unmarked,
 )
 from select_to_think.evaluation.grading.letters import Letters, letter_of
 
@@ -62,8 +63,8 @@ def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
 
 
 def _unmarked(text: str) -> str:
-    """Without bold, code and dollar signs, and with `\\text{C}` as its content."""
-    return letters.MARKUP.sub(lambda match: match[1] or "", letters.LATEX_SPACE.sub(" ", text))
+    """Without markup and LaTeX's blanks."""
+    return unmarked(letters.LATEX_SPACE.sub(" ", text))
 
 
 def _only(found: Iterable[str]) -> str:
@@ -236,12 +237,8 @@ def _quoted(text: str, context: Context, *, whole: bool = False, start: bool = F
     if whole:
         hits = [i for i, option in enumerate(options) if option and option == said]
         return chr(65 + hits[0]) if len(hits) == 1 else _same_number(text, context)
-    if start:
-        hits = [i for i, option in enumerate(options) if option and re.match(re.escape(option) + r"(?!\w)", said)]
-    else:
-        hits = [
-            i for i, option in enumerate(options) if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", said)
-        ]
+    find = re.match if start else re.search
+    hits = [i for i, option in enumerate(options) if option and find(rf"(?<!\w){re.escape(option)}(?!\w)", said)]
     hits = [i for i in hits if not any(options[i] in options[j] and options[i] != options[j] for j in hits)]
     return chr(65 + hits[0]) if len(hits) == 1 else ""
 

@@ -205,12 +205,3 @@ def _closes_at_end(text: str) -> bool:
         if depth == 0:
             return at == len(text) - 1
     return False
-
-
-def depth(text: str) -> int:
-    """Deepest nesting of brackets."""
-    level = deepest = 0
-    for character in text:
-        level += (character in _OPEN) - (character in _CLOSE)
-        deepest = max(deepest, level)
-    return deepest

@@ -10,7 +10,6 @@ import re
 _DASH = r"\-\u2013\u2014"
 _QUOTE = r"\"'\u201c\u2018"
 
-MARKUP = re.compile(r"\*+|__|`|\\(?:text|textbf|mathrm|mathbf|textit|bf|rm)\s*\{([^{}]{0,300})\}|\\[()\[\]]|\$")
 LATEX_SPACE = re.compile(r"(?<!\\)\\[ ,;!]|~(?=\\|[A-Z])")
 
 DENIED_AFTER = re.compile(

@@ -15,7 +15,6 @@ from select_to_think.evaluation.grading import latex, maths_process, number
 from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, boxed, clean, sentence, statements
 
 MAX_LENGTH = 1_000  # characters of an expression that is still compared
-MAX_DEPTH = 40  # of nested brackets
 
 _HASHES = re.compile(r"####([^\n]{1,400})")
 _MATH = re.compile(
@@ -109,7 +108,7 @@ def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
 
     Of a gold with `meta["multiple"]` a comma separates answers, never digits. `meta["tolerance"]` is absolute.
     """
-    if max(len(extracted), len(answer)) > MAX_LENGTH or max(latex.depth(extracted), latex.depth(answer)) > MAX_DEPTH:
+    if max(len(extracted), len(answer)) > MAX_LENGTH:
         return latex.compact(extracted) == latex.compact(answer), "too-long"
     tolerance = context.meta.get("tolerance")
     slack = None if tolerance is None else float(str(tolerance))

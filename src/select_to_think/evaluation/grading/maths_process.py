@@ -39,7 +39,7 @@ def same(spellings: tuple[tuple[str, str], ...], tolerance: float | None) -> boo
     """Whether one of the pairs (gold, answer) of LaTeX is the same; None when that needs too much time or memory.
 
     Raises:
-        S2TError: math-verify is not installed, or the server does not start.
+        S2TError: math-verify is not installed.
     """
     with _lock:
         if _server is None or _owner != os.getpid() or _server.poll() is not None:

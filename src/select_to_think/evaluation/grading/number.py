@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 
 from select_to_think.evaluation.grading.base import (
     NOTHING,
@@ -268,11 +269,8 @@ def result(text: str) -> Value | None:
     for part in reversed(_EQUALS.split(text)[1:]):
         if value := _first(part):
             return value
-    head = text.strip()
-    if _NUMBER.match(head) and len(values := numbers(head)) == 1:
-        return _first(head) or values[0]
     values = numbers(text)
-    return values[-1] if values else None
+    return _first(text) if len(values) == 1 and _NUMBER.match(text.strip()) else values[-1] if values else None
 
 
 def _words(text: str) -> Value | None:
@@ -295,8 +293,7 @@ def _words(text: str) -> Value | None:
 def value_of(text: str) -> Value | None:
     """The number that a text consists of, wholly; None where anything else stands beside it."""
     text = plain(text).strip(" $")
-    match = _NUMBER.fullmatch(text)
-    return _first(text) if match else None
+    return _first(text) if _NUMBER.fullmatch(text) else None
 
 
 def same(ours: Value, gold: Value, tolerance: float | None = None) -> bool:
@@ -304,12 +301,11 @@ def same(ours: Value, gold: Value, tolerance: float | None = None) -> bool:
 
     `tolerance`: how far apart they may be at most, instead.
     """
-    for target in gold.readings:
-        for reading in ours.readings:
-            short = all(10**SHORT_DECIMALS % value.denominator == 0 for value in (target, reading))  # nobody rounded
-            slack = 0 if short else abs(target) * TOLERANCE
-            if abs(reading - target) <= (slack if tolerance is None else Fraction(str(tolerance))):
-                return True
+    for target, reading in product(gold.readings, ours.readings):
+        short = all(10**SHORT_DECIMALS % value.denominator == 0 for value in (target, reading))  # nobody rounded
+        slack = 0 if short else abs(target) * TOLERANCE
+        if abs(reading - target) <= (slack if tolerance is None else Fraction(str(tolerance))):
+            return True
     return False
 
 
