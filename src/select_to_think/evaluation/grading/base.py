@@ -79,7 +79,7 @@ _MARKUP = re.compile(r"\*+|__|`|\\(?:text|textbf|mathrm|mathbf|textit|bf|rm)\s*\
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
 _JOINT_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}|\\q?quad|\\[,;: ()\[\]]|[${}]")
 _JOINS_BOXES = re.compile(
-    r"\s*|(?:\s+[a-z]+){0,3}\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*(?:[a-z]\w{0,3}\s*=\s*)?", re.IGNORECASE
+    r"\s*|(?:\s+\(?[a-z]+\)?){0,4}\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*(?:[a-z]\w{0,3}\s*=\s*)?", re.IGNORECASE
 )
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
