@@ -184,6 +184,7 @@ class EvalSettings:
     prices: PriceConfig = PriceConfig()  # of tokens, for the column `money`
     style: PromptStyle | None = None  # how the prompts of the items were made, to be written down
     allow_code_execution: CodeExecution | None = None  # run code that a model wrote, to grade it
+    contradictory: Literal["last", "first"] = "last"  # which of contradictory statements of an answer is graded
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.config import CodeExecution
-from select_to_think.evaluation.grading import grade
+from select_to_think.evaluation.grading import Contradictory, Verdict, grade
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord
 from select_to_think.evaluation.statistics import flops
@@ -21,6 +21,7 @@ from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
+CUT_OFF = "cut-off"  # the rule by which an answer that the token limit cut off is wrong
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -33,16 +34,21 @@ def make_record(
     *,
     prompt_tokens: int,
     allow_code_execution: CodeExecution | None = None,
+    contradictory: Contradictory = "last",
 ) -> ItemRecord:
-    """Grade one answer and write down how it came about and what it cost."""
-    verdict = grade(
-        generation.text,
-        item.answer,
-        item.answer_type,
-        choices=item.choices,
-        meta=item.meta,
-        allow_code_execution=allow_code_execution,
-    )
+    """Grade one answer and write down how it came about and what it cost. One that was cut off is wrong, unread."""
+    if generation.finish_reason == "length":
+        verdict = Verdict(False, None, CUT_OFF)
+    else:
+        verdict = grade(
+            generation.text,
+            item.answer,
+            item.answer_type,
+            choices=item.choices,
+            meta=item.meta,
+            allow_code_execution=allow_code_execution,
+            contradictory=contradictory,
+        )
     return replace(
         unasked_record(item, method, prompt_tokens),
         text=generation.text,
