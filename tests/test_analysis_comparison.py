@@ -95,7 +95,9 @@ def test_settings_that_differ_are_named(folder: Path, tmp_path: Path) -> None:
     for place, tokens, budget in ((folder, 128, 0.1), (other, 64, 0.1)):
         settings = {"decode": {"max_new_tokens": tokens}, "select": {"trigger_budget": budget}}
         methods = {"s2t-local": settings, "greedy": {"decode": settings["decode"]}}
-        (place / "run.json").write_text(json.dumps({"schema": 1, "items": {}, "methods": methods}), encoding="utf-8")
+        (place / "run.json").write_text(
+            json.dumps({"schema": 1, "items": {"count": 3, "sha256": ""}, "methods": methods}), encoding="utf-8"
+        )
     changed = {"name": "decode.max_new_tokens", "a": 128, "b": 64}
     assert only(compare_runs([folder, other], ["s2t-local"])).settings == (changed,)
     assert only(compare_runs([folder, other], ["greedy", "s2t-local"])).settings == (changed,)

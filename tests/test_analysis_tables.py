@@ -246,7 +246,7 @@ def test_several_runs_are_told_apart(folder: Path, tmp_path: Path) -> None:
     ("file", "content", "words"),
     [
         ("results.json", "{", "results.json"),
-        ("results.json", '{"schema": 2, "results": [], "provenance": {}}', "schema 2"),
+        ("results.json", '{"schema": 2, "results": [], "provenance": {}}', "schema is 2"),
         ("records-greedy.jsonl", '{"id": 1\n', "records-greedy.jsonl, line 1"),
         ("measure.json", '{"schema": 1}', "measure.json"),
     ],

@@ -12,7 +12,7 @@ from select_to_think.config import DecodeConfig, PairConfig, ScorerConfig, Selec
 from select_to_think.models.adapter import inject_adapter
 from select_to_think.models.loading import LoadedModel, fingerprint, load_model
 from select_to_think.models.prompting import prompt_ids
-from select_to_think.models.scorer import save_scorer
+from select_to_think.models.scorer import About, save_scorer
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
@@ -46,8 +46,7 @@ def write_scorer(folder: Path, slm: LoadedModel, mode: str, score: str) -> Path:
         for _, weight in switch.weights():
             weight.normal_(0, 0.3)
     folder.mkdir()
-    about = {"mode": mode, "score": score, "bins": 5, "score_temperature": 0.1, "slm_fingerprint": slm.fingerprint}
-    save_scorer(folder, switch, torch.randn(5, 32), 0.5, about)
+    save_scorer(folder, switch, torch.randn(5, 32), 0.5, About(mode, score, 5, 0.1, slm.fingerprint))  # type: ignore[arg-type]
     return folder
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import torch
 
-from select_to_think.collect.records import Trajectory, trajectory_from_json
+from select_to_think.collect.records import Trajectory
+from select_to_think.files import parse_record
 from select_to_think.models.adapter import AdapterSwitch
 from select_to_think.models.loading import LoadedModel
 from tiny import tiny_model
@@ -28,7 +30,8 @@ def loaded(arch: str = "qwen2", **settings: Any) -> LoadedModel:
 
 
 def make_trajectories(count: int = 6, **settings: Any) -> list[Trajectory]:
-    return [trajectory_from_json(record) for record in make_records(count, **settings)]
+    lines = [json.dumps(record).encode() for record in make_records(count, **settings)]
+    return [parse_record(Trajectory, line, "record", remedy="") for line in lines]
 
 
 def make_records(

@@ -6,14 +6,22 @@ Non-goals: writing these files (`evaluation/`), and any statistic beyond countin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from select_to_think.config import EvalSettings
-from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, ResultRow, load_results, read_records
-from select_to_think.files import read_json
+from select_to_think.evaluation.results import (
+    RESULTS,
+    Document,
+    ItemRecord,
+    Provenance,
+    ResultRow,
+    load_results,
+    read_records,
+)
+from select_to_think.files import read_record
 from select_to_think.structures import S2TError
 
 Records = Mapping[str, ItemRecord]  # by item id, in file order
@@ -27,7 +35,7 @@ class Run:
 
     name: str
     rows: tuple[ResultRow, ...]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     records: Mapping[str, Mapping[int, Records]]
     measure: Mapping[str, Any] | None = None
 
@@ -130,8 +138,7 @@ def seed_folders(folder: Path, *, first: int) -> list[tuple[int, Path]]:
 
 
 def _read_measure(path: Path) -> Mapping[str, Any]:
-    remedy = "delete it or run `s2t measure` again"
-    content = read_json(path, remedy=remedy)
-    if content.get("schema") != SCHEMA or not isinstance(content.get("results"), list):
-        raise S2TError(f"{path} is not a measurement of schema {SCHEMA}; {remedy}")
-    return content
+    from select_to_think.evaluation.measure import SufficiencyRow
+
+    found = read_record(Document[SufficiencyRow], path, remedy="delete it or run `s2t measure` again")
+    return asdict(found)

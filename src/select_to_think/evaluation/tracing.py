@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item
-from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord
+from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, Step
 from select_to_think.evaluation.statistics import flops
 from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 
@@ -123,7 +123,7 @@ def pieces(decode: Decode, tokens: Sequence[int]) -> list[str]:
     return texts
 
 
-def step_records(decode_text: Decode, generation: Generation) -> list[dict[str, Any]]:
+def step_records(decode_text: Decode, generation: Generation) -> list[Step]:
     """The triggered steps of a generation.
 
     `index`: place among the tokens; `text[start:end]` of the answer is the token, or the segment that it begins (None
@@ -140,7 +140,7 @@ def step_records(decode_text: Decode, generation: Generation) -> list[dict[str, 
         return {"start": start, "end": end}
 
     return [
-        {**step_json(decode_text, step), "index": index, **place(index)}
+        cast(Step, {**step_json(decode_text, step), "index": index, **place(index)})
         for index, step in enumerate(generation.steps)
         if step.fired
     ]

@@ -162,11 +162,14 @@ def attach_adapter(slm: LoadedModel, path: str | Path) -> AdapterSwitch:
     folder = Path(path)
     config = read_json(folder / "adapter_config.json", remedy="train it again")
     extras = [key for key in UNSUPPORTED if config.get(key)]
+    rank, alpha = config.get("r", 0), config.get("lora_alpha")
     if config.get("peft_type") != "LORA" or extras:
         what = ", ".join(extras) or f"peft_type {config.get('peft_type')}"
         raise S2TError(f"{folder / 'adapter_config.json'} uses {what}: only plain LoRA is supported")
     weights = read_tensors(folder / "adapter_model.safetensors")
-    switch = inject_adapter(slm.model, int(config["r"]), float(config["lora_alpha"]))
+    if not isinstance(alpha, int | float) or not all(rank in each.shape for each in weights.values()):
+        raise S2TError(f"{folder / 'adapter_config.json'} does not fit its weights: train it again")
+    switch = inject_adapter(slm.model, rank, alpha)
     own = dict(switch.weights())
     if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
         raise S2TError(f"the adapter in {folder} does not fit the layers of {slm.name}: train it again")
@@ -194,9 +197,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU.
 
     Raises:
-        S2TError: missing or damaged.
+        S2TError: missing or damaged, or a value is not finite.
     """
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise S2TError(f"{path} cannot be read ({error}): train or copy it again") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise S2TError(f"{path}: {name} holds values that are not finite numbers: train or copy it again")
+    return tensors

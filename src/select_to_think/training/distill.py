@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import set_seed
@@ -30,7 +31,7 @@ from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig, DistillConfig
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
-from select_to_think.models.distilled import save_distilled
+from select_to_think.models.distilled import About, save_distilled
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.probability import log_probabilities
 from select_to_think.structures import Ids, Progress, S2TError, Stage, silent
@@ -53,6 +54,14 @@ class Problem:
 
     item_id: str
     prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A line of the journal of answers."""
+
+    index: NonNegativeInt  # of the problem
+    output_ids: list[NonNegativeInt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +131,9 @@ def train_distill(
         before = trainer.evaluate()
 
         def write(folder: Path, summary: dict[str, Any]) -> None:
-            names = {"kind": config.kind, "slm": session.slm.name, "llm": session.llm.name}
-            about = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
-            save_distilled(folder, module.switch, {**names, **fingerprints, "training": about})
+            training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
+            pair = session.slm.name, session.llm.name, session.slm.fingerprint, session.llm.fingerprint
+            save_distilled(folder, module.switch, About(config.kind, *pair, training))
             write_trained_on(folder, question_keys)
 
         summary = partial(summarise, trainer, learned, measured, before)
@@ -166,8 +175,8 @@ def write_answers(
     progress: Progress | None,
 ) -> list[Answer]:
     """Every problem with its answer by `method`, in order; those that a killed run wrote are read from its journal."""
-    with Journal(work / ANSWERS) as journal:
-        outputs = {int(record["index"]): record["output_ids"] for record in journal.records}
+    with Journal(work / ANSWERS, Written) as journal:
+        outputs = {each.index: each.output_ids for each in journal.records}
         todo = [index for index in range(len(problems)) if index not in outputs]
         for place, generation in session.stream((problems[index].prompt_ids for index in todo), method, decode):
             index = todo[place]

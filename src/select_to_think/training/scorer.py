@@ -20,7 +20,7 @@ from select_to_think.collect.records import Trajectory
 from select_to_think.config import ScorerConfig
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.scorer import save_scorer
+from select_to_think.models.scorer import About, save_scorer
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.folders import begin, resumable, working_folder
@@ -141,14 +141,7 @@ class ScorerTrainer(AdapterTrainer):
         return row_sums(batch["group_rows"], torch.from_numpy(groups), len(batch["prefix_ids"]))
 
 
-def describe(slm: LoadedModel, config: ScorerConfig, seed: int, summary: dict[str, Any]) -> dict[str, Any]:
+def describe(slm: LoadedModel, config: ScorerConfig, seed: int, summary: dict[str, Any]) -> About:
     """The content of `scorer.json`."""
-    return {
-        "mode": config.mode,
-        "score": config.score,
-        "bins": config.bins,
-        "score_temperature": config.score_temperature,
-        "slm_fingerprint": slm.fingerprint,
-        "slm": slm.name,
-        "training": {**summary, "seed": seed, "config": asdict(config)},
-    }
+    training = {**summary, "seed": seed, "config": asdict(config)}
+    return About(config.mode, config.score, config.bins, config.score_temperature, slm.fingerprint, slm.name, training)

@@ -33,7 +33,7 @@ from select_to_think.models.loading import LoadedModel
 from select_to_think.models.verifier import VerifierHead, save_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.disputes import Judged, judge_disputes
+from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
 from select_to_think.training.folders import (
     ANSWERS,
     begin,
@@ -98,7 +98,7 @@ def train_verifier(
     begin(work, {**settings, "slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint})
     prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
     with resumable(work), disk_errors(work):
-        with Journal(work / ANSWERS) as journal:
+        with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         telling = [each for each in found if each.slm_right != each.mentor_right]
         fit, measured = (
