@@ -42,6 +42,15 @@ def make_folder(path: Path) -> None:
         raise unwritable(path, error) from error
 
 
+def make_room(path: Path) -> None:
+    """Create the folder of a file that will be written there. Raises S2TError if it cannot be, before the work."""
+    make_folder(path.parent)
+    if path.is_dir():
+        raise S2TError(f"{path} is a folder; name a file")
+    if not os.access(path.parent, os.W_OK):
+        raise S2TError(f"cannot write {path}: {path.parent} is not writable; choose another place")
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a whole file as UTF-8, as `write_bytes_atomic` does."""
     write_bytes_atomic(path, text.encode())

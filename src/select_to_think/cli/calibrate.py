@@ -42,11 +42,11 @@ def calibrate(
     items = choose_items(pair, data, style, purpose="calibration")
     from select_to_think.evaluation.calibrate import calibrate as run
     from select_to_think.evaluation.calibrate import save_calibration
-    from select_to_think.files import make_folder
+    from select_to_think.files import make_room
     from select_to_think.session import Session
 
     path = out or folder_for("calibrate", None, pair, decode, data, style, with_llm) / FILE_NAME
-    make_folder(path.parent)
+    make_room(path)
     session = Session.load(pair)
     items = fitting_items(session, items, decode.max_new_tokens, with_llm=with_llm)
     with progress("calibrating") as report:

@@ -35,7 +35,10 @@ class Reply:
 def console(stream: TextIO) -> Console:
     """A rich console on `stream`: the terminal's width, or wide enough for a table where there is none."""
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    made = Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    if made.no_color:  # no style at all, so that marks are written out
+        made = Console(file=stream, width=width, color_system=None, highlight=False, soft_wrap=False)
+    return made
 
 
 def finite(value: Any) -> Any:

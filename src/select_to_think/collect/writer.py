@@ -27,6 +27,7 @@ from select_to_think.files import (
     write_json_atomic,
     write_jsonl_atomic,
 )
+from select_to_think.structures import S2TError
 
 
 class CollectionWriter:
@@ -64,6 +65,8 @@ class CollectionWriter:
 
     def _open_manifest(self, about: Json, provenance: Json) -> dict[str, Any]:
         path = self.folder / MANIFEST
+        if (self.folder / "run.json").exists():
+            raise S2TError(f"{self.folder} holds an evaluation; name another folder")
         begun = path.exists()
         if begun:
             manifest = dict(read_record(Manifest, path, remedy="name another folder, or delete this one"))

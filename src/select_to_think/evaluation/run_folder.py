@@ -122,6 +122,8 @@ def begin(out: Path, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     Raises S2TError if the folder was begun with something else.
     """
     path = out / RUN
+    if (out / "manifest.json").exists():
+        raise S2TError(f"{out} holds a collection; name another folder")
     before: dict[str, Any] = {}
     if path.exists():
         begun = read_run(out, remedy="name another folder, or delete this one")

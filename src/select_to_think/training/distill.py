@@ -35,7 +35,7 @@ from select_to_think.models.distilled import About, save_distilled
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.probability import log_probabilities
 from select_to_think.structures import Ids, Progress, S2TError, Stage, silent
-from select_to_think.training.folders import ANSWERS, begin, is_leader, resumable, working_folder
+from select_to_think.training.folders import ANSWERS, begin, is_leader, working_folder
 from select_to_think.training.groups import split
 from select_to_think.training.losses import language_kl
 from select_to_think.training.module import AdapterModule
@@ -111,13 +111,12 @@ def train_distill(
         S2TError: no shared vocabulary, too few problems, a prompt that does not fit the context, a diverged loss, an
             existing `out`, a full disk or an unwritable path.
     """
-    work = working_folder(out, resume=resume)
-    check_shared_vocabulary(session.slm, session.llm)
-    train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
-    fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
-    settings = {"config": asdict(config), "decode": asdict(decode), "problems": len(train), **fingerprints}
-    begin(work, settings)
-    with resumable(work), ExitStack() as stack:
+    with working_folder(out, resume=resume) as work, ExitStack() as stack:
+        check_shared_vocabulary(session.slm, session.llm)
+        train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
+        fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
+        settings = {"config": asdict(config), "decode": asdict(decode), "problems": len(train), **fingerprints}
+        begin(work, settings)
         best, device = METRICS[0], session.slm.model.device
         args = arguments(config, work, decode.seed, device, best=best, greater=False)
         with args.main_process_first(local=False), stage("answering the training problems") as progress:

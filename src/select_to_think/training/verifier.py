@@ -37,10 +37,8 @@ from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
 from select_to_think.training.folders import (
     ANSWERS,
     begin,
-    discard,
     disk_errors,
     publish,
-    resumable,
     working_folder,
 )
 from select_to_think.training.groups import is_held_out
@@ -93,11 +91,11 @@ def train_verifier(
     Raises:
         S2TError: too few disputes, an existing `out`, an unwritable path.
     """
-    work = working_folder(out, resume=resume)
     settings = {"mentor": asdict(mentor), "decode": asdict(decode), "items": len(items)}
-    begin(work, {**settings, "slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint})
-    prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
-    with resumable(work), disk_errors(work):
+    models = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
+    with working_folder(out, resume=resume) as work, disk_errors(work):
+        begin(work, {**settings, **models})
+        prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         telling = [each for each in found if each.slm_right != each.mentor_right]
@@ -119,7 +117,6 @@ def train_verifier(
         }
         head = VerifierHead(layers, (prompt.template, prompt.opening), summary)
         publish(out, partial(write, head=head, slm=session.slm, items=items))
-    discard(work)
     return summary
 
 
