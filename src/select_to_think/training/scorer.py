@@ -17,7 +17,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import ScorerConfig
+from select_to_think.config import LARGEST_SEED, ScorerConfig, check_number
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.scorer import About, save_scorer
@@ -62,6 +62,7 @@ def train_scorer(
     Raises:
         S2TError: bad data, a diverged loss, an existing `out`, a full disk or an unwritable path.
     """
+    check_number("seed", seed, True, 0, LARGEST_SEED)
     with working_folder(out, resume=resume) as work:
         rows = 0 if config.packed else 1  # the plain form has as many rows as candidates
         args = arguments(config, work, seed, slm.model.device, best="agree_at_1", greater=True, rows=rows)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import TriggerTrainConfig
+from select_to_think.config import LARGEST_SEED, TriggerTrainConfig, check_number
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.layers import Layers
 from select_to_think.models.loading import LoadedModel
@@ -74,6 +74,7 @@ def train_trigger(
     Raises:
         S2TError: too few items, labels of one kind only, an existing `out`, an unwritable path.
     """
+    check_number("seed", seed, True, 0, LARGEST_SEED)
     with working_folder(out) as work, disk_errors(work):
         begin(work, {"config": asdict(config), "seed": seed, "slm": slm.fingerprint})
         parts = split_items(trajectories)

@@ -99,10 +99,11 @@ def train_verifier(
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         telling = [each for each in found if each.slm_right != each.mentor_right]
-        fit, measured = (
-            read_prompts(session.slm, prompt, [each for each in telling if is_held_out(each.item_id) == held_out])
-            for held_out in (False, True)
-        )
+        sides = [[each for each in telling if is_held_out(each.item_id) == held_out] for held_out in (False, True)]
+        if not all(sides):
+            (work / ANSWERS).unlink()  # the remedy is other settings, and those cannot go on from here
+            raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
+        fit, measured = (read_prompts(session.slm, prompt, side) for side in sides)
         layers, seconds = fit_layers(fit, config, decode.seed, work)
         summary = {
             "disputes": len(found),
@@ -146,13 +147,7 @@ def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: P
 
 @torch.no_grad()
 def read_prompts(slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged]) -> Prompts:
-    """Ask the SLM about every dispute, in both orders.
-
-    Raises:
-        S2TError: there is none.
-    """
-    if not disputes:
-        raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
+    """Ask the SLM about every dispute, in both orders; there is at least one."""
     ids: list[list[int]] = []
     for each in disputes:
         asked, dispute = prompt.about(each.question), each.dispute
