@@ -27,6 +27,7 @@ from select_to_think.structures import S2TError
 Records = Mapping[str, ItemRecord]  # by item id, in file order
 MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
 ALL = "all"
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,21 @@ def load_run(folder: Path, *, name: str) -> Run:
             for record in read_records(path):
                 records.setdefault(record.method, {}).setdefault(seed, {})[record.id] = record
     measured = folder / MEASURE
-    return Run(
+    run = Run(
         name=name,
         rows=results.rows,
         provenance=results.provenance,
         records=records,
         measure=_read_measure(measured) if measured.exists() else None,
     )
+    for row in run.rows:
+        marks = [record.right for record in run.records_of(row.method, row.domain)]
+        if len(marks) == row.n > 0 and abs(sum(marks) / row.n - row.accuracy) > ROUNDING:
+            raise S2TError(
+                f"{folder / RESULTS} does not agree with its records: {row.method} has {sum(marks)} of {row.n} right "
+                f"in {row.domain}, not {100 * row.accuracy:.2f} %; run the same `s2t eval` command again"
+            )
+    return run
 
 
 def seed_folders(folder: Path, *, first: int) -> list[tuple[int, Path]]:
