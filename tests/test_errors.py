@@ -62,7 +62,8 @@ def test_every_number_is_one_and_finite(kind: Any, name: str, types: tuple[Any, 
 @pytest.mark.parametrize(("kind", "settings"), [
     (config.ScorerConfig, {"epochs": 0}), (config.VerifierTrainConfig, {"epochs": 0.0}),
     (config.ScorerConfig, {"report_to": "nowhere"}), (config.MentorConfig, {"order": "ba"}),
-    (config.DecodeConfig, {"seed": 2**32}), (config.DecodeConfig, {"early_stop": "no"}), (config.PairConfig, {"slm": 3}),
+    (config.DecodeConfig, {"seed": 2**32}), (config.DecodeConfig, {"early_stop": "no"}),
+    (config.PairConfig, {"slm": 3}),
 ])  # fmt: skip
 def test_settings_without_a_meaning_are_refused(kind: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(S2TError, match=next(iter(settings)).replace("_", "[_ ]")):
@@ -352,5 +353,5 @@ def test_a_line_is_checked_as_a_whole() -> None:
 
     assert parse_record(Line, b'{"a": 1}', "x", remedy="") == Line(1)
     for content in (b"", b"[]", b'{"a": 1}{"a": 2}', b'{"a": 1},', b"null", b'{"a": true}', b'{"a": 1.0}'):
-        with pytest.raises(S2TError, match="^x"):
+        with pytest.raises(S2TError, match=r"^x"):
             parse_record(Line, content, "x", remedy="")
