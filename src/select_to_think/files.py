@@ -13,6 +13,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -84,6 +85,17 @@ def write_jsonl_atomic(path: Path, records: Iterable[Json]) -> str:
     text = "".join(json_line(record) for record in records)
     write_text_atomic(path, text)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON does not have (NaN and infinity)."""
+    if isinstance(value, dict):
+        return {str(key): finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def json_line(record: Json) -> str:

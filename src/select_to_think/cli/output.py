@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from rich.console import Console
+
+from select_to_think.files import finite
 
 PIPED_WIDTH = 140  # columns of a table that no terminal limits
 STDOUT = 1  # what native code and child processes write to
@@ -39,17 +40,6 @@ def console(stream: TextIO) -> Console:
     if made.no_color:  # no style at all, so that marks are written out
         made = Console(file=stream, width=width, color_system=None, highlight=False, soft_wrap=False)
     return made
-
-
-def finite(value: Any) -> Any:
-    """`value` with null for every number that JSON does not have (NaN and infinity)."""
-    if isinstance(value, dict):
-        return {str(key): finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def write_reply(reply: Reply, stream: TextIO, as_json: bool) -> None:

@@ -5,7 +5,6 @@ Non-goals: storing records (`run_folder.py`) and counting over them (`metrics.py
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -15,6 +14,7 @@ from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, Step
 from select_to_think.evaluation.statistics import flops
+from select_to_think.files import finite
 from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 
 if TYPE_CHECKING:
@@ -154,9 +154,9 @@ def step_json(decode_text: Decode, step: StepRecord) -> dict[str, Any]:
         "token": step.token,
         "text": decode_text(step.decided),
         "greedy": step.greedy_token,
-        "statistic": _finite(step.statistic),
+        "statistic": finite(step.statistic),
         "candidates": [
-            {"id": option[0], "text": decode_text(option), "logprob": _finite(logprob), "score": _finite(score)}
+            {"id": option[0], "text": decode_text(option), "logprob": finite(logprob), "score": finite(score)}
             for option, logprob, score in zip(options, step.candidate_logprobs, scores, strict=True)
         ],
         "choice": step.candidates.index(step.token) if step.token in step.candidates else None,
@@ -164,8 +164,3 @@ def step_json(decode_text: Decode, step: StepRecord) -> dict[str, Any]:
         "flip": step.flip,
         "llm_top": step.llm_top_token,
     }
-
-
-def _finite(value: float | None) -> float | None:
-    """What JSON can hold: a masked candidate's -inf becomes None."""
-    return value if value is not None and math.isfinite(value) else None

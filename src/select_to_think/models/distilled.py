@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from select_to_think.config import DistillKind
-from select_to_think.files import read_record, write_json_atomic
+from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import AdapterSwitch, attach_adapter, check_fingerprint, save_adapter
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class About:
 def save_distilled(folder: Path, switch: AdapterSwitch, about: About) -> None:
     """Fill an existing folder."""
     save_adapter(folder, switch)
-    write_json_atomic(folder / "distill.json", asdict(about))
+    write_json_atomic(folder / "distill.json", finite(asdict(about)))
 
 
 def attach_distilled(slm: LoadedModel, path: str | Path) -> AdapterSwitch:

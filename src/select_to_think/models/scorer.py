@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from select_to_think.config import ScoreKind, ScorerMode
-from select_to_think.files import read_record, write_json_atomic
+from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import AdapterSwitch, check_fingerprint, read_tensors, save_adapter
 from select_to_think.structures import S2TError
 
@@ -64,7 +64,7 @@ def save_scorer(folder: Path, switch: AdapterSwitch, bin_rows: Tensor, anchor: f
     save_adapter(folder, switch)
     head = {"bins": bin_rows.detach().float().cpu().contiguous(), "anchor": torch.tensor(anchor, dtype=torch.float32)}
     save_file(head, folder / "score_head.safetensors", metadata={"format": "pt"})
-    write_json_atomic(folder / "scorer.json", asdict(about))
+    write_json_atomic(folder / "scorer.json", finite(asdict(about)))
 
 
 def load_scorer(path: str | Path, slm: LoadedModel) -> Scorer:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from select_to_think.files import read_record, write_json_atomic
+from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import check_fingerprint
 from select_to_think.models.layers import Layers, apply_layers, load_layers, save_layers
 from select_to_think.structures import Floats
@@ -65,7 +65,7 @@ def save_trigger_head(folder: Path, head: TriggerHead, slm_fingerprint: str) -> 
     save_layers(folder / "trigger_head.safetensors", head.layers)
     quantiles = head.quantiles.astype(float).tolist()
     about = About(head.layers[0][0].shape[1], slm_fingerprint, quantiles, head.training)
-    write_json_atomic(folder / "trigger_head.json", asdict(about))
+    write_json_atomic(folder / "trigger_head.json", finite(asdict(about)))
 
 
 def load_trigger_head(path: str | Path, slm: LoadedModel) -> TriggerHead:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from select_to_think.files import read_record, write_json_atomic
+from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import check_fingerprint
 from select_to_think.models.layers import Layers, apply_layers, load_layers, save_layers
 from select_to_think.models.loading import LoadedModel
@@ -50,7 +50,7 @@ class VerifierHead:
 def save_verifier(folder: Path, head: VerifierHead, slm_fingerprint: str) -> None:
     """Write the two files into an existing folder."""
     save_layers(folder / f"{NAME}.safetensors", head.layers)
-    write_json_atomic(folder / f"{NAME}.json", asdict(About(slm_fingerprint, *head.prompt, head.training)))
+    write_json_atomic(folder / f"{NAME}.json", finite(asdict(About(slm_fingerprint, *head.prompt, head.training))))
 
 
 def load_verifier(path: str | Path, slm: LoadedModel, prompt: tuple[str, str]) -> VerifierHead:

@@ -190,7 +190,8 @@ def epochs_of(trainer: Trainer, names: Sequence[str]) -> list[dict[str, float]]:
         start = epochs[-1]["epoch"] if epochs else 0.0
         within = [loss for epoch, loss in losses if start < epoch <= entry["epoch"]]
         scores = {name: entry[f"eval_{name}"] for name in names}
-        epochs.append({"epoch": entry["epoch"], "train_loss": float(np.mean(within)), **scores})
+        loss = {"train_loss": float(np.mean(within))} if within else {}
+        epochs.append({"epoch": entry["epoch"], **loss, **scores})
     return epochs
 
 
