@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import typer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from select_to_think import artefacts
@@ -156,7 +156,7 @@ def test_arguments(draw: st.DataObject, places: Path, tmp_path_factory: pytest.T
     for flag, alone, values in draw.draw(tried):
         arguments += [flag] if alone else [flag, draw.draw(st.sampled_from(values))]
     with contextlib.chdir(out.parent):
-        assert_answered_or_refused(*arguments)
+        event(f"{command}: exit code {assert_answered_or_refused(*arguments)}")
     assert not out.with_name("new.training").exists(), "what was refused must not block the next run"
 
 
@@ -278,5 +278,5 @@ def test_artefacts(draw: st.DataObject, places: Path, tmp_path_factory: pytest.T
     shutil.copytree(places, copy, ignore=shutil.ignore_patterns(*({"demo"} - {file.split("/")[0]}), "*-bins", "slm"))
     content = damaged((copy / file).read_bytes(), file.endswith(".jsonl"), "json" in Path(file).suffix, draw)
     (copy / file).write_bytes(content)
-    assert_answered_or_refused(*ARTEFACTS[file].format(copy).split())
+    event(f"exit code {assert_answered_or_refused(*ARTEFACTS[file].format(copy).split())}")
     shutil.rmtree(copy)
