@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from analysis_run import DOMAINS, make_run
+from analysis_run import DOMAINS, count_again, make_run
 from select_to_think.analysis.comparison import Comparison, compare_runs
 from select_to_think.cli import app
 from select_to_think.evaluation.statistics import paired_difference
@@ -29,6 +29,7 @@ def change(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
     for record in records:
         how(record)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    count_again(path.parent if (path.parent / "results.json").exists() else path.parent.parent)
 
 
 def records_of(folder: Path, method: str) -> dict[str, dict[str, Any]]:
