@@ -22,7 +22,7 @@ from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.grading.sandbox import means_for
 from select_to_think.evaluation.items import Item, assert_unique, items_note
-from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Results, provenance
+from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Provenance, Results, provenance
 from select_to_think.evaluation.run_folder import (
     RUN,
     Part,
@@ -135,7 +135,7 @@ class Evaluation:
             results.save(out / RESULTS)
         return results
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         """Where the numbers come from: the pair, the methods, every setting."""
         settings = self.settings_of()
         settings = replace(settings, select=selection(self.session, self.methods, settings.select))
