@@ -9,7 +9,7 @@ Non-goals: deciding anything; see `policies/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -51,11 +51,13 @@ class Plan:
 
 @dataclass(slots=True)
 class Part:
-    """What one forward does for a request: the tokens that it observes, and whether that completes the answer."""
+    """What one forward does for a request: the tokens that it observes, and whether these are the last."""
 
     ask: Ask
     segment: int  # index of the segment that holds the tokens
-    look: Look  # lines count from the beginning of the segment
+    lines: Sequence[int]  # of the segment
+    adapter: str | None
+    first: int = 0  # number of the first of them among those asked about
     last: bool = True
 
 
@@ -206,8 +208,7 @@ class TransformersBackend:
             lengths = tuple(map(len, request.continuations))
             ends = list(accumulate(lengths))
             plan.add(context, Segment(*place, behind, slot, tokens, lengths, adapter), 0)
-            look = Look(request.observe, [end - 1 for end in ends], adapter)
-            plan.parts.append(Part(ask, len(plan.segments) - 1, look))
+            plan.parts.append(Part(ask, len(plan.segments) - 1, [end - 1 for end in ends], adapter))
             if ask.adapter is None:
                 context.leaves = [(slot + end - n, n) for end, n in zip(ends, lengths, strict=True)]
             slot += request.width
@@ -232,8 +233,7 @@ class TransformersBackend:
         if not seen:
             return None
         lines = range(seen.start - stored, seen.stop - stored)
-        look = Look(observe, lines, ask.context.adapter, seen.start - asked.start)
-        return Part(ask, segment, look, last=seen.stop == end)
+        return Part(ask, segment, lines, ask.context.adapter, seen.start - asked.start, seen.stop == end)
 
     def forward(self, plan: Plan) -> None:
         """Run the plan, store what was computed, and answer."""
@@ -246,10 +246,12 @@ class TransformersBackend:
             context.account.tokens_processed += segment.width
             context.account.forwards += context.account.last_forward != self.forwards
             context.account.last_forward = self.forwards
-        looks = [
-            replace(part.look, lines=[step.offsets[part.segment] + int(line) for line in part.look.lines])
-            for part in plan.parts
-        ]
+        looks = []
+        for part in plan.parts:
+            assert part.ask.request.observe is not None
+            begin = step.offsets[part.segment]
+            lines = [begin + line for line in part.lines]
+            looks.append(Look(part.ask.request.observe, lines, part.adapter, part.first))
         found = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
         for part, observation in zip(plan.parts, found, strict=True):
             ask = part.ask
