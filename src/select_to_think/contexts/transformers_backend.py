@@ -23,6 +23,7 @@ from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.observing import Look, joined, read
 from select_to_think.contexts.protocol import Ask, Context
+from select_to_think.contexts.self_check import disagreement
 from select_to_think.models.adapter import Adapter
 from select_to_think.structures import Branch, Extend, Observation, S2TError
 
@@ -86,6 +87,8 @@ class TransformersBackend:
         slots = slots_in(config.kv_memory_gib, self.flat.shapes, model.dtype, model.device, longest)
         self.extents = Extents(slots)
         self.memory = KVMemory(self.flat.shapes, slots, model.dtype, model.device)
+        if found := disagreement(self.flat, self.memory):
+            raise self.flat.refusal(found)
         self.waiting: list[Ask] = []
         self.ends: dict[Ask, int] = {}  # length of the context with the tokens of an `Extend`
         self.seen: dict[Ask, list[Observation]] = {}  # of requests whose tokens come in pieces
