@@ -22,6 +22,7 @@ from select_to_think.config import (
     MentorConfig,
     PairConfig,
     PriceConfig,
+    RuntimeConfig,
     SelectConfig,
 )
 from select_to_think.structures import S2TError, comma_separated, unknown_name
@@ -73,6 +74,7 @@ def evaluate(
     decode: DecodeConfig,
     select: SelectConfig,
     mentor: MentorConfig,
+    runtime: RuntimeConfig,
     data: DataConfig,
     style: Style,
     prices: PriceConfig,
@@ -114,7 +116,9 @@ def evaluate(
             note("the bundled pair knows nothing but its own three domains: on benchmarks it is right by chance")
 
     with progress("evaluating") as report:
-        results = run(Session.load(pair), items, chosen, settings, out=folder, shard=part, begun=begun, progress=report)
+        results = run(
+            Session.load(pair, runtime), items, chosen, settings, out=folder, shard=part, begun=begun, progress=report
+        )
     return Reply(results.to_json(), lambda console: show(console, folder, results))
 
 

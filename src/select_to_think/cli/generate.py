@@ -12,7 +12,7 @@ from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import Decode, show_generation
-from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig, SelectConfig
+from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.structures import Generation, S2TError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def generate(
     decode: DecodeConfig,
     select: SelectConfig,
     mentor: MentorConfig,
+    runtime: RuntimeConfig,
     data: Annotated[DataConfig, Only(("data", "limit"))],
     questions: Annotated[list[str] | None, typer.Argument(help="The questions, each in quotes.")] = None,
     method: Annotated[
@@ -46,7 +47,7 @@ def generate(
         raise S2TError(f"there is no question; give one in quotes ({EXAMPLE}) or name a file with --data")
     from select_to_think.session import Session
 
-    session = Session.load(pair)
+    session = Session.load(pair, runtime)
     answers = session.generate(asked, method, decode, select, mentor)
     results = [describe(question, answer, session.text) for question, answer in zip(asked, answers, strict=True)]
     payload = {"schema": 1, "method": method, "results": results}

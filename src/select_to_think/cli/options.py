@@ -29,6 +29,7 @@ from select_to_think.config import (
     PairConfig,
     PriceConfig,
     PromptStyle,
+    RuntimeConfig,
     ScorerConfig,
     SelectConfig,
     TriggerTrainConfig,
@@ -41,6 +42,7 @@ PANELS = {
     DecodeConfig: "Decoding",
     SelectConfig: "Selection",
     MentorConfig: "Mentor",
+    RuntimeConfig: "Running",
     DataConfig: DATA_PANEL,
     PromptStyle: DATA_PANEL,
     PriceConfig: DATA_PANEL,
@@ -52,7 +54,7 @@ PANELS = {
     BenchConfig: "Timing",
 }
 
-METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", Path | None: "PATH"}
+METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", float | None: "FLOAT", Path | None: "PATH"}
 
 Result = TypeVar("Result")
 
