@@ -73,7 +73,7 @@ def test_the_check_sees_what_it_is_for(broken: str, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(rotary, "forward", lambda x, position_ids: own_rotary(x, position_ids * 0 + 1))
         base = model.forward
         monkeypatch.setattr(model, "forward", lambda *a, **k: with_rotary(base, rotary, own_rotary, a, k))
-    with pytest.raises(S2TError, match="differ by .* nats from its plain forward"):
+    with pytest.raises(S2TError, match=r"differ by .* nats from its plain forward"):
         TransformersBackend(model, config=SMALL)
 
 
