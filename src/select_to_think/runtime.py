@@ -1,8 +1,8 @@
 """The runtime: many policies at once, of any methods, one forward of a model a step.
 
 A policy waits for an answer, or it has ended. A step lets rows that fit join, makes one forward of the cheapest model
-that somebody waits for, and resumes who was answered. A dear model is asked only when no row can go on without it (or
-one has waited long enough), and then for all at once.
+that somebody waits for, and resumes who was answered. A dear model is asked when no row can go on without it, or when
+those who wait for it have waited as long as its forward is worth, and then for all at once.
 
 Non-goals: knowing methods or tokens. Policies decide, backends compute, and whoever adds a run reads its events.
 """
@@ -133,10 +133,19 @@ class Runtime:
         return bool(self.live or self.queue or self.events)
 
     def due(self) -> list[Backend]:
-        """The cheapest model that is waited for, and dearer ones for which somebody has waited too long."""
+        """The cheapest model that is waited for, and dearer ones that are worth their forward by now.
+
+        A dear forward is worth it when its rows together have waited as long as it would hold up all rows: its cost in
+        cheap steps, times the rows. Nobody waits longer than `max_wait_steps`.
+        """
         wanted = sorted((backend for backend in self.backends.values() if backend.waiting), key=lambda b: b.cost)
-        oldest = self.steps - self.config.max_wait_steps
-        return wanted[:1] + [b for b in wanted[1:] if any(self.asked[ask][1] <= oldest for ask in b.waiting)]
+        found = wanted[:1]
+        for backend in wanted[1:]:
+            waits = [self.steps - self.asked[ask][1] for ask in backend.waiting]
+            price = backend.cost / wanted[0].cost * len(self.live)
+            if sum(waits) >= price or max(waits) >= self.config.max_wait_steps:
+                found.append(backend)
+        return found
 
     def admit(self) -> None:
         """Let rows join, in order, while there is memory for them."""

@@ -141,7 +141,10 @@ def random_adapter(model: PreTrainedModel) -> Adapter:
 
 def shape_contenders(config: BenchConfig, batch: int, slm: PreTrainedModel, llm: PreTrainedModel) -> list[Contender]:
     """Every method on random models of the published shapes."""
-    backends = {"slm": TransformersBackend(slm), "llm": TransformersBackend(llm, cost=float("inf"))}
+    backends = {
+        name: TransformersBackend(model, cost=float(model.num_parameters()))
+        for name, model in (("slm", slm), ("llm", llm))
+    }
     bins = torch.randn(BINS, slm.config.hidden_size)
     backends["slm"].add_adapter("scorer", random_adapter(slm), bins)
     draw = Random(0)
