@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ from select_to_think.contexts.flat_model import FlatModel
 from select_to_think.contexts.kv import KVMemory, slots_in
 from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.memory import Extents
-from select_to_think.contexts.observing import Look, joined, read
+from select_to_think.contexts.observing import NOT_A_NUMBER, Look, joined, read
 from select_to_think.contexts.protocol import Ask, Context
 from select_to_think.models.adapter import Adapter
 from select_to_think.structures import Branch, Extend, Observation, S2TError
@@ -250,14 +251,24 @@ class TransformersBackend:
             replace(part.look, lines=[step.offsets[part.segment] + int(line) for line in part.look.lines])
             for part in plan.parts
         ]
-        found = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
+        found, nan = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
+        if nan.any():
+            self.fail(plan, step.offsets, nan)
         for part, observation in zip(plan.parts, found, strict=True):
             ask = part.ask
             if isinstance(observation, Exception):
-                self.memory.clear(ask.context.start, ask.context.size)
                 ask.answer = observation
             elif ask.answer is None:
                 seen = self.seen.setdefault(ask, [])
                 seen.append(observation)
                 if part.last:
                     ask.answer = joined(seen)
+
+    def fail(self, plan: Plan, offsets: Sequence[int], nan: np.ndarray) -> None:
+        """Answer contexts with NaN among their tokens, observed or not, and wipe what the next owner might read."""
+        for context, segment, first in zip(plan.contexts, plan.segments, offsets, strict=True):
+            if nan[first : first + segment.width].any():
+                self.memory.clear(context.start, context.size)
+                for ask in self.waiting:
+                    if ask.context is context:
+                        ask.answer = S2TError(NOT_A_NUMBER)
