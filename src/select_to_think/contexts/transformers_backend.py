@@ -99,12 +99,11 @@ class TransformersBackend:
     def open(self, tokens: int, adapter: str | None = None) -> Context | None:
         """An empty context with room for `tokens` tokens, or None while there is no memory for it."""
         extent = self.extents.take(tokens)
-        if extent is None and self.extents.size_for(tokens) > self.extents.largest:
-            raise S2TError(
-                f"a sequence of {tokens} tokens does not fit the key-value memory of {self.extents.slots} tokens: "
-                "raise kv_memory_gib or lower max_new_tokens"
-            )
         return None if extent is None else Context(*extent, adapter=adapter)
+
+    def capacity(self, tokens: int) -> int:
+        """How many contexts of `tokens` tokens there is memory for."""
+        return self.extents.slots // self.extents.size_for(tokens)
 
     @torch.inference_mode()
     def copy(self, source: Context, target: Context) -> None:
