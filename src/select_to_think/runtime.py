@@ -9,8 +9,9 @@ Non-goals: knowing methods or tokens. Policies decide, backends compute, and who
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,7 +109,16 @@ class Runtime:
         self.steps = 0
 
     def add(self, key: Hashable, run: Run) -> None:
-        """Let a run join as soon as there is memory for it."""
+        """Let a run join as soon as there is memory for it; one that can never fit fails at once."""
+        needed = Counter(role.backend for role in run.roles.values())
+        for name, contexts in needed.items():
+            if contexts * (1 + run.copies) > self.backends[name].capacity(run.tokens):
+                error = S2TError(
+                    f"{contexts * (1 + run.copies)} sequences of {run.tokens} tokens do not fit the key-value memory "
+                    f"of {name}: raise kv_memory_gib or lower max_new_tokens"
+                )
+                self.events.append(Failed(key, error))
+                return
         self.queue.append(Row(key, run))
 
     def cancel(self, key: Hashable) -> None:
@@ -149,36 +159,19 @@ class Runtime:
 
     def admit(self) -> None:
         """Let rows join, in order, while there is memory for them."""
-        while self.queue:
-            row = self.queue[0]
-            try:
-                if not self.furnish(row):
-                    return
-            except S2TError as error:
-                self.events.append(Failed(row.key, error))
-                self.queue.popleft()
-                continue
-            self.queue.popleft()
+        while self.queue and self.furnish(self.queue[0]):
+            row = self.queue.popleft()
             self.live.append(row)
             self.advance(row, None)
 
     def furnish(self, row: Row) -> bool:
-        """Open all contexts of a row and of its children, or none and return False.
-
-        Raises:
-            S2TError: they would not fit if nobody else was there.
-        """
+        """Open all contexts of a row and of its children, or none and return False."""
         opened: list[dict[str, Context]] = []
         try:
             for _ in range(1 + row.run.copies):
                 opened.append({})
                 for name, role in row.run.roles.items():
                     context = self.backends[role.backend].open(row.run.tokens, role.adapter)
-                    if context is None and not self.live:
-                        raise S2TError(
-                            f"{1 + row.run.copies} sequences of {row.run.tokens} tokens do not fit the key-value "
-                            "memory: raise kv_memory_gib or lower max_new_tokens"
-                        )
                     if context is None:
                         return False
                     opened[-1][name] = context
@@ -264,12 +257,14 @@ class Runtime:
     def fork(self, parent: Row, policies: Iterable[PolicyRun]) -> None:
         """Start children on copies of the parent's contexts."""
         children = [Row(parent.key, replace(parent.run, policy=policy), parent) for policy in policies]
+        if len(children) > len(parent.spares):
+            raise RuntimeError(f"{len(children)} children where {len(parent.spares)} were announced")
         for child in children:
             self.settle_in(child, parent.spares.pop())
+            parent.children.append(child)
+            self.live.append(child)
             for name, context in parent.contexts.items():
                 self.backends[parent.run.roles[name].backend].copy(context, child.contexts[name])
-        parent.children.extend(children)
-        self.live.extend(children)
         for child in children:
             if not child.ended:
                 self.advance(child, None)
@@ -304,7 +299,8 @@ class Runtime:
         for ask in row.asks:
             self.asked.pop(ask, None)
         row.asks = []
-        row.run.policy.close()
+        with suppress(Exception):  # of a policy that was stopped, on its way out
+            row.run.policy.close()
         for contexts in (row.contexts, *row.spares):
             self.close(row, contexts)
 

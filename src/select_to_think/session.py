@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 from torch import Tensor
@@ -60,7 +61,7 @@ class Session(Artefacts):
         """Stand for the pair that `config` names; models given as objects take its place."""
         super().__init__(config, slm=slm, llm=llm)
         self.backends: dict[str, Backend] = {}  # of models; each is made when a method first needs it
-        self.runtime_config = runtime
+        self.runtime_config, self.making = runtime, RLock()  # what is missing is made by one thread at a time
         self.streams = Streams(Runtime(self.backends, runtime))
 
     @classmethod
@@ -70,22 +71,24 @@ class Session(Artefacts):
 
     def backend(self, model: str) -> Backend:
         """The backend of `slm` or `llm`."""
-        if model not in self.backends:
-            loaded = self.slm if model == "slm" else self.llm
-            self.backends[model] = TransformersBackend(
-                loaded.model,
-                forbidden=sorted(reserved_ids(loaded)),
-                config=self.runtime_config,
-                cost=float(loaded.model.num_parameters()),
-            )
-        return self.backends[model]
+        with self.making:
+            if model not in self.backends:
+                loaded = self.slm if model == "slm" else self.llm
+                self.backends[model] = TransformersBackend(
+                    loaded.model,
+                    forbidden=sorted(reserved_ids(loaded)),
+                    config=self.runtime_config,
+                    cost=float(loaded.model.num_parameters()),
+                )
+            return self.backends[model]
 
     def adapter(self, folder: Path, bin_rows: Tensor | None = None) -> str:
         """Make a trained adapter of the SLM known to its backend; returns its name there."""
         backend, name = self.backend("slm"), str(folder)
         assert isinstance(backend, TransformersBackend)
-        if name not in backend.adapters:
-            backend.add_adapter(name, load_adapter(folder, self.slm), bin_rows)
+        with self.making:
+            if name not in backend.adapters:
+                backend.add_adapter(name, load_adapter(folder, self.slm), bin_rows)
         return name
 
     def adapted(self, scorer: Scorer) -> Role:
@@ -103,7 +106,8 @@ class Session(Artefacts):
             S2TError: unknown names, or settings that this pair cannot serve.
         """
         record = find_method(method)
-        return record.build(self, settings, record.samples)
+        with self.making:
+            return record.build(self, settings, record.samples)
 
     def generate(
         self,
@@ -265,6 +269,9 @@ class Session(Artefacts):
             )
         if not ids:
             raise S2TError("the question is empty: write one")
+        size = self.slm.model.config.get_text_config().vocab_size
+        if min(ids) < 0 or max(ids) >= size:
+            raise S2TError(f"the prompt has token ids outside the SLM's vocabulary of {size}: give its own")
         return ids
 
     def llm_prompt(self, question: Question) -> list[int]:

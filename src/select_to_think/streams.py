@@ -30,6 +30,7 @@ class Streams:
     def __init__(self, runtime: Runtime) -> None:
         """Nobody reads yet."""
         self.runtime, self.lock = runtime, Lock()
+        self.left: deque[Stream] = deque()
 
     def events(self, runs: Iterator[tuple[int, Run]], max_rows: int) -> Iterator[tuple[int, Event]]:
         """(index, event) of all runs as they come; the runs are read lazily, at most `max_rows` sequences at a time.
@@ -45,27 +46,41 @@ class Streams:
                     if isinstance(event, Failed):
                         raise event.error
                     yield index, event
-        finally:
-            with self.lock:
-                for index in stream.live:
-                    self.runtime.cancel((stream, index))
+        finally:  # also when the reader is collected, perhaps in the midst of a step: then whoever steps next does it
+            self.left.append(stream)
+            if self.lock.acquire(blocking=False):
+                try:
+                    self.sweep()
+                finally:
+                    self.lock.release()
+
+    def sweep(self) -> None:
+        """Cancel the runs of readers who left; under the lock."""
+        while self.left:
+            stream = self.left.popleft()
+            for index in stream.live:
+                self.runtime.cancel((stream, index))
 
     def fill(self, stream: Stream, runs: Iterator[tuple[int, Run]], max_rows: int) -> bool:
         """Add runs while the stream may have more rows; whether there is anything to wait for."""
-        while not stream.live or sum(stream.live.values()) < max_rows:
+        while True:
+            with self.lock:  # whoever steps takes finished runs out of `live`
+                if stream.live and sum(stream.live.values()) >= max_rows:
+                    return True
             entry = next(runs, None)
             if entry is None:
-                break
+                with self.lock:
+                    return bool(stream.live or stream.inbox)
             index, run = entry
-            stream.live[index] = max(1, run.copies)
             with self.lock:
+                stream.live[index] = max(1, run.copies)
                 self.runtime.add((stream, index), run)
-        return bool(stream.live)
 
     def advance(self, stream: Stream) -> None:
         """Step until there is news for a stream."""
         while not stream.inbox:
             with self.lock:
+                self.sweep()
                 if stream.inbox:
                     return
                 if not self.runtime.busy:

@@ -49,13 +49,13 @@ def read(
     looks: Sequence[Look],
     forbidden: Tensor,
     bin_rows: Mapping[str, Tensor],
-) -> list[Observation | S2TError]:
-    """What each look asked of the hidden states (T, H) of a forward, after the final norm.
+) -> tuple[list[Observation | S2TError], np.ndarray]:
+    """What each look asked of the hidden states (T, H) of a forward, after the final norm; which tokens (T,) are NaN.
 
     Everything is computed before anything is brought to the host, so the device is waited for once. A line whose
     distribution is not a number is the error of its own look.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {"nan": hidden.isnan().any(-1)}
     distributions = [look for look in looks if look.needs_logits]
     if distributions:
         tensors |= read_distributions(hidden, head, distributions, forbidden)
@@ -65,7 +65,7 @@ def read(
     if states := [line for look in looks if look.observe.hidden for line in look.lines]:
         tensors["hidden"] = hidden[states].float()
     cursor = Cursor(to_host(tensors))
-    return [cursor.observation(look) for look in looks]
+    return [cursor.observation(look) for look in looks], cursor.read["nan"]
 
 
 def read_distributions(

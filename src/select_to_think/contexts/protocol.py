@@ -74,11 +74,11 @@ class Backend(Protocol):
         ...
 
     def open(self, tokens: int, adapter: str | None = None) -> Context | None:
-        """An empty context with room for `tokens` tokens, or None while there is no memory for it.
+        """An empty context with room for `tokens` tokens, or None while there is no memory for it."""
+        ...
 
-        Raises:
-            S2TError: it would not fit if nothing else was there.
-        """
+    def capacity(self, tokens: int) -> int:
+        """How many contexts of `tokens` tokens there would be memory for if nothing else was there."""
         ...
 
     def copy(self, source: Context, target: Context) -> None:

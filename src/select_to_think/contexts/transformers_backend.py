@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ from select_to_think.contexts.flat_model import FlatModel
 from select_to_think.contexts.kv import KVMemory, slots_in
 from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.memory import Extents
-from select_to_think.contexts.observing import Look, joined, read
+from select_to_think.contexts.observing import NOT_A_NUMBER, Look, joined, read
 from select_to_think.contexts.protocol import Ask, Context
 from select_to_think.contexts.self_check import disagreement
 from select_to_think.models.adapter import Adapter
@@ -103,12 +104,11 @@ class TransformersBackend:
     def open(self, tokens: int, adapter: str | None = None) -> Context | None:
         """An empty context with room for `tokens` tokens, or None while there is no memory for it."""
         extent = self.extents.take(tokens)
-        if extent is None and self.extents.size_for(tokens) > self.extents.largest:
-            raise S2TError(
-                f"a sequence of {tokens} tokens does not fit the key-value memory of {self.extents.slots} tokens: "
-                "raise kv_memory_gib or lower max_new_tokens"
-            )
         return None if extent is None else Context(*extent, adapter=adapter)
+
+    def capacity(self, tokens: int) -> int:
+        """How many contexts of `tokens` tokens there is memory for."""
+        return self.extents.slots // self.extents.size_for(tokens)
 
     @torch.inference_mode()
     def copy(self, source: Context, target: Context) -> None:
@@ -255,14 +255,24 @@ class TransformersBackend:
             begin = step.offsets[part.segment]
             lines = [begin + line for line in part.lines]
             looks.append(Look(part.ask.request.observe, lines, part.adapter, part.first))
-        found = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
+        found, nan = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
+        if nan.any():
+            self.fail(plan, step.offsets, nan)
         for part, observation in zip(plan.parts, found, strict=True):
             ask = part.ask
             if isinstance(observation, Exception):
-                self.memory.clear(ask.context.start, ask.context.size)
                 ask.answer = observation
             elif ask.answer is None:
                 seen = self.seen.setdefault(ask, [])
                 seen.append(observation)
                 if part.last:
                     ask.answer = joined(seen)
+
+    def fail(self, plan: Plan, offsets: Sequence[int], nan: np.ndarray) -> None:
+        """Answer contexts with NaN among their tokens, observed or not, and wipe what the next owner might read."""
+        for context, segment, first in zip(plan.contexts, plan.segments, offsets, strict=True):
+            if nan[first : first + segment.width].any():
+                self.memory.clear(context.start, context.size)
+                for ask in self.waiting:
+                    if ask.context is context:
+                        ask.answer = S2TError(NOT_A_NUMBER)
