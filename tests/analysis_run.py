@@ -18,7 +18,7 @@ from typing import Any
 METHODS = ("greedy", "sample", "maj@8", "takeover", "s2t", "s2t-local", "mentor-free", "llm")
 DOMAINS = ("arithmetic", "facts", "logic")
 SKILL = {"takeover": 0.98, "s2t": 0.97, "s2t-local": 0.8, "mentor-free": 0.85}
-HOSTILE = "</script><img src=x onerror=window.hacked=1><!-- \u202eabc\u2028 &lt; \U0001f600 \x00 \ud800 ${x} `y` |"
+HOSTILE = "</script><img src=x onerror=window.hacked=1><!-- \u202eabc\u2028 &lt; \U0001f600 \x00 ${x} `y` |"
 NAMES = ("Mira", "Oslo", "Bea", "Tarn", "Ulla", "Kosk", "Ferro", "Lind", "Pavel", "Runa", "Sven", "Tove")
 
 Choose = Callable[[str, Sequence[str]], str]
@@ -216,13 +216,24 @@ def measurement() -> dict[str, Any]:
                 "agreement": 0.9,
             }
         )
-    return {"schema": 1, "results": rows, "provenance": {"seed": 0}}
+    return {"schema": 1, "results": rows, "provenance": {"seeds": [0]}}
 
 
 def write_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """Write one file of records."""
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def count_again(folder: Path) -> None:
+    """Let the accuracies of a run's results follow its records, which a test has rewritten."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    for row in results["results"]:
+        paths = [*folder.glob(f"records-{row['method']}.jsonl"), *folder.glob(f"seed-*/records-{row['method']}.jsonl")]
+        records = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+        marks = [record["right"] for record in records if row["domain"] in ("all", record["domain"])]
+        row |= {"n": len(marks), "accuracy": sum(marks) / len(marks)}
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 def make_run(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from analysis_run import DOMAINS, make_run
+from analysis_run import DOMAINS, count_again, make_run
 from select_to_think.analysis.comparison import Comparison, compare_runs
 from select_to_think.cli import app
 from select_to_think.evaluation.statistics import paired_difference
@@ -29,6 +29,7 @@ def change(path: Path, how: Callable[[dict[str, Any]], None]) -> None:
     for record in records:
         how(record)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    count_again(path.parent if (path.parent / "results.json").exists() else path.parent.parent)
 
 
 def records_of(folder: Path, method: str) -> dict[str, dict[str, Any]]:
@@ -95,7 +96,9 @@ def test_settings_that_differ_are_named(folder: Path, tmp_path: Path) -> None:
     for place, tokens, budget in ((folder, 128, 0.1), (other, 64, 0.1)):
         settings = {"decode": {"max_new_tokens": tokens}, "select": {"trigger_budget": budget}}
         methods = {"s2t-local": settings, "greedy": {"decode": settings["decode"]}}
-        (place / "run.json").write_text(json.dumps({"schema": 1, "items": {}, "methods": methods}), encoding="utf-8")
+        (place / "run.json").write_text(
+            json.dumps({"schema": 1, "items": {"count": 3, "sha256": ""}, "methods": methods}), encoding="utf-8"
+        )
     changed = {"name": "decode.max_new_tokens", "a": 128, "b": 64}
     assert only(compare_runs([folder, other], ["s2t-local"])).settings == (changed,)
     assert only(compare_runs([folder, other], ["greedy", "s2t-local"])).settings == (changed,)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from analysis_run import DOMAINS, METHODS, make_run
+from analysis_run import DOMAINS, METHODS, count_again, make_run
 from fake_session import FakeSession, fake_items
 from select_to_think.analysis.charts import COST_AXES, CostAxis, Curve, curve_chart, pareto_front
 from select_to_think.analysis.documents import DOCUMENTS
@@ -144,6 +144,7 @@ def test_subjects_are_tabled_apart(tmp_path: Path) -> None:
         for index, record in enumerate(records):
             record |= {"subject": ("law", "physics")[index % 2], "right": record["method"] == "llm" or index == 0}
         path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    count_again(folder)
     run = load_run(folder, name="run")
     rows = {row["subject"]: row for row in subject_table(run).rows}
     assert {name: (row["n"], row["accuracy:llm"]) for name, row in rows.items()} == {
@@ -246,7 +247,7 @@ def test_several_runs_are_told_apart(folder: Path, tmp_path: Path) -> None:
     ("file", "content", "words"),
     [
         ("results.json", "{", "results.json"),
-        ("results.json", '{"schema": 2, "results": [], "provenance": {}}', "schema 2"),
+        ("results.json", '{"schema": 2, "results": [], "provenance": {}}', "schema is 2"),
         ("records-greedy.jsonl", '{"id": 1\n', "records-greedy.jsonl, line 1"),
         ("measure.json", '{"schema": 1}', "measure.json"),
     ],

@@ -12,8 +12,9 @@ import pytest
 
 from fake_session import COLLECT, DECODE, FakeSession, fake_items, fake_labels, work
 from select_to_think.collect.collect import collect
-from select_to_think.collect.records import read_manifest, read_trajectories, trajectory_from_json
+from select_to_think.collect.records import Trajectory, read_manifest, read_trajectories
 from select_to_think.evaluation.items import question_key
+from select_to_think.files import parse_record
 from select_to_think.structures import S2TError
 
 
@@ -70,13 +71,13 @@ def test_the_manifest_knows_every_item(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda record: record.pop("output_ids"), "'output_ids' is missing"),
+        (lambda record: record.pop("output_ids"), "output_ids is missing"),
         (lambda record: record.update(schema=2), "schema is 2"),
         (lambda record: record.update(kl_nats=[]), "differ in length"),
         (lambda record: record["groups"][0].update(position=999), "outside the output"),
         (lambda record: record["groups"][0].update(candidates=[1]), "different lengths"),
         (lambda record: record["groups"][0].update(chosen=77), "chose none"),
-        (lambda record: record.update(groups=3), "wrong type"),
+        (lambda record: record.update(groups=3), "groups: Input should be a valid"),
         (lambda record: record.update(id="renamed"), "SHA-256"),
     ],
 )
@@ -94,7 +95,8 @@ def test_a_broken_shard_is_named_by_line(change: Any, says: str, folder: Path) -
 
 def test_json_and_back(folder: Path) -> None:
     for trajectory in read_trajectories(folder):
-        assert trajectory_from_json(json.loads(json.dumps(trajectory.to_json()))) == trajectory
+        line = json.dumps(trajectory.to_json()).encode()
+        assert parse_record(Trajectory, line, "line", remedy="") == trajectory
 
 
 def test_an_unfinished_collection_is_not_read(tmp_path: Path) -> None:

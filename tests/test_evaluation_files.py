@@ -44,7 +44,7 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     for attempt in (
         lambda: write_json_atomic(tmp_path / "file" / "x.json", {}),
         lambda: write_text_atomic(tmp_path / "missing" / "x", ""),
-        lambda: Journal(tmp_path / "missing" / "x"),
+        lambda: Journal(tmp_path / "missing" / "x", dict),
         lambda: only_writer(tmp_path / "file" / "folder").__enter__(),
     ):
         with pytest.raises(S2TError, match=r"cannot write .*; choose another place"):
@@ -62,7 +62,7 @@ def test_a_half_written_last_line_is_dropped(cut: int, tmp_path: Path) -> None:
     path = tmp_path / "journal"
     whole = b'{"n":1}\n{"n":2}\n{"n":"\xc3\xa4"}\n'
     path.write_bytes(whole[:-cut])
-    with Journal(path) as journal:
+    with Journal(path, dict) as journal:
         kept = whole[:-cut].count(b"\n")
         assert len(journal.records) == kept
         journal.append({"n": 9})
@@ -74,18 +74,18 @@ def test_a_broken_line_inside_a_journal_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     path.write_text('{"n":1}\n{"n":\n{"n":3}\n')
     with pytest.raises(S2TError, match="line 2"):
-        Journal(path)
+        Journal(path, dict)
 
 
 def test_a_full_disk_while_appending(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal") as journal:
+    with Journal(tmp_path / "journal", dict) as journal:
         journal.append({"n": 1})
         full = os.open("/dev/full", os.O_WRONLY)
         os.dup2(full, journal._file)
         os.close(full)
         with pytest.raises(S2TError, match="run the same command again"):
             journal.append({"n": 2})
-    with Journal(tmp_path / "journal") as journal:
+    with Journal(tmp_path / "journal", dict) as journal:
         assert journal.records == [{"n": 1}]
 
 

@@ -42,7 +42,7 @@ def test_gzip_byte_order_mark_and_no_final_newline(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{broken", "line 2 is not valid JSON (Expecting property name enclosed in double quotes at column 2)"),
+        ("{broken", "line 2 is not valid JSON (key must be a string at column 2)"),
         ("", "line 2 is not valid JSON (it is empty)"),
         ("[1]", "line 2 is not a JSON object"),
         ("[" * 100_000, "line 2 is not valid JSON"),

@@ -19,7 +19,7 @@ from select_to_think.evaluation.results import ResultRow, load_results, read_rec
 from select_to_think.evaluation.run_folder import Part
 from select_to_think.evaluation.runner import Evaluation, SharedClock, evaluate
 from select_to_think.evaluation.trained_on import write_trained_on
-from select_to_think.structures import S2TError
+from select_to_think.structures import Generation, S2TError
 
 ITEMS = fake_items(20, split="test")
 ROW = [
@@ -241,6 +241,37 @@ def test_prompts_that_do_not_fit_are_wrong_and_counted(tmp_path: Path) -> None:
     evaluate(session, long_items(), ["greedy"], SETTINGS, out=tmp_path)
     assert not session.streamed
     assert evaluate(FakeSession(), long_items()[-1:], ["greedy"], SETTINGS).rows[-1].accuracy == 0
+
+
+class CutOff(FakeSession):
+    """A session whose answers all reach the token limit."""
+
+    def answer(self, question: str, method: str, seed: int = 0) -> Generation:
+        return replace(super().answer(question, method, seed), finish_reason="length")
+
+
+def test_answers_that_the_token_limit_cut_off_are_wrong_whatever_they_say(tmp_path: Path) -> None:
+    assert evaluate(FakeSession(), ITEMS, METHODS, SETTINGS).rows[-1].accuracy > 0
+    for row in evaluate(CutOff(), ITEMS, METHODS, SETTINGS, out=tmp_path).rows:
+        assert (row.accuracy, row.truncated) == (0, row.n)
+    for record in read_records(tmp_path / f"records-{METHODS[0]}.jsonl"):
+        assert (record.right, record.extracted, record.rule) == (False, None, "cut-off") and record.text
+
+
+class Contradicting(FakeSession):
+    """A session whose answers say the gold answer of no item first, then what they would have said."""
+
+    def answer(self, question: str, method: str, seed: int = 0) -> Generation:
+        said = super().answer(question, method, seed)
+        return replace(said, text=f"The answer is nonsense. {said.text}")
+
+
+def test_which_of_contradictory_statements_is_graded_is_a_setting_of_the_run(tmp_path: Path) -> None:
+    first = replace(SETTINGS, contradictory="first")
+    assert evaluate(Contradicting(), ITEMS, METHODS, SETTINGS, out=tmp_path).rows[-1].accuracy > 0
+    assert evaluate(Contradicting(), ITEMS, METHODS, first).rows[-1].accuracy == 0
+    with pytest.raises(S2TError, match="contradictory"):
+        evaluate(Contradicting(), ITEMS, METHODS, first, out=tmp_path)
 
 
 def test_prompts_are_asked_and_questions_are_kept(tmp_path: Path) -> None:

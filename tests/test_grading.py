@@ -14,6 +14,7 @@ from select_to_think.evaluation.grading import FAMILIES, extract, grade, latex, 
 from select_to_think.structures import S2TError
 
 SECONDS_FOR_HOSTILE_TEXT = 20.0  # processor time of this process; a second on an idle machine
+BUSY = 6  # what counts is processor time; on a machine that others use, a clock shows more
 
 
 def agreement(outcomes):
@@ -185,9 +186,9 @@ def test_no_text_makes_a_rule_raise(text, answer):
 @given(NASTY, NASTY)
 def test_no_formula_makes_the_shapes_raise(ours, gold):
     for text in (ours, gold):
-        shape = latex.shape(latex.normalise(text))
-        assert shape.parts or not text.strip() or shape.kind != "scalar"
-        latex.interval(text)
+        kind, parts = latex.shape(latex.normalise(text))
+        assert parts or kind != "scalar"
+        assert isinstance(latex.both_signs(text), str)
 
 
 @settings(max_examples=15, deadline=None)
@@ -223,12 +224,23 @@ def test_long_hostile_texts_are_graded_within_seconds(answer_type):
         assert time.process_time() - started < SECONDS_FOR_HOSTILE_TEXT, (text[:20], answer_type)
 
 
-def test_expensive_formulas_end_in_time():
+EXPENSIVE = (
+    "(100+10^9)!", "9^{9^{9^{9}}}", "\\sum_{k=1}^{10^{12}} \\frac{1}{k^2+1}", "(x+1)^{9999}", "\\binom{10^8}{10^7}",
+    "((((" * 9 + "x" + "+1)^{99})" * 18,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("formula", EXPENSIVE)
+@pytest.mark.parametrize("count", [1, 10])
+def test_one_deadline_bounds_a_verdict_whatever_its_parts(formula, count):
     pytest.importorskip("math_verify")
-    for ours in ("\\sum_{k=1}^{10^{12}} \\frac{1}{k^2+1}", "((((" * 9 + "x" + "+1)^{99})" * 18, "9^{9^{9^{9^{9}}}}"):
-        started = time.monotonic()
-        assert not grade(f"$\\boxed{{{ours}}}$", "\\sqrt{2}+y", "math").right
-        assert time.monotonic() - started < maths_process.LIMIT_SECONDS
+    assert grade("\\boxed{\\sqrt{8}}", "2\\sqrt{2}", "math").right  # the server is there
+    ours = ", ".join(f"{formula}+{part}" for part in range(count))
+    gold = ", ".join(f"\\sqrt{{{part + 2}}}+y" for part in range(count))
+    started = time.monotonic()
+    assert not grade(f"$\\boxed{{{ours}}}$", gold, "math").right
+    assert maths_process.LIMIT_CPU_SECONDS < 2
+    assert time.monotonic() - started < BUSY * maths_process.LIMIT_CPU_SECONDS
 
 
 def test_mathematics_is_graded_in_any_thread():
@@ -247,12 +259,12 @@ def test_mathematics_is_graded_in_any_thread():
     assert [verdict.right for verdict in verdicts] == [True] * 4
 
 
-def test_a_worker_that_dies_is_replaced():
+def test_a_server_that_dies_is_replaced():
     pytest.importorskip("math_verify")
-    assert maths_process.equal("\\sqrt{8}", "2\\sqrt{2}") is True
-    maths_process._process.kill()
-    maths_process._process.wait()
-    assert maths_process.equal("\\sqrt{18}", "3\\sqrt{2}") is True
+    assert grade("\\boxed{\\sqrt{8}}", "2\\sqrt{2}", "math").right
+    maths_process._server.kill()
+    maths_process._server.wait()
+    assert grade("\\boxed{\\sqrt{18}}", "3\\sqrt{2}", "math").right
 
 
 def test_too_long_formulas_are_rejected_with_a_rule():

@@ -29,7 +29,7 @@ from select_to_think.pairs.problems import stream_puzzles
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training import verifier as training
-from select_to_think.training.disputes import Judged, judge_disputes
+from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
 from select_to_think.training.verifier import (
     VerifierModule,
     calibration_curve,
@@ -134,7 +134,7 @@ def test_folded_layers_are_the_network_at_inference() -> None:
 def test_disputes_are_judged_by_what_the_slm_makes_of_each_segment(session, tmp_path: Path) -> None:
     items = load_pair_split("validation", limit_per_domain=2)
     decode, mentor = DecodeConfig(max_new_tokens=80), MentorConfig(consult_rate=1.0)
-    with Journal(tmp_path / "disputes") as journal:
+    with Journal(tmp_path / "disputes", JudgedItem) as journal:
         found = judge_disputes(session, items, decode, mentor, journal)
     for each in found[:3]:
         item = next(item for item in items if item.id == each.item_id)
@@ -145,7 +145,7 @@ def test_disputes_are_judged_by_what_the_slm_makes_of_each_segment(session, tmp_
             if rest:
                 begun += reference.greedy(session.slm.model, rest, 80 - len(begun), set(session.stop_ids))
             assert grade(session.text(begun), item.answer, item.answer_type).right == right
-    with Journal(tmp_path / "disputes") as journal:
+    with Journal(tmp_path / "disputes", JudgedItem) as journal:
         assert judge_disputes(None, items, decode, mentor, journal) == found  # type: ignore[arg-type]
 
 

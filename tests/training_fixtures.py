@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from select_to_think.collect.records import Trajectory, trajectory_from_json
+from select_to_think.collect.records import Trajectory
+from select_to_think.files import parse_record
 from select_to_think.models.adapter import AdapterSwitch, inject_adapter
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.scorer import save_scorer
+from select_to_think.models.scorer import About, save_scorer
 from tiny import tiny_model
 
 
@@ -30,7 +32,8 @@ def loaded(arch: str = "qwen2", **settings: Any) -> LoadedModel:
 
 
 def make_trajectories(count: int = 6, **settings: Any) -> list[Trajectory]:
-    return [trajectory_from_json(record) for record in make_records(count, **settings)]
+    lines = [json.dumps(record).encode() for record in make_records(count, **settings)]
+    return [parse_record(Trajectory, line, "record", remedy="") for line in lines]
 
 
 def make_records(
@@ -73,7 +76,7 @@ def write_scorer(folder: Path, slm: LoadedModel, mode: str, score: str) -> Path:
         for _, weight in switch.weights():
             weight.normal_(0, 0.3)
     folder.mkdir()
-    about = {"mode": mode, "score": score, "bins": 5, "score_temperature": 0.1, "slm_fingerprint": slm.fingerprint}
+    about = About(mode, score, 5, 0.1, slm.fingerprint)  # type: ignore[arg-type]
     save_scorer(folder, switch, torch.randn(5, 32), 0.5, about)
     return folder
 

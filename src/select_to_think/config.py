@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_type_hints
 
-from select_to_think.structures import S2TError, comma_separated
+from select_to_think.structures import S2TError, comma_separated, unknown_name
+
+LARGEST = 2**31 - 1  # of any setting: what every library below takes
+LARGEST_SEED = 2**32 - 1  # that numpy and torch take
 
 ScorerMode = Literal["coupled", "proposer", "activated"]
 ScoreKind = Literal["bins", "anchored"]
 DistillKind = Literal["kd", "sft"]
+Reporter = Literal["none", "tensorboard", "wandb"]
 Order = Literal["ab", "debiased"]
 CodeExecution = Literal["confined", "unconfined"]
 
@@ -27,18 +33,41 @@ def option(default: Any, help: str, *, low: float | None = None, high: float | N
     return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
+def value_types(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
+    """By field of a configuration, what its value may be: classes (None if it may be missing), or names."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        found[name] = tuple(each for part in parts for each in (get_args(part) or (part,)))
+    return found
+
+
 class Checked:
-    """Checks the range of every numeric field when the configuration is made; raises `S2TError`."""
+    """Checks kind and range of every field when the configuration is made; raises `S2TError`."""
 
     def __post_init__(self) -> None:
-        """Compare each field with the bounds written beside its default."""
+        """Compare each field with its type, and with the bounds written beside its default."""
         for name, spec in self.__dataclass_fields__.items():  # type: ignore[attr-defined]
-            value, low, high = getattr(self, name), spec.metadata.get("low"), spec.metadata.get("high")
-            if not isinstance(value, int | float):
+            value, allowed = getattr(self, name), value_types(type(self))[name]
+            if value is None and NoneType in allowed:
                 continue
-            if (low is not None and value < low) or (high is not None and value > high) or value != value:
-                bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-                raise S2TError(f"{name} must be {bounds}, got {value}")
+            names = [each for each in allowed if isinstance(each, str)]
+            if names and value not in names:
+                raise unknown_name(name.replace("_", " "), str(value), names)
+            if int in allowed or float in allowed:
+                check_number(name, value, int in allowed, spec.metadata["low"], spec.metadata["high"])
+            elif not names and not isinstance(value, (str, Path) if allowed[0] in (str, Path) else allowed):
+                raise S2TError(f"{name} must be of type {allowed[0].__name__}, got {value!r}")
+
+
+def check_number(name: str, value: Any, whole: bool, low: float | None, high: float | None) -> None:
+    """Raise S2TError for what is no number, not whole where it must be, not finite, or out of its range."""
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise S2TError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
+    given, most = float(value), LARGEST if high is None else high
+    if not (-LARGEST if low is None else low) <= given <= most:  # NaN compares as false
+        bounds = f"between {low} and {most}" if high is not None or given > most else f"at least {low}"
+        raise S2TError(f"{name} must be {bounds}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +100,7 @@ class DecodeConfig(Checked):
     top_k: int = option(0, "Tokens kept when sampling; 0 keeps all.", low=0)
     min_p: float = option(0.0, "Drop tokens below this share of the best one's probability.", low=0.0, high=1.0)
     early_stop: bool = option(True, "maj@N: stop the other samples once the vote is decided.")
-    seed: int = option(0, "Seed of every random choice.", low=0)
+    seed: int = option(0, "Seed of every random choice.", low=0, high=LARGEST_SEED)
 
 
 @dataclass(frozen=True)
@@ -160,7 +189,7 @@ class PromptStyle(Checked):
         None, "Text around each question, with {question}, {choices}, {letters} (default: that of the benchmark)."
     )
     shots: int = option(0, "Solved examples before each question, from the benchmark's train split.", low=0)
-    seed: int = option(0, "Seed of the choice of examples.", low=0)
+    seed: int = option(0, "Seed of the choice of examples.", low=0, high=LARGEST_SEED)
 
 
 @dataclass(frozen=True)
@@ -184,6 +213,7 @@ class EvalSettings:
     prices: PriceConfig = PriceConfig()  # of tokens, for the column `money`
     style: PromptStyle | None = None  # how the prompts of the items were made, to be written down
     allow_code_execution: CodeExecution | None = None  # run code that a model wrote, to grade it
+    contradictory: Literal["last", "first"] = "last"  # which of contradictory statements of an answer is graded
 
 
 @dataclass(frozen=True)
@@ -205,12 +235,12 @@ class AdapterTraining(Checked):
     lora_rank: int = option(32, "Rank of the LoRA on attention and MLP.", low=1)
     lora_alpha: float = option(64.0, "LoRA scale numerator.", low=0.0)
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
-    epochs: float = option(3.0, "Passes over the collection; early stopping may end sooner.", low=0.0)
+    epochs: float = option(3.0, "Passes over the collection; early stopping may end sooner.", low=0.01)
     batch_trajectories: int = option(16, "Trajectories per optimiser step.", low=1)
     micro_batch: int = option(0, "Trajectories per forward, if a step does not fit into memory; 0 = all.", low=0)
     patience: int = option(2, "Epochs without a better validation before stopping.", low=1)
     bf16: bool = option(False, "bfloat16 autocast (the trained weights stay float32).")
-    report_to: str = option("none", "Where curves go as well: none, tensorboard or wandb.")
+    report_to: Reporter = option("none", "Where curves go as well: none, tensorboard or wandb.")
 
 
 @dataclass(frozen=True)
@@ -244,7 +274,7 @@ class TriggerTrainConfig(Checked):
     trigger_budget: float = option(0.1, "Fraction of steps that the KL trigger marks as positive.", low=0.0, high=1.0)
     hidden_size: int = option(64, "Width of the head's hidden layer; 0 makes it linear.", low=0)
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
-    epochs: float = option(5.0, "Passes over the collected steps.", low=0.0)
+    epochs: float = option(5.0, "Passes over the collected steps.", low=0.01)
     batch_steps: int = option(512, "Steps per optimiser step.", low=1)
 
 
@@ -253,7 +283,7 @@ class VerifierTrainConfig(Checked):
     """Training of the verifier of mentor-mlp: which of two segments leads to the right answer?"""
 
     items: int = option(600, "Problems per domain at whose disagreements it learns.", low=1)
-    epochs: float = option(8.0, "Passes over the disputes.", low=0.0)
+    epochs: float = option(8.0, "Passes over the disputes.", low=0.01)
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
     batch_prompts: int = option(64, "Prompts per optimiser step.", low=2)
     weight_decay: float = option(0.01, "Weight decay.", low=0.0)

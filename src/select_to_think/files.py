@@ -1,7 +1,7 @@
 """Files that survive a kill: atomic writes, an append-only journal, one writer per folder.
 
 Every result of the library is written here, so that a killed process or a full disk never leaves half a file under its
-final name.
+final name. What is read back is checked here against the dataclass that says what it holds (`parse_record`).
 
 Non-goals: what the files mean (see `collect/records.py`, `evaluation/results.py`).
 """
@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar, cast
 
 from select_to_think.structures import S2TError
 
 Json = Mapping[str, Any]
+Kind = TypeVar("Kind")
 
 
 def unwritable(path: Path, error: OSError) -> S2TError:
@@ -39,6 +43,20 @@ def make_folder(path: Path) -> None:
         raise unwritable(path, error) from error
 
 
+def make_room(path: Path) -> None:
+    """Create the folder of a file that will be written there. Raises S2TError if it cannot be, before the work."""
+    make_folder(path.parent)
+    replaceable(path)
+    if not os.access(path.parent, os.W_OK):
+        raise S2TError(f"cannot write {path}: {path.parent} is not writable; choose another place")
+
+
+def replaceable(path: Path) -> None:
+    """Raise S2TError for a path that holds something else than a file: a folder, a device, a pipe."""
+    if path.exists() and not path.is_file():
+        raise S2TError(f"{path} is a folder or a device; name a file")
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a whole file as UTF-8, as `write_bytes_atomic` does."""
     write_bytes_atomic(path, text.encode())
@@ -49,7 +67,8 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
 
     Raises S2TError if that is impossible; then the old file, if any, is untouched and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    replaceable(path)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -74,39 +93,100 @@ def write_jsonl_atomic(path: Path, records: Iterable[Json]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def finite(value: Any) -> Any:
+    """`value` with null for every number that JSON does not have (NaN and infinity)."""
+    if isinstance(value, dict):
+        return {str(key): finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
 def json_line(record: Json) -> str:
     """One record as a line of JSON Lines. Raises ValueError on NaN and infinity, which JSON does not have."""
     return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Read one JSON object. Raises S2TError naming the file and the remedy."""
+def decoded(content: bytes, where: str, *, remedy: str) -> Any:
+    """The JSON value in `content`: every number finite, every text writable again. Raises S2TError naming `where`."""
+    from pydantic_core import from_json
+
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise S2TError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
-    except (ValueError, RecursionError) as error:
-        raise S2TError(f"{path} is not valid JSON ({error}); {remedy}") from error
+        value = from_json(content, allow_inf_nan=False)
+        if _MAY_OVERFLOW.search(content):
+            json.dumps(value, allow_nan=False)
+    except ValueError as error:
+        reason = str(error).replace("line 1 column", "column") if content.strip() else "it is empty"
+        raise S2TError(f"{where} is not valid JSON ({reason}); {remedy}") from error
+    return value
+
+
+_MAY_OVERFLOW = re.compile(rb"[eE]\+?\d{3}|\d{300}")  # 1e999 is JSON, but no finite number
+
+
+@functools.cache
+def _checker(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def parse_record(kind: type[Kind], content: bytes, where: str, *, remedy: str) -> Kind:
+    """The JSON object in `content` as a `kind`, a dataclass: its fields, all of them, of their types, and no others.
+
+    This is the one check of everything that is read back. Raises S2TError naming `where` and the field.
+    """
+    from pydantic import ValidationError
+
+    decoded(content, where, remedy=remedy)
+    try:
+        found: Kind = _checker(cast(Any, kind)).validate_json(content, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise S2TError(f"{where}: {_complaint(error.errors(include_url=False)[0])}; {remedy}") from error
+    return found
+
+
+def _complaint(error: Mapping[str, Any]) -> str:
+    """What is wrong with one field."""
+    place, got = ".".join(map(str, error["loc"])), repr(error["input"])
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{place} is missing"
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{place} is unknown"
+    if place == "schema":
+        return f"schema is {got}, this version reads {error['ctx']['expected']}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    what = message if error["type"] == "value_error" else f"{message}, got {got[:40]}"
+    return f"{place}: {what}" if place else what
+
+
+def read_record(kind: type[Kind], path: Path, *, remedy: str) -> Kind:
+    """The file `path` as a `kind`, see `parse_record`."""
+    return parse_record(kind, read_bytes(path, remedy=remedy), str(path), remedy=remedy)
+
+
+def read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Read one JSON object of any fields. Raises S2TError naming the file and the remedy."""
+    value = decoded(read_bytes(path, remedy=remedy), str(path), remedy=remedy)
     if not isinstance(value, dict):
         raise S2TError(f"{path} does not hold a JSON object; {remedy}")
     return value
 
 
-def parse_lines(path: Path, content: bytes, *, remedy: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of each line of JSON Lines. Raises S2TError at the first broken line."""
+def numbered_lines(path: Path, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """(the words for its place, its bytes) of each line of JSON Lines."""
     lines = content.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            broken = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            reason = broken if line.strip() else "it is empty"
-            raise S2TError(f"{path}, line {number} is not valid JSON ({reason}); {remedy}") from error
-        if not isinstance(value, dict):
-            raise S2TError(f"{path}, line {number} is not a JSON object; {remedy}")
-        yield number, value
+        yield f"{path}, line {number}", line
+
+
+def parse_records(kind: type[Kind], path: Path, content: bytes, *, remedy: str) -> Iterator[Kind]:
+    """Each line of JSON Lines as a `kind`, see `parse_record`. Raises S2TError at the first broken line."""
+    return (parse_record(kind, line, where, remedy=remedy) for where, line in numbered_lines(path, content))
 
 
 def read_bytes(path: Path, *, remedy: str) -> bytes:
@@ -117,23 +197,23 @@ def read_bytes(path: Path, *, remedy: str) -> bytes:
         raise S2TError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
 
 
-class Journal:
-    """An append-only JSON Lines file of finished work.
+class Journal(Generic[Kind]):
+    """An append-only JSON Lines file of finished work, one `kind` of record.
 
     Each record reaches the operating system in one write before `append` returns, so killing the process loses at most
     the record being written. Opening repairs a half-written last line by dropping it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kind: type[Kind]) -> None:
         """Open or create `path` and read its records. Raises S2TError if a line before the last is broken."""
         self.path = path
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Kind] = []
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
             remedy = "delete this file to decode its items again"
-            self.records = [record for _, record in parse_lines(path, content[:whole], remedy=remedy)]
+            self.records = list(parse_records(kind, path, content[:whole], remedy=remedy))
             os.ftruncate(self._file, whole)
             os.lseek(self._file, 0, os.SEEK_END)
         except OSError as error:

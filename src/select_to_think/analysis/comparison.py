@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from select_to_think.analysis.runs import ALL, Records, Run, load_runs
 from select_to_think.analysis.tables import DOMAIN, Column, Table
-from select_to_think.files import read_json
+from select_to_think.evaluation.run_folder import RUN, read_run
 from select_to_think.structures import S2TError, suggestion
 
 Outcome = Literal["win", "loss", "tie"]
@@ -120,11 +120,10 @@ def load_side(run: Run, folder: Path, method: str) -> Side:
 
 def load_settings(folder: Path, method: str) -> dict[str, Any]:
     """What decided the answers of a method, under dotted names; empty where the run did not write it down."""
-    path = folder / "run.json"
-    if not path.exists():
+    if not (folder / RUN).exists():
         return {}
-    run = read_json(path, remedy="name a folder that `s2t eval --out` wrote")
-    own = run.get("methods", {}).get(method, {})
+    run = read_run(folder)
+    own = run["methods"].get(method, {})
     general = {name: value for name, value in run.items() if name not in ("schema", "items", "methods")}
     return dict(_dotted({**general, **own}))
 

@@ -6,19 +6,28 @@ Non-goals: writing these files (`evaluation/`), and any statistic beyond countin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from select_to_think.config import EvalSettings
-from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, ResultRow, load_results, read_records
-from select_to_think.files import read_json
+from select_to_think.evaluation.results import (
+    RESULTS,
+    Document,
+    ItemRecord,
+    Provenance,
+    ResultRow,
+    load_results,
+    read_records,
+)
+from select_to_think.files import read_record
 from select_to_think.structures import S2TError
 
 Records = Mapping[str, ItemRecord]  # by item id, in file order
 MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
 ALL = "all"
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Run:
 
     name: str
     rows: tuple[ResultRow, ...]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     records: Mapping[str, Mapping[int, Records]]
     measure: Mapping[str, Any] | None = None
 
@@ -114,13 +123,21 @@ def load_run(folder: Path, *, name: str) -> Run:
             for record in read_records(path):
                 records.setdefault(record.method, {}).setdefault(seed, {})[record.id] = record
     measured = folder / MEASURE
-    return Run(
+    run = Run(
         name=name,
         rows=results.rows,
         provenance=results.provenance,
         records=records,
         measure=_read_measure(measured) if measured.exists() else None,
     )
+    for row in run.rows:
+        marks = [record.right for record in run.records_of(row.method, row.domain)]
+        if len(marks) == row.n > 0 and abs(sum(marks) / row.n - row.accuracy) > ROUNDING:
+            raise S2TError(
+                f"{folder / RESULTS} does not agree with its records: {row.method} has {sum(marks)} of {row.n} right "
+                f"in {row.domain}, not {100 * row.accuracy:.2f} %; run the same `s2t eval` command again"
+            )
+    return run
 
 
 def seed_folders(folder: Path, *, first: int) -> list[tuple[int, Path]]:
@@ -130,8 +147,7 @@ def seed_folders(folder: Path, *, first: int) -> list[tuple[int, Path]]:
 
 
 def _read_measure(path: Path) -> Mapping[str, Any]:
-    remedy = "delete it or run `s2t measure` again"
-    content = read_json(path, remedy=remedy)
-    if content.get("schema") != SCHEMA or not isinstance(content.get("results"), list):
-        raise S2TError(f"{path} is not a measurement of schema {SCHEMA}; {remedy}")
-    return content
+    from select_to_think.evaluation.measure import SufficiencyRow
+
+    found = read_record(Document[SufficiencyRow], path, remedy="delete it or run `s2t measure` again")
+    return asdict(found)

@@ -5,6 +5,7 @@ Non-goals: work. Nothing imported here may import torch (a test sees to it).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -29,7 +30,7 @@ from select_to_think.cli import (
     train,
 )
 from select_to_think.cli.command import print_error
-from select_to_think.cli.errors import explain
+from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
 
 
 def show_version(wanted: bool) -> None:
@@ -60,13 +61,31 @@ def build() -> typer.Typer:
     return app
 
 
+def unusable(arguments: Sequence[str]) -> str | None:
+    """What no command could work with: arguments that are not text, an output that is closed."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            return f"the argument {argument!r} is not valid UTF-8; write it as UTF-8 text, or rename the file"
+    if sys.stdout is None:
+        return "stdout is closed; send it to a file, or to /dev/null"
+    return None
+
+
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `s2t` with `arguments` (default: those of the process); returns the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if problem := unusable(given):
+        print_error(problem)
+        return USER_ERROR
     try:
-        code = get_command(build()).main(args=arguments, prog_name="s2t", standalone_mode=False)
+        code = get_command(build()).main(args=given, prog_name="s2t", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
     except TyperException as error:
         context = getattr(error, "ctx", None)
         where = context.command_path if context is not None else "s2t"

@@ -48,18 +48,18 @@ def calibrate(
     items = choose_items(pair, data, style, purpose="calibration")
     from select_to_think.evaluation.calibrate import calibrate as calibrate_pair
     from select_to_think.evaluation.calibrate import calibrate_coupled, save_calibration
-    from select_to_think.files import make_folder
+    from select_to_think.files import make_room
     from select_to_think.session import Session
     from select_to_think.triggers.calibration import CALIBRATION
 
     with_llm = with_llm and pair.scorer is None
-    session = Session.load(pair)
     if pair.scorer is not None:
         path, run = Path(pair.scorer) / CALIBRATION, calibrate_coupled
     else:
         path = out or folder_for("calibrate", None, pair, decode, data, style, with_llm) / CALIBRATION
-        make_folder(path.parent)
+        make_room(path)
         run = partial(calibrate_pair, with_llm=with_llm)
+    session = Session.load(pair)
     items = fitting_items(session, items, decode.max_new_tokens, with_llm=with_llm)
     with progress("calibrating") as report:
         calibration = run(session, items, decode=decode, progress=report)

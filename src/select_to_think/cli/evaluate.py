@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 from rich.console import Console
@@ -53,6 +53,11 @@ RunsCode = Annotated[
     ),
 ]
 
+Contradictory = Annotated[
+    Literal["last", "first"],
+    typer.Option(help="Of contradictory statements in an answer, which one is graded.", rich_help_panel=DATA_PANEL),
+]
+
 
 class EvalCommand(TyperCommand):
     """A command whose --allow-code-execution needs no value."""
@@ -77,6 +82,7 @@ def evaluate(
     shard: Share = None,
     out: Out = None,
     allow_code_execution: RunsCode = None,
+    contradictory: Contradictory = EvalSettings.contradictory,
 ) -> Reply:
     """Compare methods on the same questions: accuracy with its standard error, tokens, time, LLM use.
 
@@ -96,9 +102,11 @@ def evaluate(
         prices=prices,
         style=style if any(item.prompt is not None for item in items) else None,
         allow_code_execution=code_execution(allow_code_execution),
+        contradictory=contradictory,
     )
     chosen, part = comma_separated(methods), None if shard is None else Shard.parse(shard)
-    folder = folder_for("eval", out, pair, decode, select, mentor, data, style, seeds, shard)
+    graded = () if contradictory == EvalSettings.contradictory else (contradictory,)
+    folder = folder_for("eval", out, pair, decode, select, mentor, data, style, seeds, shard, *graded)
 
     def begun() -> None:
         note(f"results go to {folder}")

@@ -34,7 +34,6 @@ from select_to_think.config import (
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
-from select_to_think.structures import unknown_name
 
 DATA_PANEL = "Data and results"
 PANELS = {
@@ -109,14 +108,6 @@ def bounds(spec: Any) -> str:
     return f" [at least {low:g}]" if high is None else f" [{low:g} to {high:g}]"
 
 
-def check_names(cls: type[Checked], values: dict[str, Any]) -> None:
-    """Refuse a name outside a field's `Literal`, with the nearest suggestion."""
-    for name, hint in get_type_hints(cls).items():
-        allowed = flag_type(hint)[1]
-        if allowed and name in values and values[name] not in (*allowed, None):
-            raise unknown_name(name.replace("_", " "), values[name], allowed)
-
-
 def chosen_fields(cls: type[Checked], only: Only | None) -> list[tuple[Any, Any]]:
     """The fields of a configuration that a command offers, each with its default there."""
     replaced = dict(only.defaults) if only else {}
@@ -155,7 +146,6 @@ def flatten(function: Callable[..., Result], extra: Sequence[inspect.Parameter] 
     def call(**values: Any) -> Result:
         for name, (cls, offered) in configs.items():
             settings = {spec.name: values.pop(spec.name) for spec, _ in offered}
-            check_names(cls, settings)
             values[name] = cls(**settings)
         return function(**values)
 

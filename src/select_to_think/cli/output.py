@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import Any, TextIO
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from select_to_think.files import finite
 from select_to_think.structures import visible
 
 PIPED_WIDTH = 140  # columns of a table that no terminal limits
@@ -48,18 +48,11 @@ class TextConsole(Console):
 def console(stream: TextIO) -> Console:
     """A rich console on `stream`: the terminal's width, or wide enough for a table where there is none."""
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    return TextConsole(file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
-
-
-def finite(value: Any) -> Any:
-    """`value` with null for every number that JSON does not have (NaN and infinity)."""
-    if isinstance(value, dict):
-        return {str(key): finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    settings: dict[str, Any] = {"highlight": False, "soft_wrap": False, "markup": False, "emoji": False}
+    made = TextConsole(file=stream, width=width, **settings)
+    if made.no_color:  # no style at all, so that marks are written out
+        made = TextConsole(file=stream, width=width, color_system=None, **settings)
+    return made
 
 
 def write_reply(reply: Reply, stream: TextIO, as_json: bool) -> None:

@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LINES = 15.0
 def progress(description: str) -> Iterator[structures.Progress]:
     """Show one long step; call what is yielded with how much of how much is done."""
     screen = notes()
-    if not screen.is_terminal:
+    if screen.color_system is None:  # no terminal, or one without colours
         yield Lines(description)
         return
     columns = (

@@ -9,15 +9,18 @@ Non-goals: making records (`collect.py`) and writing them safely (`writer.py`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
-from select_to_think.files import parse_lines, read_bytes, read_json
+from pydantic import NonNegativeInt, StringConstraints
+from typing_extensions import TypedDict
+
+from select_to_think.files import parse_records, read_bytes, read_record
 from select_to_think.structures import S2TError
 
-SCHEMA = 1
+SCHEMA: Final = 1
 MANIFEST = "manifest.json"
 DECIMALS = 6
 
@@ -29,14 +32,21 @@ class Group:
     The group predicts `output_ids[position]`: both models saw the prompt and `output_ids[:position]`.
     """
 
-    position: int
+    position: NonNegativeInt
     trigger: str  # the triggers that hit this step, comma-separated
     statistic: float  # of the first of them
-    candidates: tuple[int, ...]  # the SLM's top tokens, best first
+    candidates: tuple[NonNegativeInt, ...]  # the SLM's top tokens, best first
     slm_logprobs: tuple[float, ...]
     llm_logprobs: tuple[float, ...]
     llm_best_outside_logprob: float | None  # the LLM's best token that is no candidate; None if there is none
     chosen: int  # index of `output_ids[position]` among the candidates, -1 if it is none of them
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for lists that do not belong together."""
+        if not len(self.candidates) == len(self.slm_logprobs) == len(self.llm_logprobs) > 0:
+            raise ValueError(f"the group at position {self.position} has lists of different lengths")
+        if not -1 <= self.chosen < len(self.candidates):
+            raise ValueError(f"the group at position {self.position} chose none of its candidates")
 
     @property
     def triggers(self) -> tuple[str, ...]:
@@ -48,94 +58,62 @@ class Group:
 class Trajectory:
     """One on-policy rollout with its groups, in order of position."""
 
+    schema: Literal[1] = field(default=SCHEMA, kw_only=True)
     id: str
     domain: str
-    prompt_ids: tuple[int, ...]
-    output_ids: tuple[int, ...]
+    prompt_ids: tuple[NonNegativeInt, ...]
+    output_ids: tuple[NonNegativeInt, ...]
     groups: tuple[Group, ...]
     kl_nats: tuple[float, ...]  # one per output token
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for parts that do not belong together."""
+        if not self.prompt_ids or len(self.kl_nats) != len(self.output_ids):
+            raise ValueError("the prompt is empty, or kl_nats and output_ids differ in length")
+        if any(group.position >= len(self.output_ids) for group in self.groups):
+            raise ValueError("a group lies outside the output")
+
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this trajectory."""
-        return {
-            "schema": SCHEMA,
-            "id": self.id,
-            "domain": self.domain,
-            "prompt_ids": list(self.prompt_ids),
-            "output_ids": list(self.output_ids),
-            "groups": [_group_json(group) for group in self.groups],
-            "kl_nats": _rounded(self.kl_nats),
-        }
+        rounded: dict[str, Any] = _rounded(asdict(self))
+        return rounded
 
 
-def _group_json(group: Group) -> dict[str, Any]:
-    outside = group.llm_best_outside_logprob
-    return {
-        "position": group.position,
-        "trigger": group.trigger,
-        "statistic": round(group.statistic, DECIMALS),
-        "candidates": list(group.candidates),
-        "slm_logprobs": _rounded(group.slm_logprobs),
-        "llm_logprobs": _rounded(group.llm_logprobs),
-        "llm_best_outside_logprob": None if outside is None else round(outside, DECIMALS),
-        "chosen": group.chosen,
-    }
+def _rounded(value: Any) -> Any:
+    """`value` with every float in it rounded."""
+    if isinstance(value, float):
+        return round(value, DECIMALS)
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def _rounded(values: tuple[float, ...]) -> list[float]:
-    return [round(value, DECIMALS) for value in values]
+class Shard(TypedDict):
+    """A sealed file of a collection and what it is about."""
+
+    file: Annotated[str, StringConstraints(pattern=r"^shard-\d{5,}\.jsonl$")]
+    sha256: str
+    items: list[str]
+    question_keys: list[str]
 
 
-def trajectory_from_json(record: Mapping[str, Any]) -> Trajectory:
-    """Read one object. Raises ValueError saying what is wrong with it."""
-    if record.get("schema") != SCHEMA:
-        raise ValueError(f"schema is {record.get('schema')!r}, this version reads {SCHEMA}")
-    try:
-        trajectory = Trajectory(
-            id=str(record["id"]),
-            domain=str(record["domain"]),
-            prompt_ids=tuple(map(int, record["prompt_ids"])),
-            output_ids=tuple(map(int, record["output_ids"])),
-            groups=tuple(_group_from_json(group) for group in record["groups"]),
-            kl_nats=tuple(map(float, record["kl_nats"])),
-        )
-    except KeyError as error:
-        raise ValueError(f"field {error} is missing") from error
-    except TypeError as error:
-        raise ValueError(f"a field has the wrong type ({error})") from error
-    if not trajectory.prompt_ids or len(trajectory.kl_nats) != len(trajectory.output_ids):
-        raise ValueError("the prompt is empty, or kl_nats and output_ids differ in length")
-    if any(not 0 <= group.position < len(trajectory.output_ids) for group in trajectory.groups):
-        raise ValueError("a group lies outside the output")
-    return trajectory
+class Manifest(TypedDict):
+    """What `manifest.json` holds: the settings, the sealed shards, where the numbers come from."""
+
+    schema: Literal[1]
+    config: dict[str, Any]
+    decode: dict[str, Any]
+    fingerprints: dict[str, str]
+    items: dict[str, Any]
+    complete: bool
+    shards: list[Shard]
+    provenance: dict[str, Any]
 
 
-def _group_from_json(record: Mapping[str, Any]) -> Group:
-    outside = record["llm_best_outside_logprob"]
-    group = Group(
-        position=int(record["position"]),
-        trigger=str(record["trigger"]),
-        statistic=float(record["statistic"]),
-        candidates=tuple(map(int, record["candidates"])),
-        slm_logprobs=tuple(map(float, record["slm_logprobs"])),
-        llm_logprobs=tuple(map(float, record["llm_logprobs"])),
-        llm_best_outside_logprob=None if outside is None else float(outside),
-        chosen=int(record["chosen"]),
-    )
-    if not len(group.candidates) == len(group.slm_logprobs) == len(group.llm_logprobs) > 0:
-        raise ValueError(f"the group at position {group.position} has lists of different lengths")
-    if not -1 <= group.chosen < len(group.candidates):
-        raise ValueError(f"the group at position {group.position} chose none of its candidates")
-    return group
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a finished collection. Raises S2TError if there is none, or if the collection is unfinished."""
-    path = Path(folder) / MANIFEST
-    manifest = read_json(path, remedy="name a folder that `s2t collect` wrote")
-    if manifest.get("schema") != SCHEMA:
-        raise S2TError(f"{path} has schema {manifest.get('schema')!r}, this version reads {SCHEMA}; collect again")
-    if not manifest.get("complete"):
+    manifest = read_record(Manifest, Path(folder) / MANIFEST, remedy="name a folder that `s2t collect` wrote")
+    if not manifest["complete"]:
         raise S2TError(f"the collection in {folder} is unfinished; run the same `s2t collect` command again")
     return manifest
 
@@ -155,12 +133,7 @@ def read_trajectories(folder: str | Path) -> Iterator[Trajectory]:
     for shard in read_manifest(folder)["shards"]:
         path = Path(folder) / shard["file"]
         content = read_bytes(path, remedy=remedy)
-        trajectories = []
-        for number, record in parse_lines(path, content, remedy=remedy):
-            try:
-                trajectories.append(trajectory_from_json(record))
-            except ValueError as error:
-                raise S2TError(f"{path}, line {number}: {error}; {remedy}") from error
+        trajectories = list(parse_records(Trajectory, path, content, remedy=remedy))
         if hashlib.sha256(content).hexdigest() != shard["sha256"]:
             raise S2TError(f"{path} is not the file that was sealed (its SHA-256 differs); {remedy}")
         yield from trajectories

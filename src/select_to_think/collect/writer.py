@@ -17,16 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from select_to_think.collect.records import MANIFEST, SCHEMA, Trajectory
+from select_to_think.collect.records import MANIFEST, SCHEMA, Manifest, Trajectory
 from select_to_think.evaluation.items import Item, items_note, question_key, require_same_run
 from select_to_think.files import (
     Journal,
     Json,
     only_writer,
-    read_json,
+    read_record,
     write_json_atomic,
     write_jsonl_atomic,
 )
+from select_to_think.structures import S2TError
 
 
 class CollectionWriter:
@@ -51,9 +52,9 @@ class CollectionWriter:
         try:
             about = {**settings, "items": items_note(items)}
             self._manifest = self._open_manifest(about, provenance)
-            self._journal = self._stack.enter_context(Journal(folder / "journal.jsonl"))
+            self._journal = self._stack.enter_context(Journal(folder / "journal.jsonl", Trajectory))
             sealed = {item_id for shard in self._manifest["shards"] for item_id in shard["items"]}
-            self._pending = {r["id"]: r for r in self._journal.records if r["id"] not in sealed}
+            self._pending = {each.id: each for each in self._journal.records if each.id not in sealed}
             self.done = sealed | self._pending.keys()
             for number in range(len(self.shards)):
                 self._seal_if_full(number)
@@ -64,9 +65,11 @@ class CollectionWriter:
 
     def _open_manifest(self, about: Json, provenance: Json) -> dict[str, Any]:
         path = self.folder / MANIFEST
+        if (self.folder / "run.json").exists():
+            raise S2TError(f"{self.folder} holds an evaluation; name another folder")
         begun = path.exists()
         if begun:
-            manifest = read_json(path, remedy="name another folder, or delete this one")
+            manifest = dict(read_record(Manifest, path, remedy="name another folder, or delete this one"))
             begun_with = {name: manifest.get(name) for name in ("schema", *about)}
             require_same_run(self.folder, begun_with, {"schema": SCHEMA, **about})
             return manifest
@@ -76,9 +79,8 @@ class CollectionWriter:
 
     def add(self, trajectory: Trajectory) -> None:
         """Store one finished trajectory durably. Raises S2TError on a full disk; what was stored before stays."""
-        record = trajectory.to_json()
-        self._journal.append(record)
-        self._pending[trajectory.id] = record
+        self._journal.append(trajectory.to_json())
+        self._pending[trajectory.id] = trajectory
         self.done.add(trajectory.id)
         self._seal_if_full(self._shard_of[trajectory.id])
         self._finish_if_complete()
@@ -88,14 +90,14 @@ class CollectionWriter:
         if any(item_id not in self._pending for item_id in ids):
             return
         file = f"shard-{number:05d}.jsonl"
-        digest = write_jsonl_atomic(self.folder / file, (self._pending[item_id] for item_id in ids))
+        digest = write_jsonl_atomic(self.folder / file, (self._pending[item_id].to_json() for item_id in ids))
         questions = [self._question_of[item_id] for item_id in ids]
         entry = {"file": file, "sha256": digest, "items": ids, "question_keys": questions}
         self._manifest["shards"] = sorted([*self._manifest["shards"], entry], key=lambda shard: str(shard["file"]))
         write_json_atomic(self.folder / MANIFEST, self._manifest)
         for item_id in ids:
             del self._pending[item_id]
-        self._journal.replace(self._pending.values())
+        self._journal.replace(each.to_json() for each in self._pending.values())
 
     def _finish_if_complete(self) -> None:
         if len(self._manifest["shards"]) < len(self.shards):

@@ -54,7 +54,8 @@ class FlatModel:
 
     def refusal(self, reason: str) -> S2TError:
         """The error for a model that cannot be driven this way."""
-        return S2TError(f"{self.config.model_type} computes attention in its own way ({reason}): choose another model")
+        kind = self.config.model_type
+        return S2TError(f"{kind} cannot be decoded in batches by this library ({reason}): choose another model")
 
     def run(self, step: Step, memory: KVMemory) -> Tensor:
         """Hidden states (T, H) after the final norm; keys and values go into `memory`."""

@@ -13,11 +13,10 @@ Non-goals: tensors of the model; this file computes only what the forward is tol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,17 +38,23 @@ class Segment:
         """New tokens."""
         return len(self.tokens)
 
-    def own_starts(self) -> np.ndarray:
-        """(width,) the first slot behind the prefix that each token sees."""
-        if not self.leaves:
-            return np.full(self.width, self.prefix)
-        begins = self.first + np.cumsum([0, *self.leaves[:-1]])
-        return np.repeat(begins, self.leaves)
+    @property
+    def end(self) -> int:
+        """Behind the last slot."""
+        return self.first + len(self.tokens)
 
-    def positions(self) -> np.ndarray:
-        """(width,) places in the sequence."""
-        slots = np.arange(self.first, self.first + self.width)
-        return self.prefix + slots - self.own_starts() if self.leaves else slots
+    def own_starts(self) -> list[int]:
+        """The first slot behind the prefix that each token sees."""
+        if not self.leaves:
+            return [self.prefix] * len(self.tokens)
+        begins = accumulate(self.leaves, initial=self.first)
+        return [begin for begin, length in zip(begins, self.leaves, strict=False) for _ in range(length)]
+
+    def positions(self) -> Iterable[int]:
+        """Places of the tokens in the sequence."""
+        if not self.leaves:
+            return range(self.first, self.end)
+        return (self.prefix + place for length in self.leaves for place in range(length))
 
 
 @dataclass
@@ -121,23 +126,24 @@ def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
     keys = [(s.adapter or "", s.width, s.size, bool(s.leaves), bool(s.prefix), s.start) for s in segments]
     order = sorted(range(len(segments)), key=keys.__getitem__)
     ordered = [segments[i] for i in order]
-    begins = np.cumsum([0, *(segment.width for segment in ordered)])
-    slots = [np.arange(s.first, s.first + s.width) for s in ordered]
-    host = np.stack(
-        [
-            np.concatenate([np.asarray(s.tokens) for s in ordered]),
-            np.concatenate([s.positions() for s in ordered]),
-            np.concatenate([s.start + own for s, own in zip(ordered, slots, strict=True)]),
-            np.concatenate(slots),
-            np.concatenate([s.own_starts() for s in ordered]),
-            np.concatenate([np.full(s.width, s.prefix) for s in ordered]),
-        ]
-    )  # (6, T): one transfer to the device
-    ids, positions, places, own, own_starts, prefixes = torch.from_numpy(host).to(device)
+    begins = list(accumulate((segment.width for segment in ordered), initial=0))
+    columns: tuple[list[int], ...] = ([], [], [], [], [], [])
+    for segment in ordered:
+        rows = (
+            segment.tokens,
+            segment.positions(),
+            range(segment.start + segment.first, segment.start + segment.end),
+            range(segment.first, segment.end),
+            segment.own_starts(),
+            [segment.prefix] * segment.width,
+        )
+        for column, values in zip(columns, rows, strict=True):
+            column.extend(values)
+    ids, positions, places, own, own_starts, prefixes = torch.tensor(columns).to(device)  # (6, T): one transfer
     groups, adapters, at = [], [], 0
     for _, members in groupby(range(len(ordered)), key=lambda i: keys[order[i]][:5]):
         found = list(members)
-        begin, end = int(begins[found[0]]), int(begins[found[-1] + 1])
+        begin, end = begins[found[0]], begins[found[-1] + 1]
         parts = (t[begin:end].view(len(found), -1) for t in (prefixes, own_starts, own, positions))
         groups.append(group([ordered[i] for i in found], begin, end, *parts))
     for name, adapted in groupby(ordered, key=lambda segment: segment.adapter):
@@ -147,7 +153,7 @@ def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
         at = end
     offsets = [0] * len(segments)
     for place, i in enumerate(order):
-        offsets[i] = int(begins[place])
+        offsets[i] = begins[place]
     return Step(ids[None], positions[None], places, groups, adapters, offsets)
 
 
@@ -164,7 +170,7 @@ def group(
     size, width = members[0].size, members[0].width
     rows = [segment.start // size for segment in members]
     low, high = rows[0], rows[-1] + 1
-    ends = [segment.first + width for segment in members]
+    ends = [segment.end for segment in members]
     span = max(ends)
     distinct = len(set(rows)) == len(rows)
     dense = distinct and 2 * len(rows) >= high - low

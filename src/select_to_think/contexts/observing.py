@@ -131,6 +131,9 @@ class Cursor:
 
     def __init__(self, read: Mapping[str, np.ndarray]) -> None:
         self.read, self.dealt = read, dict.fromkeys(read, 0)
+        self.line = 0  # of the distributions
+        broken = ~np.isfinite(read["total"]) if "total" in read else np.zeros(0, bool)
+        self.broken: np.ndarray | None = broken if broken.any() else None
 
     def take(self, name: str, count: int) -> np.ndarray:
         """The next `count` lines of `name`."""
@@ -144,16 +147,14 @@ class Cursor:
         seen: dict[str, Any] = {}
         failed = False
         if look.needs_logits:
-            lines = {
-                name: self.take(name, count)
-                for name in ("total", "top_ids", "top_logprobs", "asked")
-                if name in self.read
-            }
-            failed = not np.isfinite(lines["total"]).all()
+            lines = slice(self.line, self.line + count)
+            self.line = lines.stop
+            failed = self.broken is not None and bool(self.broken[lines].any())
             if observe.top_k:
-                seen |= {name: lines[name][:, : observe.top_k] for name in ("top_ids", "top_logprobs")}
+                seen["top_ids"] = self.read["top_ids"][lines, : observe.top_k]
+                seen["top_logprobs"] = self.read["top_logprobs"][lines, : observe.top_k]
             if observe.ids is not None:
-                seen["asked_logprobs"] = lines["asked"][:, : len(look.asked[0])]
+                seen["asked_logprobs"] = self.read["asked"][lines, : len(look.asked[0])]
         if observe.entropy:
             seen["entropy_nats"] = self.take("entropy", count)
         if observe.sampling:

@@ -9,7 +9,7 @@ Non-goals: deciding anything; see `policies/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -23,6 +23,7 @@ from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.observing import Look, joined, read
 from select_to_think.contexts.protocol import Ask, Context
+from select_to_think.contexts.self_check import disagreement
 from select_to_think.models.adapter import Adapter
 from select_to_think.structures import Branch, Extend, Observation, S2TError
 
@@ -51,11 +52,13 @@ class Plan:
 
 @dataclass(slots=True)
 class Part:
-    """What one forward does for a request: the tokens that it observes, and whether that completes the answer."""
+    """What one forward does for a request: the tokens that it observes, and whether these are the last."""
 
     ask: Ask
     segment: int  # index of the segment that holds the tokens
-    look: Look  # lines count from the beginning of the segment
+    lines: Sequence[int]  # of the segment
+    adapter: str | None
+    first: int = 0  # number of the first of them among those asked about
     last: bool = True
 
 
@@ -84,6 +87,8 @@ class TransformersBackend:
         slots = slots_in(config.kv_memory_gib, self.flat.shapes, model.dtype, model.device, longest)
         self.extents = Extents(slots)
         self.memory = KVMemory(self.flat.shapes, slots, model.dtype, model.device)
+        if found := disagreement(self.flat, self.memory):
+            raise self.flat.refusal(found)
         self.waiting: list[Ask] = []
         self.ends: dict[Ask, int] = {}  # length of the context with the tokens of an `Extend`
         self.seen: dict[Ask, list[Observation]] = {}  # of requests whose tokens come in pieces
@@ -206,8 +211,7 @@ class TransformersBackend:
             lengths = tuple(map(len, request.continuations))
             ends = list(accumulate(lengths))
             plan.add(context, Segment(*place, behind, slot, tokens, lengths, adapter), 0)
-            look = Look(request.observe, [end - 1 for end in ends], adapter)
-            plan.parts.append(Part(ask, len(plan.segments) - 1, look))
+            plan.parts.append(Part(ask, len(plan.segments) - 1, [end - 1 for end in ends], adapter))
             if ask.adapter is None:
                 context.leaves = [(slot + end - n, n) for end, n in zip(ends, lengths, strict=True)]
             slot += request.width
@@ -232,8 +236,7 @@ class TransformersBackend:
         if not seen:
             return None
         lines = range(seen.start - stored, seen.stop - stored)
-        look = Look(observe, lines, ask.context.adapter, seen.start - asked.start)
-        return Part(ask, segment, look, last=seen.stop == end)
+        return Part(ask, segment, lines, ask.context.adapter, seen.start - asked.start, seen.stop == end)
 
     def forward(self, plan: Plan) -> None:
         """Run the plan, store what was computed, and answer."""
@@ -246,10 +249,12 @@ class TransformersBackend:
             context.account.tokens_processed += segment.width
             context.account.forwards += context.account.last_forward != self.forwards
             context.account.last_forward = self.forwards
-        looks = [
-            replace(part.look, lines=[step.offsets[part.segment] + int(line) for line in part.look.lines])
-            for part in plan.parts
-        ]
+        looks = []
+        for part in plan.parts:
+            assert part.ask.request.observe is not None
+            begin = step.offsets[part.segment]
+            lines = [begin + line for line in part.lines]
+            looks.append(Look(part.ask.request.observe, lines, part.adapter, part.first))
         found = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
         for part, observation in zip(plan.parts, found, strict=True):
             ask = part.ask

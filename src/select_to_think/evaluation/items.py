@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from select_to_think.files import Json, parse_lines, read_bytes, require_same_settings
+from select_to_think.files import Json, decoded, numbered_lines, read_bytes, require_same_settings
 from select_to_think.structures import S2TError
 
 AnswerType = Literal["text", "number", "math", "choice", "bool", "code"]
 TEST = "test"
+CORRECT = "correct or remove the line"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +71,15 @@ def load_items(path: str | Path, *, limit_per_domain: int | None = None) -> list
             raise S2TError(f"{path} is not a valid gzip file ({error}); download or compress it again") from error
     content = content.removeprefix(b"\xef\xbb\xbf")
     items: list[Item] = []
-    lines: dict[str, int] = {}
-    for number, record in parse_lines(path, content, remedy="correct or remove the line"):
-        item = _item(record, f"{path}, line {number}")
-        if item.id in lines:
-            raise S2TError(
-                f"{path}, line {number}: the id {item.id!r} stands already in line {lines[item.id]}; make ids unique"
-            )
-        lines[item.id] = number
+    places: dict[str, str] = {}
+    for where, line in numbered_lines(path, content):
+        record = decoded(line, where, remedy=CORRECT)
+        if not isinstance(record, dict):
+            raise S2TError(f"{where} is not a JSON object; {CORRECT}")
+        item = _item(record, where)
+        if item.id in places:
+            raise S2TError(f"{where}: the id {item.id!r} stands already in {places[item.id]}; make ids unique")
+        places[item.id] = where.removeprefix(f"{path}, ")
         items.append(item)
     if not items:
         raise S2TError(f"{path} is empty; write one JSON object with id, question and answer per line")

@@ -9,7 +9,7 @@ Non-goals: accuracy (`runner.py`) and thresholds for decoding (`calibrate.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.fitting import only_fitting
 from select_to_think.evaluation.items import Item, assert_unique, with_all
-from select_to_think.evaluation.results import document, provenance
+from select_to_think.evaluation.results import Document, Provenance, provenance
 from select_to_think.evaluation.rollouts import labelled_greedy
 from select_to_think.structures import Labels, Progress, S2TError
 
@@ -47,11 +47,11 @@ class Sufficiency:
     """The rows of a measurement and their provenance."""
 
     rows: tuple[SufficiencyRow, ...]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
     def to_json(self) -> dict[str, Any]:
         """The object that `s2t measure --json` prints."""
-        return document(self.rows, self.provenance)
+        return asdict(Document(self.rows, self.provenance))
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,28 @@ Non-goals: joining runs with other items, methods or settings (that is a compari
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import require_same_run
 from select_to_think.evaluation.results import RESULTS, ItemRecord, Results, load_results, read_records
-from select_to_think.evaluation.run_folder import RUN, Part, Shard, begin, remarks, stored_runs, tabulate
-from select_to_think.files import make_folder, only_writer, read_json, write_jsonl_atomic
+from select_to_think.evaluation.run_folder import Part, Shard, begin, read_run, remarks, stored_runs, tabulate
+from select_to_think.files import make_folder, only_writer, parse_record, write_jsonl_atomic
 from select_to_think.structures import S2TError
 
 REMEDY = "name the folders that `s2t eval --shard I/N --out FOLDER` wrote"
+
+
+@dataclass(frozen=True)
+class Counting:
+    """The settings of a run by which its records are counted."""
+
+    baseline: str
+    prices: PriceConfig
 
 
 def merge(folders: Sequence[Path], out: Path) -> Results:
@@ -26,8 +36,10 @@ def merge(folders: Sequence[Path], out: Path) -> Results:
     """
     shards, run, parts = read_shards(folders)
     finished = [load_results(folder / RESULTS) for folder in shards]
-    about = dict(finished[0].provenance)
-    about["config"] = {name: value for name, value in about["config"].items() if name != "shard"}
+    about = finished[0].provenance
+    config = {name: value for name, value in about.get("config", {}).items() if name != "shard"}
+    asked = json.dumps({name: config.get(name) for name in ("baseline", "prices")}).encode()
+    counting = parse_record(Counting, asked, f"the config in {shards[0] / RESULTS}", remedy=REMEDY)
     with only_writer(out):
         begin(out, run, parts)
         for part in map(Part.named, parts):
@@ -36,11 +48,10 @@ def merge(folders: Sequence[Path], out: Path) -> Results:
                 raise S2TError(f"the shards do not hold every item once for {part.name}; {REMEDY}")
             make_folder(part.path(out).parent)
             write_jsonl_atomic(part.path(out), (record.to_json() for record in records))
-        prices = PriceConfig(**about["config"]["prices"])
-        rows = tabulate(stored_runs(out), baseline=about["config"]["baseline"], prices=prices)
+        rows = tabulate(stored_runs(out), baseline=counting.baseline, prices=counting.prices)
         own = remarks(finished[0].rows)
-        about["notes"] = [note for note in about["notes"] if note not in own] + remarks(rows)
-        results = Results(rows, about)
+        notes = [note for note in about.get("notes", []) if note not in own] + remarks(rows)
+        results = Results(rows, {**about, "config": config, "notes": notes})
         results.save(out / RESULTS)
     return results
 
@@ -53,7 +64,7 @@ def read_shards(folders: Sequence[Path]) -> tuple[list[Path], dict[str, Any], Ma
     found: dict[Shard, Path] = {}
     runs = {}
     for folder in folders:
-        run = read_json(folder / RUN, remedy=REMEDY)
+        run = read_run(folder, remedy=REMEDY)
         if "shard" not in run:
             raise S2TError(f"{folder} is not a shard but a whole run; {REMEDY}")
         shard = Shard.parse(run.pop("shard"))

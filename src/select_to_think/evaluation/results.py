@@ -11,25 +11,30 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NotRequired, TypeVar
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from typing_extensions import TypedDict
 
 from select_to_think import __version__
 from select_to_think.evaluation.statistics import PairedDifference
-from select_to_think.files import parse_lines, read_bytes, read_json, write_json_atomic
-from select_to_think.structures import Counts, S2TError
+from select_to_think.files import parse_records, read_bytes, read_record, write_json_atomic
+from select_to_think.structures import Chooser, Counts, FinishReason, S2TError
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
-SCHEMA = 1
+SCHEMA: Final = 1
 RESULTS = "results.json"
-PROMPT_TOO_LONG = "prompt_too_long"
+PROMPT_TOO_LONG: Final = "prompt_too_long"
 PACKAGES = ("torch", "transformers", "peft")
+REMEDY = "name a folder that `s2t eval --out` wrote"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,8 @@ class ResultRow:
 
     method: str
     domain: str
-    n: int  # answers: items, times `seeds`
-    accuracy: float
+    n: NonNegativeInt  # answers: items, times `seeds`
+    accuracy: Annotated[float, Field(ge=0, le=1)]
     stderr: float | None  # of the accuracy, over items, or over seeds if there are several; None for a single one
     tokens: int  # generated tokens of the answers; for maj@N of the winning samples
     seconds: float  # wall time, prefill included
@@ -68,6 +73,32 @@ class ResultRow:
     mentor_failures: int | None = None
 
 
+class Candidate(TypedDict):
+    """One of the tokens (or, under MentorCollab, segments) between which a step chose."""
+
+    id: int
+    text: str
+    logprob: float | None
+    score: float | None
+
+
+class Step(TypedDict):
+    """A triggered step, see `tracing.step_records`."""
+
+    token: int
+    text: str
+    greedy: int | None
+    statistic: float | None
+    candidates: list[Candidate]
+    choice: int | None
+    chooser: Chooser
+    flip: bool
+    llm_top: int | None
+    index: int
+    start: NonNegativeInt | None
+    end: NonNegativeInt | None
+
+
 @dataclass(frozen=True, slots=True)
 class ItemRecord:
     """One item answered by one method.
@@ -78,6 +109,7 @@ class ItemRecord:
     do not fit the context).
     """
 
+    schema: Literal[1] = field(default=SCHEMA, kw_only=True)
     id: str
     domain: str
     method: str
@@ -87,13 +119,13 @@ class ItemRecord:
     extracted: str | None
     right: bool
     rule: str
-    finish_reason: str
-    tokens: int
-    seconds: float
-    steps: list[dict[str, Any]]
+    finish_reason: FinishReason | Literal["prompt_too_long"]
+    tokens: NonNegativeInt
+    seconds: NonNegativeFloat
+    steps: list[Step]
     counts: Counts
-    fired: int
-    flips: int
+    fired: NonNegativeInt
+    flips: NonNegativeInt
     votes: list[str] = field(default_factory=list)  # maj@N: the extracted answers of the samples
     # What follows was added later: older files lack it.
     subject: str | None = None  # part of the benchmark
@@ -102,33 +134,45 @@ class ItemRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this record."""
-        return {"schema": SCHEMA, **asdict(self)}
-
-
-def record_from_json(record: Mapping[str, Any]) -> ItemRecord:
-    """Read one object. Raises ValueError saying what is wrong with it."""
-    if record.get("schema") != SCHEMA:
-        raise ValueError(f"schema is {record.get('schema')!r}, this version reads {SCHEMA}")
-    values = {name: value for name, value in record.items() if name != "schema"}
-    missing = {spec.name for spec in fields(ItemRecord) if spec.default is MISSING} - values.keys()
-    if missing:
-        raise ValueError(f"fields are missing: {', '.join(sorted(missing))}")
-    try:
-        return ItemRecord(**{**values, "counts": Counts(**values["counts"])})
-    except TypeError as error:
-        raise ValueError(f"a field is unknown or has the wrong type ({error})") from error
+        return asdict(self)
 
 
 def read_records(path: Path) -> list[ItemRecord]:
-    """Every record of a file. Raises S2TError naming the line that is broken."""
+    """Every record of a file, each item once. Raises S2TError naming the line that is broken."""
     remedy = "delete the file and run the same `s2t eval` command again"
-    records = []
-    for number, line in parse_lines(path, read_bytes(path, remedy=remedy), remedy=remedy):
-        try:
-            records.append(record_from_json(line))
-        except ValueError as error:
-            raise S2TError(f"{path}, line {number}: {error}; {remedy}") from error
+    records = list(parse_records(ItemRecord, path, read_bytes(path, remedy=remedy), remedy=remedy))
+    doubled = [item_id for item_id, count in Counter(record.id for record in records).items() if count > 1]
+    if doubled:
+        raise S2TError(f"{path} holds the item {doubled[0]!r} more than once; {remedy}")
     return records
+
+
+class Provenance(TypedDict):
+    """Where numbers come from, see `provenance`."""
+
+    date: NotRequired[str]
+    versions: NotRequired[dict[str, str | None]]
+    git_hash: NotRequired[str | None]
+    dirty: NotRequired[bool | None]
+    seeds: NotRequired[list[NonNegativeInt]]
+    device: NotRequired[str]
+    dtype: NotRequired[str]
+    platform: NotRequired[str]
+    slm_fingerprint: NotRequired[str]
+    config: NotRequired[dict[str, Any]]
+    notes: NotRequired[list[str]]
+
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Document(Generic[Row]):
+    """The one JSON object of a command: rows (dataclasses) and where they come from."""
+
+    schema: Literal[1] = field(default=SCHEMA, kw_only=True)
+    results: tuple[Row, ...]
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -136,41 +180,24 @@ class Results:
     """The rows of an evaluation, method by method, and their provenance."""
 
     rows: tuple[ResultRow, ...]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
     def to_json(self) -> dict[str, Any]:
         """The object that `s2t eval --json` prints."""
-        return document(self.rows, self.provenance)
+        return asdict(Document(self.rows, self.provenance))
 
     def save(self, path: Path) -> None:
         """Write the JSON object atomically. Raises S2TError if the path cannot be written."""
         write_json_atomic(path, self.to_json())
 
 
-def document(rows: Iterable[Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows (dataclasses) and provenance as the one JSON object of a command."""
-    return {"schema": SCHEMA, "results": [asdict(row) for row in rows], "provenance": dict(provenance)}
-
-
 def load_results(path: Path) -> Results:
     """Read `results.json`. Raises S2TError if it is missing, broken or of another schema."""
-    remedy = "name a folder that `s2t eval --out` wrote"
-    value = read_json(path, remedy=remedy)
-    if value.get("schema") != SCHEMA:
-        raise S2TError(f"{path} has schema {value.get('schema')!r}, this version reads {SCHEMA}; evaluate again")
-    try:
-        return Results(tuple(map(row_from_json, value["results"])), value["provenance"])
-    except (KeyError, TypeError) as error:
-        raise S2TError(f"{path} is not a result of this version ({error}); {remedy}") from error
+    found = read_record(Document[ResultRow], path, remedy=REMEDY)
+    return Results(found.results, found.provenance)
 
 
-def row_from_json(row: Mapping[str, Any]) -> ResultRow:
-    """Read one row. Raises TypeError for unknown, missing or mistyped fields."""
-    paired = row.get("paired")
-    return ResultRow(**{**row, "paired": PairedDifference(**paired) if paired is not None else None})
-
-
-def provenance(session: Session, config: Mapping[str, Any], *, seeds: Sequence[int]) -> dict[str, Any]:
+def provenance(session: Session, config: Mapping[str, Any], *, seeds: Sequence[int]) -> Provenance:
     """Where numbers come from: code, versions, machine, models, every setting, and what must be said of the pair.
 
     Loads no LLM.

@@ -10,20 +10,24 @@ Non-goals: decoding (`runner.py`), joining folders (`merge.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from pydantic import NonNegativeInt
+from typing_extensions import TypedDict
 
 from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import Item, require_same_run
 from select_to_think.evaluation.metrics import compared, outcomes, summarise
-from select_to_think.evaluation.results import ItemRecord, ResultRow, read_records, record_from_json
+from select_to_think.evaluation.results import REMEDY, ItemRecord, ResultRow, read_records
 from select_to_think.evaluation.settings import has_trigger
 from select_to_think.files import (
     Journal,
     make_folder,
-    read_json,
+    read_record,
     require_same_settings,
     write_json_atomic,
     write_jsonl_atomic,
@@ -31,6 +35,29 @@ from select_to_think.files import (
 from select_to_think.structures import S2TError
 
 RUN = "run.json"
+
+
+class ItemsNote(TypedDict):
+    """Which items a run is about, see `items_note`."""
+
+    count: NonNegativeInt
+    sha256: str
+
+
+class RunSettings(TypedDict):
+    """What `run.json` holds: what decides the answers of the run, and under `methods` those of each part by name."""
+
+    schema: Literal[1]
+    items: ItemsNote
+    prompt: NotRequired[dict[str, Any]]
+    shard: NotRequired[str]
+    contradictory: NotRequired[Literal["first"]]
+    methods: dict[str, dict[str, Any]]
+
+
+def read_run(folder: Path, *, remedy: str = REMEDY) -> dict[str, Any]:
+    """What `run.json` of a folder says."""
+    return dict(read_record(RunSettings, folder / RUN, remedy=remedy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +74,11 @@ class Part:
 
     @classmethod
     def named(cls, name: str) -> Part:
-        """The part that `run.json` calls by this name."""
-        folder, _, method = name.rpartition("/")
-        return cls(method, int(folder.removeprefix("seed-")) if folder else None)
+        """The part that `run.json` calls by this name. Raises S2TError for anything else."""
+        found = re.fullmatch(r"(?:seed-(\d+)/)?([^/]+)", name)
+        if found is None:
+            raise S2TError(f"{name!r} in {RUN} names no method; {REMEDY}")
+        return cls(found[2], None if found[1] is None else int(found[1]))
 
     def path(self, out: Path) -> Path:
         """The file of its records in a folder."""
@@ -94,10 +123,12 @@ def begin(out: Path, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     Raises S2TError if the folder was begun with something else.
     """
     path = out / RUN
+    if (out / "manifest.json").exists():
+        raise S2TError(f"{out} holds a collection; name another folder")
     before: dict[str, Any] = {}
     if path.exists():
-        begun = read_json(path, remedy="name another folder, or delete this one")
-        before = begun.pop("methods", {})
+        begun = read_run(out, remedy="name another folder, or delete this one")
+        before = begun.pop("methods")
         require_same_run(out, begun, run)
     for name in before.keys() & parts.keys():
         require_same_settings(out, {name: before[name]}, {name: parts[name]})
@@ -119,9 +150,8 @@ def resumed(
         part.unlink(missing_ok=True)  # left by a kill between the two files
         yield len(checked(read_records(path), path, items, complete=True))
         return
-    with Journal(part) as journal:
-        stored = [record_from_json(record) for record in journal.records]
-        records = {record.id: record for record in checked(stored, journal.path, items)}
+    with Journal(part, ItemRecord) as journal:
+        records = {record.id: record for record in checked(journal.records, journal.path, items)}
         if records:
             yield len(records)
         for record in answer([item for item in items if item.id not in records]):
@@ -135,7 +165,7 @@ def resumed(
 def finished_parts(out: Path) -> dict[str, list[Part]]:
     """By method, in the order in which they were begun, the parts whose records are complete."""
     found: dict[str, list[Part]] = {}
-    for name in read_json(out / RUN, remedy="name a folder that `s2t eval --out` wrote").get("methods", {}):
+    for name in read_run(out)["methods"]:
         part = Part.named(name)
         if part.path(out).exists():
             found.setdefault(part.method, []).append(part)

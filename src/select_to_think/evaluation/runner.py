@@ -22,7 +22,7 @@ from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.grading.sandbox import means_for
 from select_to_think.evaluation.items import Item, assert_unique, items_note
-from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Results, provenance
+from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Provenance, Results, provenance
 from select_to_think.evaluation.run_folder import (
     RUN,
     Part,
@@ -135,7 +135,7 @@ class Evaluation:
             results.save(out / RESULTS)
         return results
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         """Where the numbers come from: the pair, the methods, every setting."""
         settings = self.settings_of()
         settings = replace(settings, select=selection(self.session, self.methods, settings.select))
@@ -145,9 +145,10 @@ class Evaluation:
         return provenance(self.session, said, seeds=self.seeds)
 
     def prompt_and_shard(self) -> dict[str, Any]:
-        """Prompts and shard, where there is something to say of them."""
+        """Prompts, shard and grading, where there is something to say of them."""
         style = None if self.settings.style is None else asdict(self.settings.style)
-        said = {"prompt": style, "shard": None if self.shard is None else str(self.shard)}
+        first = None if self.settings.contradictory == "last" else self.settings.contradictory
+        said = {"prompt": style, "shard": None if self.shard is None else str(self.shard), "contradictory": first}
         return {name: value for name, value in said.items() if value is not None}
 
     def check(self, out: Path) -> list[str]:
@@ -209,7 +210,8 @@ class Evaluation:
 
         def vote(index: int, text: str) -> str | None:
             item, _ = fitted.fitting[index]
-            return extract(text, item.answer_type, choices=item.choices, meta=item.meta).extracted
+            options: dict[str, Any] = {"choices": item.choices, "meta": item.meta}
+            return extract(text, item.answer_type, **options, contradictory=settings.contradictory).extracted
 
         for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
             seconds = clock.finish(index)
@@ -222,6 +224,7 @@ class Evaluation:
                 seconds,
                 prompt_tokens=length,
                 allow_code_execution=settings.allow_code_execution,
+                contradictory=settings.contradictory,
             )
             clock.resume()
 

@@ -5,22 +5,23 @@ Non-goals: storing records (`run_folder.py`) and counting over them (`metrics.py
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from select_to_think.config import CodeExecution
-from select_to_think.evaluation.grading import grade
+from select_to_think.evaluation.grading import Contradictory, Verdict, grade
 from select_to_think.evaluation.items import Item
-from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord
+from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, Step
 from select_to_think.evaluation.statistics import flops
+from select_to_think.files import finite
 from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
+CUT_OFF = "cut-off"  # the rule by which an answer that the token limit cut off is wrong
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -33,16 +34,21 @@ def make_record(
     *,
     prompt_tokens: int,
     allow_code_execution: CodeExecution | None = None,
+    contradictory: Contradictory = "last",
 ) -> ItemRecord:
-    """Grade one answer and write down how it came about and what it cost."""
-    verdict = grade(
-        generation.text,
-        item.answer,
-        item.answer_type,
-        choices=item.choices,
-        meta=item.meta,
-        allow_code_execution=allow_code_execution,
-    )
+    """Grade one answer and write down how it came about and what it cost. One that was cut off is wrong, unread."""
+    if generation.finish_reason == "length":
+        verdict = Verdict(False, None, CUT_OFF)
+    else:
+        verdict = grade(
+            generation.text,
+            item.answer,
+            item.answer_type,
+            choices=item.choices,
+            meta=item.meta,
+            allow_code_execution=allow_code_execution,
+            contradictory=contradictory,
+        )
     return replace(
         unasked_record(item, method, prompt_tokens),
         text=generation.text,
@@ -124,7 +130,7 @@ def pieces(decode: Decode, tokens: Sequence[int]) -> list[str]:
     return texts
 
 
-def step_records(decode_text: Decode, generation: Generation) -> list[dict[str, Any]]:
+def step_records(decode_text: Decode, generation: Generation) -> list[Step]:
     """The triggered steps of a generation.
 
     `index`: place among the tokens; `text[start:end]` of the answer is the token, or the segment that it begins (None
@@ -141,7 +147,7 @@ def step_records(decode_text: Decode, generation: Generation) -> list[dict[str, 
         return {"start": start, "end": end}
 
     return [
-        {**step_json(decode_text, step), "index": index, **place(index)}
+        cast(Step, {**step_json(decode_text, step), "index": index, **place(index)})
         for index, step in enumerate(generation.steps)
         if step.fired
     ]
@@ -155,9 +161,9 @@ def step_json(decode_text: Decode, step: StepRecord) -> dict[str, Any]:
         "token": step.token,
         "text": decode_text(step.decided),
         "greedy": step.greedy_token,
-        "statistic": _finite(step.statistic),
+        "statistic": finite(step.statistic),
         "candidates": [
-            {"id": option[0], "text": decode_text(option), "logprob": _finite(logprob), "score": _finite(score)}
+            {"id": option[0], "text": decode_text(option), "logprob": finite(logprob), "score": finite(score)}
             for option, logprob, score in zip(options, step.candidate_logprobs, scores, strict=True)
         ],
         "choice": step.candidates.index(step.token) if step.token in step.candidates else None,
@@ -165,8 +171,3 @@ def step_json(decode_text: Decode, step: StepRecord) -> dict[str, Any]:
         "flip": step.flip,
         "llm_top": step.llm_top_token,
     }
-
-
-def _finite(value: float | None) -> float | None:
-    """What JSON can hold: a masked candidate's -inf becomes None."""
-    return value if value is not None and math.isfinite(value) else None

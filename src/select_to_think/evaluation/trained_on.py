@@ -9,16 +9,26 @@ Non-goals: finding questions that are merely similar.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from select_to_think.evaluation.items import Item, assert_unseen, question_key
-from select_to_think.files import read_json, write_text_atomic
+from select_to_think.files import read_record, write_text_atomic
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
 
 FILE = "trained_on.json"
 SCHEMA = 1
 KEY_LENGTH = 16  # hexadecimal digits: two sets of a million questions share one by chance with p < 1e-7
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What the file holds."""
+
+    schema: Literal[1]
+    question_keys: list[str]
 
 
 def write_trained_on(folder: Path, keys: Iterable[str]) -> None:
@@ -38,11 +48,7 @@ def assert_not_trained_on(items: Iterable[Item], folder: Path, *, purpose: str) 
     """
     if not (folder / FILE).exists():
         return False
-    remedy = "train it again"
-    content = read_json(folder / FILE, remedy=remedy)
-    if content.get("schema") != SCHEMA or not isinstance(content.get("question_keys"), list):
-        raise S2TError(f"{folder / FILE} is not of schema {SCHEMA}; {remedy}")
-    keys = frozenset(content["question_keys"])
+    keys = frozenset(read_record(TrainedOn, folder / FILE, remedy="train it again").question_keys)
     seen = [item.id for item in items if question_key(item)[:KEY_LENGTH] in keys]
     if seen:
         names = ", ".join(seen[:5]) + (", ..." if len(seen) > 5 else "")

@@ -128,11 +128,14 @@ def load_adapter(path: str | Path, slm: LoadedModel) -> Adapter:
     folder = Path(path)
     config = read_json(folder / "adapter_config.json", remedy="train it again")
     extras = [key for key in UNSUPPORTED if config.get(key)]
+    rank, alpha = config.get("r", 0), config.get("lora_alpha")
     if config.get("peft_type") != "LORA" or extras:
         what = ", ".join(extras) or f"peft_type {config.get('peft_type')}"
         raise S2TError(f"{folder / 'adapter_config.json'} uses {what}: only plain LoRA is supported")
     weights = read_tensors(folder / "adapter_model.safetensors")
-    rank, layers = int(config["r"]), {}
+    if not isinstance(alpha, int | float) or not all(rank in each.shape for each in weights.values()):
+        raise S2TError(f"{folder / 'adapter_config.json'} does not fit its weights: train it again")
+    layers = {}
     for layer in adapted_paths(slm.model):
         names = [f"{PEFT_PREFIX}{layer}.{part}.weight" for part in ("lora_A", "lora_B")]
         down, up = (weights.pop(name, torch.empty(0)) for name in names)
@@ -145,7 +148,7 @@ def load_adapter(path: str | Path, slm: LoadedModel) -> Adapter:
         layers[layer] = down.T, up.T
     else:
         if not weights:
-            return Adapter(layers, float(config["lora_alpha"]) / rank)
+            return Adapter(layers, alpha / rank)
     raise S2TError(f"the adapter in {folder} does not fit the layers of {slm.name}: train it again")
 
 
@@ -166,9 +169,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU.
 
     Raises:
-        S2TError: missing or damaged.
+        S2TError: missing or damaged, or a value is not finite.
     """
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise S2TError(f"{path} cannot be read ({error}): train or copy it again") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise S2TError(f"{path}: {name} holds values that are not finite numbers: train or copy it again")
+    return tensors

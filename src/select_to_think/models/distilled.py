@@ -5,24 +5,36 @@ Non-goals: training (`training/distill.py`).
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from select_to_think.files import read_json
+from select_to_think.config import DistillKind
+from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import AdapterSwitch, check_fingerprint, save_adapter
-from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
     from select_to_think.models.loading import LoadedModel
 
-SCHEMA = 1
+
+@dataclass(frozen=True)
+class About:
+    """What `distill.json` holds."""
+
+    kind: DistillKind
+    slm: str
+    llm: str
+    slm_fingerprint: str
+    llm_fingerprint: str
+    training: Mapping[str, Any]
+    schema: Literal[1] = 1
 
 
-def save_distilled(folder: Path, switch: AdapterSwitch, description: dict[str, Any]) -> None:
-    """Fill an existing folder. `description` is the content of `distill.json`; see `training/distill.py`."""
+def save_distilled(folder: Path, switch: AdapterSwitch, about: About) -> None:
+    """Fill an existing folder."""
     save_adapter(folder, switch)
-    (folder / "distill.json").write_text(json.dumps({"schema": SCHEMA, **description}, indent=2) + "\n")
+    write_json_atomic(folder / "distill.json", finite(asdict(about)))
 
 
 def check_distilled(folder: Path, slm: LoadedModel) -> None:
@@ -31,7 +43,5 @@ def check_distilled(folder: Path, slm: LoadedModel) -> None:
     Raises:
         S2TError: none there, of another version, or one that was trained for another SLM.
     """
-    about = read_json(folder / "distill.json", remedy="train one with: s2t train distill")
-    if about.get("schema") != SCHEMA:
-        raise S2TError(f"{folder} is of schema {about.get('schema')}, this version reads {SCHEMA}: train it again")
-    check_fingerprint(folder, str(about.get("slm_fingerprint")), slm)
+    about = read_record(About, folder / "distill.json", remedy="train one with: s2t train distill")
+    check_fingerprint(folder, about.slm_fingerprint, slm)

@@ -5,12 +5,13 @@ Non-goals: training, and what the output means (`trigger_head.py`, `verifier.py`
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from select_to_think.models.adapter import read_tensors
 from select_to_think.models.loading import LoadedModel
 from select_to_think.structures import Floats, S2TError
 
@@ -36,13 +37,14 @@ def load_layers(file: Path, slm: LoadedModel, *, remedy: str) -> Layers:
     """Read a safetensors file of layers on hidden states of `slm`.
 
     Raises:
-        S2TError: missing, damaged, or of another input size.
+        S2TError: missing, damaged, or no layers from the SLM's hidden states to one output.
     """
-    try:
-        tensors = load_file(file)
-        layers = tuple((tensors[f"weight.{i}"], tensors[f"bias.{i}"]) for i in range(len(tensors) // 2))
-    except (OSError, SafetensorError, KeyError) as error:
-        raise S2TError(f"{file} cannot be read ({error}); {remedy}") from error
-    if not layers or layers[0][0].shape[1] != slm.model.config.get_text_config().hidden_size:
+    tensors = {name: tensor.numpy() for name, tensor in read_tensors(file).items()}
+    numbers = range(len(tensors) // 2)
+    if tensors.keys() != {f"{part}.{i}" for part in ("weight", "bias") for i in numbers}:
+        raise S2TError(f"{file} does not hold layers; {remedy}")
+    layers = tuple((tensors[f"weight.{i}"], tensors[f"bias.{i}"]) for i in numbers)
+    sizes = [slm.model.config.get_text_config().hidden_size, *(bias.size for _, bias in layers)]
+    if sizes[-1] != 1 or [weight.shape for weight, _ in layers] != [(b, a) for a, b in pairwise(sizes)]:
         raise S2TError(f"{file} does not fit {slm.name}; {remedy}")
     return layers

@@ -49,8 +49,18 @@ class LoadedModel:
 
     @property
     def max_positions(self) -> int:
-        """Length of the context in tokens."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        """Length of the context in tokens.
+
+        Rotary factors of `longrope` change for all rows of a forward where one of them is past the original length, so
+        no row may be.
+        """
+        config = self.model.config.get_text_config()
+        longest = int(config.max_position_embeddings)
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") != "longrope":
+            return longest
+        original = rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
+        return min(longest, int(original))
 
 
 def choose_device(device: str) -> str:

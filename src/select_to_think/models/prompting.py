@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 from select_to_think.models.loading import LoadedModel
+from select_to_think.structures import S2TError
+
+CHARACTERS_PER_TOKEN = 32  # more text than this for every place of the context is measured by its beginning
 
 
 def prompt_ids(loaded: LoadedModel, question: str, *, begun: str = "") -> list[int]:
     """Token ids of the prompt that asks `question`, ready to be continued with the answer or, if its first words are
     given, with what follows `begun`.
 
-    A chat template writes its own BOS, so none is added to it; a plain model gets the tokenizer's default.
+    A chat template writes its own BOS, so none is added to it; a plain model gets the tokenizer's default. Of a text
+    that is far too long for the context only a beginning that is too long itself is returned: a tokenizer takes minutes
+    for the whole.
+
+    Raises:
+        S2TError: a question that is empty or no text, or a chat template that fails.
     """
+    require_text(question)
+    if not question.strip():
+        raise S2TError("a question is empty: write one")
     tokenizer = loaded.tokenizer
     if not tokenizer.chat_template:
-        return list(tokenizer(question + begun).input_ids)
+        return tokens_of(loaded, question + begun)
     messages = [{"role": "user", "content": question}]
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    return list(tokenizer(text + begun, add_special_tokens=False).input_ids)
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program of its own
+        raise S2TError(
+            f"the chat template of {loaded.name} fails ({type(error).__name__}: {error}): correct chat_template among "
+            "the files of its tokenizer"
+        ) from error
+    return tokens_of(loaded, text + begun, add_special_tokens=False)
+
+
+def tokens_of(loaded: LoadedModel, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """Token ids of `text`, or of a beginning that does not fit the context."""
+    start = text[: CHARACTERS_PER_TOKEN * loaded.max_positions]
+    ids = list(loaded.tokenizer(start, add_special_tokens=add_special_tokens).input_ids)
+    if len(start) == len(text) or len(ids) > loaded.max_positions:
+        return ids
+    return list(loaded.tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
+
+
+def require_text(text: str) -> None:
+    """Raise S2TError for a lone surrogate, which is half a character and no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise S2TError(f"{text[:40]!r} holds half a character at {error.start}: write it as UTF-8 text") from error

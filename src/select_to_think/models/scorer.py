@@ -8,24 +8,43 @@ Non-goals: training (`training/`), the arithmetic of the scores (`probability.ex
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from select_to_think.config import ScoreKind, ScorerMode
-from select_to_think.files import read_json
+from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import AdapterSwitch, check_fingerprint, read_tensors, save_adapter
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
     from select_to_think.models.loading import LoadedModel
 
-SCHEMA = 1
+REMEDY = "train one with: s2t train scorer"
+
+
+@dataclass(frozen=True)
+class About:
+    """What `scorer.json` holds."""
+
+    mode: ScorerMode
+    score: ScoreKind
+    bins: int
+    score_temperature: float
+    slm_fingerprint: str
+    slm: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    schema: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a temperature that scores cannot be divided by."""
+        if self.score_temperature <= 0:
+            raise ValueError("the score_temperature must be above 0")
 
 
 @dataclass(frozen=True)
@@ -40,17 +59,12 @@ class Scorer:
     path: Path
 
 
-def save_scorer(
-    folder: Path, switch: AdapterSwitch, bin_rows: Tensor, anchor: float, description: dict[str, Any]
-) -> None:
-    """Write a scorer folder. `description` is the content of `scorer.json`; see `training/scorer.py`.
-
-    The caller makes it atomic (a temporary folder, then a rename).
-    """
+def save_scorer(folder: Path, switch: AdapterSwitch, bin_rows: Tensor, anchor: float, about: About) -> None:
+    """Write a scorer folder. The caller makes it atomic (a temporary folder, then a rename)."""
     save_adapter(folder, switch)
     head = {"bins": bin_rows.detach().float().cpu().contiguous(), "anchor": torch.tensor(anchor, dtype=torch.float32)}
     save_file(head, folder / "score_head.safetensors", metadata={"format": "pt"})
-    (folder / "scorer.json").write_text(json.dumps({"schema": SCHEMA, **description}, indent=2) + "\n")
+    write_json_atomic(folder / "scorer.json", finite(asdict(about)))
 
 
 def load_scorer(path: str | Path, slm: LoadedModel) -> Scorer:
@@ -60,17 +74,11 @@ def load_scorer(path: str | Path, slm: LoadedModel) -> Scorer:
         S2TError: no scorer there, a damaged file, or one that was trained for another SLM.
     """
     folder = Path(path)
-    about = read_json(folder / "scorer.json", remedy="train one with: s2t train scorer")
-    try:
-        schema, mode, score = about["schema"], about["mode"], about["score"]
-        temperature, fingerprint = float(about["score_temperature"]), about["slm_fingerprint"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise S2TError(f"{folder / 'scorer.json'} lacks a valid {error}: train the scorer again") from error
-    if schema != SCHEMA:
-        raise S2TError(f"{folder} has scorer schema {schema}, this version reads {SCHEMA}: train the scorer again")
-    check_fingerprint(folder, fingerprint, slm)
+    about = read_record(About, folder / "scorer.json", remedy=REMEDY)
+    check_fingerprint(folder, about.slm_fingerprint, slm)
     head = read_tensors(folder / "score_head.safetensors")
-    rows, hidden_size = head.get("bins"), slm.model.config.get_text_config().hidden_size
-    if rows is None or "anchor" not in head or rows.ndim != 2 or rows.shape[1] != hidden_size:
-        raise S2TError(f"{folder / 'score_head.safetensors'} does not fit {slm.name}: train the scorer again")
-    return Scorer(mode, score, temperature, rows, float(head["anchor"]), folder)
+    hidden_size = slm.model.config.get_text_config().hidden_size
+    if {name: tuple(each.shape) for name, each in head.items()} != {"bins": (about.bins, hidden_size), "anchor": ()}:
+        raise S2TError(f"{folder / 'score_head.safetensors'} does not fit {slm.name}; {REMEDY}")
+    anchor = float(head["anchor"])
+    return Scorer(about.mode, about.score, about.score_temperature, head["bins"], anchor, folder)

@@ -8,23 +8,39 @@ Non-goals: training (`training/trigger.py`), deciding when to fire (`triggers/`)
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from select_to_think.files import read_json
+from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import check_fingerprint
 from select_to_think.models.layers import Layers, apply_layers, load_layers, save_layers
-from select_to_think.structures import Floats, S2TError
+from select_to_think.structures import Floats
 
 if TYPE_CHECKING:
     from select_to_think.models.loading import LoadedModel
 
-SCHEMA = 1
+QUANTILES = 1001
 REMEDY = "train one with: s2t train trigger"
+
+
+@dataclass(frozen=True)
+class About:
+    """What `trigger_head.json` holds."""
+
+    hidden_size: int
+    slm_fingerprint: str
+    quantiles: Sequence[float]
+    training: Mapping[str, Any]
+    schema: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless all quantiles are there."""
+        if len(self.quantiles) != QUANTILES:
+            raise ValueError(f"there must be {QUANTILES} quantiles")
 
 
 @dataclass(frozen=True)
@@ -33,7 +49,7 @@ class TriggerHead:
 
     layers: Layers
     quantiles: Floats  # (1001,) of the logit on held-out steps: 0, 0.001, ... 1
-    training: dict[str, Any]  # what the training reported
+    training: Mapping[str, Any]  # what the training reported
 
     def __call__(self, hidden: Floats) -> Floats:
         """Logits of hidden states (last layer after the final norm), (P, H) -> (P,)."""
@@ -47,14 +63,9 @@ class TriggerHead:
 def save_trigger_head(folder: Path, head: TriggerHead, slm_fingerprint: str) -> None:
     """Write the two files into an existing folder."""
     save_layers(folder / "trigger_head.safetensors", head.layers)
-    about = {
-        "schema": SCHEMA,
-        "hidden_size": head.layers[0][0].shape[1],
-        "slm_fingerprint": slm_fingerprint,
-        "quantiles": head.quantiles.astype(float).tolist(),
-        "training": head.training,
-    }
-    (folder / "trigger_head.json").write_text(json.dumps(about) + "\n")
+    quantiles = head.quantiles.astype(float).tolist()
+    about = About(head.layers[0][0].shape[1], slm_fingerprint, quantiles, head.training)
+    write_json_atomic(folder / "trigger_head.json", finite(asdict(about)))
 
 
 def load_trigger_head(path: str | Path, slm: LoadedModel) -> TriggerHead:
@@ -64,13 +75,7 @@ def load_trigger_head(path: str | Path, slm: LoadedModel) -> TriggerHead:
         S2TError: no head there, a damaged file, or one that was trained for another SLM.
     """
     folder = Path(path)
-    about = read_json(folder / "trigger_head.json", remedy=REMEDY)
-    if about.get("schema") != SCHEMA:
-        raise S2TError(f"{folder} has trigger schema {about.get('schema')}, this version reads {SCHEMA}; {REMEDY}")
-    check_fingerprint(folder, str(about.get("slm_fingerprint")), slm)
+    about = read_record(About, folder / "trigger_head.json", remedy=REMEDY)
+    check_fingerprint(folder, about.slm_fingerprint, slm)
     layers = load_layers(folder / "trigger_head.safetensors", slm, remedy=REMEDY)
-    try:
-        quantiles = np.array(about["quantiles"], np.float32)
-    except (KeyError, ValueError) as error:
-        raise S2TError(f"{folder / 'trigger_head.json'} cannot be read ({error}); {REMEDY}") from error
-    return TriggerHead(layers, quantiles, about.get("training", {}))
+    return TriggerHead(layers, np.array(about.quantiles, np.float32), about.training)

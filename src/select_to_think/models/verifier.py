@@ -8,20 +8,30 @@ Non-goals: training (`training/verifier.py`), judging (`verifiers/mlp.py`).
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from select_to_think.files import read_json
+from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import check_fingerprint
 from select_to_think.models.layers import Layers, apply_layers, load_layers, save_layers
 from select_to_think.models.loading import LoadedModel
 from select_to_think.structures import Floats, S2TError
 
-SCHEMA = 1
 NAME = "verifier"
 REMEDY = "train one with: s2t train verifier"
+
+
+@dataclass(frozen=True)
+class About:
+    """What `verifier.json` holds."""
+
+    slm_fingerprint: str
+    template: str
+    opening: str
+    training: Mapping[str, Any]
+    schema: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class VerifierHead:
 
     layers: Layers
     prompt: tuple[str, str]  # template and opening that it was trained behind
-    training: dict[str, Any]  # what the training reported
+    training: Mapping[str, Any]  # what the training reported
 
     def __call__(self, hidden: Floats) -> Floats:
         """Logits of hidden states (last layer after the final norm), (P, H) -> (P,)."""
@@ -40,15 +50,7 @@ class VerifierHead:
 def save_verifier(folder: Path, head: VerifierHead, slm_fingerprint: str) -> None:
     """Write the two files into an existing folder."""
     save_layers(folder / f"{NAME}.safetensors", head.layers)
-    template, opening = head.prompt
-    about = {
-        "schema": SCHEMA,
-        "slm_fingerprint": slm_fingerprint,
-        "template": template,
-        "opening": opening,
-        "training": head.training,
-    }
-    (folder / f"{NAME}.json").write_text(json.dumps(about) + "\n")
+    write_json_atomic(folder / f"{NAME}.json", finite(asdict(About(slm_fingerprint, *head.prompt, head.training))))
 
 
 def load_verifier(path: str | Path, slm: LoadedModel, prompt: tuple[str, str]) -> VerifierHead:
@@ -58,11 +60,9 @@ def load_verifier(path: str | Path, slm: LoadedModel, prompt: tuple[str, str]) -
         S2TError: none there, a damaged file, or one that was trained for another SLM or prompt.
     """
     folder = Path(path)
-    about = read_json(folder / f"{NAME}.json", remedy=REMEDY)
-    if about.get("schema") != SCHEMA:
-        raise S2TError(f"{folder} has verifier schema {about.get('schema')}, this version reads {SCHEMA}; {REMEDY}")
-    check_fingerprint(folder, str(about.get("slm_fingerprint")), slm)
-    if (about.get("template"), about.get("opening")) != prompt:
+    about = read_record(About, folder / f"{NAME}.json", remedy=REMEDY)
+    check_fingerprint(folder, about.slm_fingerprint, slm)
+    if (about.template, about.opening) != prompt:
         raise S2TError(f"{folder} was trained behind another prompt: leave --verifier-template alone, or {REMEDY}")
     layers = load_layers(folder / f"{NAME}.safetensors", slm, remedy=REMEDY)
-    return VerifierHead(layers, prompt, about.get("training", {}))
+    return VerifierHead(layers, prompt, about.training)

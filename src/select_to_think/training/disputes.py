@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from pydantic import NonNegativeInt
+from typing_extensions import TypedDict
+
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item
@@ -27,6 +30,23 @@ from select_to_think.verifiers.coin import CoinVerifier
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
+
+
+class JudgedDispute(TypedDict):
+    """A dispute, and whether the SLM's and the mentor's segment led to the right answer."""
+
+    before: list[NonNegativeInt]
+    slm: list[NonNegativeInt]
+    mentor: list[NonNegativeInt]
+    right: tuple[bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedItem:
+    """A line of the journal: every dispute of one item."""
+
+    id: str
+    disputes: list[JudgedDispute]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +77,11 @@ def judge_disputes(
     items: Sequence[Item],
     decode: DecodeConfig,
     mentor: MentorConfig,
-    journal: Journal,
+    journal: Journal[JudgedItem],
     progress: Progress | None = None,
 ) -> list[Judged]:
     """Every dispute of the items, judged. What the journal holds is not done again; `progress` counts items."""
-    done = {record["id"]: record["disputes"] for record in journal.records}
+    done = {each.id: each.disputes for each in journal.records}
     todo = [item for item in items if item.id not in done]
     for start in range(0, len(todo), decode.max_batch):
         part = todo[start : start + decode.max_batch]
@@ -73,7 +93,7 @@ def judge_disputes(
                     "before": list(each.before),
                     "slm": list(each.slm),
                     "mentor": list(each.mentor),
-                    "right": [next(right), next(right)],
+                    "right": (next(right), next(right)),
                 }
                 for each in found
             ]
@@ -83,7 +103,7 @@ def judge_disputes(
     return [judged(item, record) for item in items for record in done[item.id]]
 
 
-def judged(item: Item, record: dict[str, Any]) -> Judged:
+def judged(item: Item, record: JudgedDispute) -> Judged:
     """One dispute of the journal."""
     dispute = Dispute(record["before"], record["slm"], record["mentor"])
     return Judged(item.id, item.asked, dispute, *record["right"])

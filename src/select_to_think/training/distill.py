@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import set_seed
@@ -30,11 +31,11 @@ from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig, DistillConfig
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
-from select_to_think.models.distilled import save_distilled
+from select_to_think.models.distilled import About, save_distilled
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.probability import log_probabilities
 from select_to_think.structures import Ids, Progress, S2TError, Stage, silent
-from select_to_think.training.folders import ANSWERS, begin, is_leader, resumable, working_folder
+from select_to_think.training.folders import ANSWERS, begin, is_leader, working_folder
 from select_to_think.training.groups import split
 from select_to_think.training.losses import language_kl
 from select_to_think.training.module import AdapterModule
@@ -53,6 +54,14 @@ class Problem:
 
     item_id: str
     prompt_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A line of the journal of answers."""
+
+    index: NonNegativeInt  # of the problem
+    output_ids: list[NonNegativeInt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +111,12 @@ def train_distill(
         S2TError: no shared vocabulary, too few problems, a prompt that does not fit the context, a diverged loss, an
             existing `out`, a full disk or an unwritable path.
     """
-    work = working_folder(out, resume=resume)
-    check_shared_vocabulary(session.slm, session.llm)
-    train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
-    fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
-    settings = {"config": asdict(config), "decode": asdict(decode), "problems": len(train), **fingerprints}
-    begin(work, settings)
-    with resumable(work), ExitStack() as stack:
+    with working_folder(out, resume=resume) as work, ExitStack() as stack:
+        check_shared_vocabulary(session.slm, session.llm)
+        train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
+        fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
+        settings = {"config": asdict(config), "decode": asdict(decode), "problems": len(train), **fingerprints}
+        begin(work, settings)
         best, device = METRICS[0], session.slm.model.device
         args = arguments(config, work, decode.seed, device, best=best, greater=False)
         with args.main_process_first(local=False), stage("answering the training problems") as progress:
@@ -122,9 +130,9 @@ def train_distill(
         before = trainer.evaluate()
 
         def write(folder: Path, summary: dict[str, Any]) -> None:
-            names = {"kind": config.kind, "slm": session.slm.name, "llm": session.llm.name}
-            about = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
-            save_distilled(folder, module.switch, {**names, **fingerprints, "training": about})
+            training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
+            pair = session.slm.name, session.llm.name, session.slm.fingerprint, session.llm.fingerprint
+            save_distilled(folder, module.switch, About(config.kind, *pair, training))
             write_trained_on(folder, question_keys)
 
         summary = partial(summarise, trainer, learned, measured, before)
@@ -166,8 +174,8 @@ def write_answers(
     progress: Progress | None,
 ) -> list[Answer]:
     """Every problem with its answer by `method`, in order; those that a killed run wrote are read from its journal."""
-    with Journal(work / ANSWERS) as journal:
-        outputs = {int(record["index"]): record["output_ids"] for record in journal.records}
+    with Journal(work / ANSWERS, Written) as journal:
+        outputs = {each.index: each.output_ids for each in journal.records}
         todo = [index for index in range(len(problems)) if index not in outputs]
         for place, generation in session.stream((problems[index].prompt_ids for index in todo), method, decode):
             index = todo[place]

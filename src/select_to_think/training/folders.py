@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from select_to_think.files import Json, make_folder, read_json, require_same_settings, unwritable, write_json_atomic
+from select_to_think.files import Json, only_writer, read_json, require_same_settings, unwritable, write_json_atomic
 from select_to_think.structures import S2TError
 
+SETTINGS = "settings.json"  # in a working folder: with what the training was begun
 ANSWERS = "answers.jsonl"  # in a working folder: what is trained on, where it had to be generated
 
 
@@ -25,57 +26,54 @@ def is_leader() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def working_folder(out: Path, *, resume: bool) -> Path:
-    """Make sure that `out` is free and writable, before hours are spent; names the folder of the checkpoints.
+@contextmanager
+def working_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
+    """Hold the folder beside `out` in which it is trained, for this process; at the end it is gone unless it holds
+    answers or a checkpoint to go on from.
 
     Raises:
-        S2TError: `out` exists, an unfinished training lies beside it and `resume` is false, or nothing can be written.
+        S2TError: `out` exists or is no name, an unfinished training lies beside it and `resume` is false, another
+            process trains there, or nothing can be written.
     """
-    work = out.with_name(out.name + ".training")
+    if not out.name:
+        raise S2TError(f"{out} is no name for a new folder: name another --out")
+    work = out.parent / f"{out.name}.training"
     if not is_leader():
-        return work
-    if out.exists():
-        raise S2TError(f"{out} already exists: remove it or name another --out")
-    if work.exists() and not resume:
-        raise S2TError(f"{work} holds an unfinished training: go on with --resume, or remove it to start again")
-    existing = next(parent for parent in work.parents if parent.exists())
-    if not os.access(existing, os.W_OK):
-        raise S2TError(f"{existing} is not writable: name another --out")
-    return work
+        yield work
+        return
+    with only_writer(work):
+        if any(work.iterdir()) and not (work / SETTINGS).exists():
+            raise S2TError(f"{work} is no unfinished training, but in the way of one: move it or name another --out")
+        try:
+            if out.exists():
+                raise S2TError(f"{out} already exists: remove it or name another --out")
+            if not resume and goes_on(work):
+                raise S2TError(f"{work} holds an unfinished training: go on with --resume, or remove it to start again")
+            yield work
+        finally:
+            if out.exists() or not goes_on(work):
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def begin(work: Path, settings: Json) -> None:
-    """Make the working folder, or check that the training in it was begun with the same settings.
+    """Note with what a training was begun, or check that the one to go on with was begun with the same settings.
 
     Raises:
-        S2TError: other settings, or an unwritable path.
+        S2TError: other settings.
     """
     if not is_leader():
         return
-    make_folder(work)
-    note = work / "settings.json"
-    if note.exists():
+    note = work / SETTINGS
+    if goes_on(work):
         require_same_settings(work, read_json(note, remedy=f"remove {work} to start again"), settings)
     else:
         write_json_atomic(note, settings)
 
 
-def discard(work: Path) -> None:
-    """Remove the working folder of a training that is done, or that has nothing to go on from."""
-    if is_leader():
-        shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def resumable(work: Path) -> Iterator[None]:
-    """At the end of the block the working folder is gone unless it holds answers or a checkpoint to go on from."""
-    try:
-        yield
-    finally:
-        answers = work / ANSWERS
-        holds_answers = answers.exists() and answers.stat().st_size > 0
-        if is_leader() and not holds_answers and last_checkpoint(work) is None:
-            discard(work)
+def goes_on(work: Path) -> bool:
+    """Whether the folder holds what a training can go on from."""
+    answers = work / ANSWERS
+    return (answers.exists() and answers.stat().st_size > 0) or last_checkpoint(work) is not None
 
 
 def last_checkpoint(work: Path) -> str | None:
@@ -109,7 +107,7 @@ def publish(out: Path, write: Callable[[Path], None]) -> None:
     Raises:
         S2TError: a full disk or an unwritable path; nothing is left under the final name.
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.parent / f".{out.name}.{os.getpid()}.tmp"
     with disk_errors(out):
         try:
             temporary.mkdir(parents=True)

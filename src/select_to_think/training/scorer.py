@@ -17,13 +17,13 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import ScorerConfig
+from select_to_think.config import LARGEST_SEED, ScorerConfig, check_number
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.scorer import save_scorer
+from select_to_think.models.scorer import About, save_scorer
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.folders import begin, resumable, working_folder
+from select_to_think.training.folders import begin, working_folder
 from select_to_think.training.groups import Example, collate, group_count, make_examples, split
 from select_to_think.training.metrics import group_metrics, mean_metrics, summarise
 from select_to_think.training.module import ScorerModule
@@ -62,23 +62,25 @@ def train_scorer(
     Raises:
         S2TError: bad data, a diverged loss, an existing `out`, a full disk or an unwritable path.
     """
-    work = working_folder(out, resume=resume)
-    train, held_out = split_data(slm, trajectories, validation)
-    settings = {"config": asdict(config), "seed": seed, "slm": slm.fingerprint, "groups": group_count(train)}
-    begin(work, settings)
-    set_seed(seed)
-    module = ScorerModule(slm.model, config, sorted(reserved_ids(slm)))
-    with resumable(work), module.lent():
+    check_number("seed", seed, True, 0, LARGEST_SEED)
+    with working_folder(out, resume=resume) as work:
         rows = 0 if config.packed else 1  # the plain form has as many rows as candidates
         args = arguments(config, work, seed, slm.model.device, best="agree_at_1", greater=True, rows=rows)
-        trainer = ScorerTrainer(module, train, held_out, args, progress)
+        train, held_out = split_data(slm, trajectories, validation)
+        settings = {"config": asdict(config), "seed": seed, "slm": slm.fingerprint, "groups": group_count(train)}
+        begin(work, settings)
+        set_seed(seed)
+        module = ScorerModule(slm.model, config, sorted(reserved_ids(slm)))
 
         def write(folder: Path, summary: dict[str, Any]) -> None:
             about = describe(slm, config, seed, summary)
             save_scorer(folder, module.switch, module.bin_rows, module.anchor.item(), about)
             write_trained_on(folder, question_keys)
 
-        return train_and_publish(trainer, work, out, resume, lambda: summarise(trainer, module, train, held_out), write)
+        with module.lent():
+            trainer = ScorerTrainer(module, train, held_out, args, progress)
+            measured = partial(summarise, trainer, module, train, held_out)
+            return train_and_publish(trainer, work, out, resume, measured, write)
 
 
 def split_data(
@@ -141,14 +143,7 @@ class ScorerTrainer(AdapterTrainer):
         return row_sums(batch["group_rows"], torch.from_numpy(groups), len(batch["prefix_ids"]))
 
 
-def describe(slm: LoadedModel, config: ScorerConfig, seed: int, summary: dict[str, Any]) -> dict[str, Any]:
+def describe(slm: LoadedModel, config: ScorerConfig, seed: int, summary: dict[str, Any]) -> About:
     """The content of `scorer.json`."""
-    return {
-        "mode": config.mode,
-        "score": config.score,
-        "bins": config.bins,
-        "score_temperature": config.score_temperature,
-        "slm_fingerprint": slm.fingerprint,
-        "slm": slm.name,
-        "training": {**summary, "seed": seed, "config": asdict(config)},
-    }
+    training = {**summary, "seed": seed, "config": asdict(config)}
+    return About(config.mode, config.score, config.bins, config.score_temperature, slm.fingerprint, slm.name, training)

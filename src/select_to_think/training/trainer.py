@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +28,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from select_to_think.config import AdapterTraining
 from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.folders import discard, disk_errors, is_leader, last_checkpoint, publish
+from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, publish
 from select_to_think.training.module import AdapterModule
 
 WARMUP = 0.05  # share of the steps
@@ -50,8 +51,10 @@ def arguments(
     `best` names the metric of the best epoch, `rows` of a forward override `config.micro_batch`.
 
     Raises:
-        S2TError: the rows of a forward do not divide those of a step.
+        S2TError: the rows of a forward do not divide those of a step, or the reporter is not installed.
     """
+    if config.report_to != "none" and find_spec(config.report_to) is None:
+        raise S2TError(f"{config.report_to} is not installed: `pip install {config.report_to}`, or drop --report-to")
     micro = min(rows or config.micro_batch or config.batch_trajectories, config.batch_trajectories)
     if config.batch_trajectories % micro:
         raise S2TError(f"micro_batch {micro} does not divide batch_trajectories {config.batch_trajectories}")
@@ -187,7 +190,8 @@ def epochs_of(trainer: Trainer, names: Sequence[str]) -> list[dict[str, float]]:
         start = epochs[-1]["epoch"] if epochs else 0.0
         within = [loss for epoch, loss in losses if start < epoch <= entry["epoch"]]
         scores = {name: entry[f"eval_{name}"] for name in names}
-        epochs.append({"epoch": entry["epoch"], "train_loss": float(np.mean(within)), **scores})
+        loss = {"train_loss": float(np.mean(within))} if within else {}
+        epochs.append({"epoch": entry["epoch"], **loss, **scores})
     return epochs
 
 
@@ -199,7 +203,7 @@ def train_and_publish(
     summarise: Callable[[], dict[str, Any]],
     write: Callable[[Path, dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Train to the end, let `write` fill the new folder `out` with what `summarise` says, and clear up.
+    """Train to the end and let `write` fill the new folder `out` with what `summarise` says.
 
     TensorBoard's curves, if any, go with what was trained.
 
@@ -218,5 +222,4 @@ def train_and_publish(
 
     if is_leader():
         publish(out, fill)
-        discard(work)
     return summary

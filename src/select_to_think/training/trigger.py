@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import TriggerTrainConfig
+from select_to_think.config import LARGEST_SEED, TriggerTrainConfig, check_number
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.layers import Layers
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.folders import discard, disk_errors, publish, working_folder
+from select_to_think.training.folders import begin, disk_errors, publish, working_folder
 from select_to_think.training.groups import is_held_out
 from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
 
@@ -74,27 +74,25 @@ def train_trigger(
     Raises:
         S2TError: too few items, labels of one kind only, an existing `out`, an unwritable path.
     """
-    work = working_folder(out, resume=False)
-    parts = split_items(trajectories)
-    steps = fit, calibration, measured = [collect_steps(slm, part) for part in parts]
-    kl_threshold, labels = mark(steps, config.trigger_budget)
-    try:
-        with disk_errors(work):
-            layers, seconds = fit_layers(fit, labels[0], config, seed, work, progress)
-    finally:
-        discard(work)
-    head = calibrated(layers, calibration)
-    summary = {
-        "trigger_budget": config.trigger_budget,
-        "kl_threshold_nats": kl_threshold,
-        "items": [len(part) for part in parts],
-        "steps": [len(part.kl_nats) for part in steps],
-        "seconds": seconds,
-        **quality(head(measured.hidden.numpy()), labels[2], head.threshold(config.trigger_budget)),
-        "seed": seed,
-        "config": asdict(config),
-    }
-    publish(out, partial(write, head=replace(head, training=summary), slm=slm, question_keys=question_keys))
+    check_number("seed", seed, True, 0, LARGEST_SEED)
+    with working_folder(out) as work, disk_errors(work):
+        begin(work, {"config": asdict(config), "seed": seed, "slm": slm.fingerprint})
+        parts = split_items(trajectories)
+        steps = fit, calibration, measured = [collect_steps(slm, part) for part in parts]
+        kl_threshold, labels = mark(steps, config.trigger_budget)
+        layers, seconds = fit_layers(fit, labels[0], config, seed, work, progress)
+        head = calibrated(layers, calibration)
+        summary = {
+            "trigger_budget": config.trigger_budget,
+            "kl_threshold_nats": kl_threshold,
+            "items": [len(part) for part in parts],
+            "steps": [len(part.kl_nats) for part in steps],
+            "seconds": seconds,
+            **quality(head(measured.hidden.numpy()), labels[2], head.threshold(config.trigger_budget)),
+            "seed": seed,
+            "config": asdict(config),
+        }
+        publish(out, partial(write, head=replace(head, training=summary), slm=slm, question_keys=question_keys))
     return summary
 
 

@@ -33,14 +33,12 @@ from select_to_think.models.loading import LoadedModel
 from select_to_think.models.verifier import VerifierHead, save_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.disputes import Judged, judge_disputes
+from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
 from select_to_think.training.folders import (
     ANSWERS,
     begin,
-    discard,
     disk_errors,
     publish,
-    resumable,
     working_folder,
 )
 from select_to_think.training.groups import is_held_out
@@ -93,18 +91,19 @@ def train_verifier(
     Raises:
         S2TError: too few disputes, an existing `out`, an unwritable path.
     """
-    work = working_folder(out, resume=resume)
     settings = {"mentor": asdict(mentor), "decode": asdict(decode), "items": len(items)}
-    begin(work, {**settings, "slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint})
-    prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
-    with resumable(work), disk_errors(work):
-        with Journal(work / ANSWERS) as journal:
+    models = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
+    with working_folder(out, resume=resume) as work, disk_errors(work):
+        begin(work, {**settings, **models})
+        prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
+        with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         telling = [each for each in found if each.slm_right != each.mentor_right]
-        fit, measured = (
-            read_prompts(session.slm, prompt, [each for each in telling if is_held_out(each.item_id) == held_out])
-            for held_out in (False, True)
-        )
+        sides = [[each for each in telling if is_held_out(each.item_id) == held_out] for held_out in (False, True)]
+        if not all(sides):
+            (work / ANSWERS).unlink()  # the remedy is other settings, and those cannot go on from here
+            raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
+        fit, measured = (read_prompts(session.slm, prompt, side) for side in sides)
         layers, seconds = fit_layers(fit, config, decode.seed, work)
         summary = {
             "disputes": len(found),
@@ -119,7 +118,6 @@ def train_verifier(
         }
         head = VerifierHead(layers, (prompt.template, prompt.opening), summary)
         publish(out, partial(write, head=head, slm=session.slm, items=items))
-    discard(work)
     return summary
 
 
@@ -149,13 +147,7 @@ def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: P
 
 @torch.no_grad()
 def read_prompts(slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged]) -> Prompts:
-    """Ask the SLM about every dispute, in both orders.
-
-    Raises:
-        S2TError: there is none.
-    """
-    if not disputes:
-        raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
+    """Ask the SLM about every dispute, in both orders; there is at least one."""
     ids: list[list[int]] = []
     for each in disputes:
         asked, dispute = prompt.about(each.question), each.dispute

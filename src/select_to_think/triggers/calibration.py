@@ -9,10 +9,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from select_to_think.files import read_record
 from select_to_think.structures import S2TError
 
 QUANTILES = 1001
@@ -30,7 +33,13 @@ class Calibration:
     n_steps: int
     item_ids: Sequence[str]
     question_keys: Sequence[str] = ()  # of the items, in their order: what test questions are compared with
-    schema: int = 1
+    schema: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless every trigger has all quantiles, in rising order."""
+        for name, values in self.quantiles.items():
+            if len(values) != QUANTILES or any(a > b for a, b in pairwise(values)):
+                raise ValueError(f"the quantiles of {name} must be {QUANTILES} rising numbers")
 
     @classmethod
     def fit(
@@ -69,14 +78,6 @@ class Calibration:
         """Read a calibration file.
 
         Raises:
-            S2TError: missing or not a calibration file of this version.
+            S2TError: missing, or not a whole calibration file of this version.
         """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise S2TError(f"no calibration at {path}: run `s2t calibrate` first") from error
-        except ValueError as error:
-            raise S2TError(f"{path} is not valid JSON: run `s2t calibrate` again") from error
-        if not isinstance(data, dict) or data.get("schema") != 1:
-            raise S2TError(f"{path} is not a calibration file of this version: run `s2t calibrate` again")
-        return cls(**data)
+        return read_record(cls, path, remedy="run `s2t calibrate` to make one")

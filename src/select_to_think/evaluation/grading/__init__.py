@@ -8,42 +8,41 @@ Non-goals: choosing between answers (see the voting policies), and partial credi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from select_to_think.config import CodeExecution
 from select_to_think.evaluation.grading import boolean, choice, code, maths, number
 from select_to_think.evaluation.grading import text as text_rules
-from select_to_think.evaluation.grading.base import Context, Extraction, Verdict
+from select_to_think.evaluation.grading.base import Context, Contradictory, Extraction, Verdict
 from select_to_think.structures import S2TError
 
-__all__ = ["FAMILIES", "Extraction", "Verdict", "extract", "grade"]
+__all__ = ["FAMILIES", "Contradictory", "Extraction", "Verdict", "extract", "grade"]
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One kind of answer: how it is found in a text, and how it is compared with the gold."""
+class Family(Protocol):
+    """One kind of answer: how it is found in a text, and how it is compared with the gold: (right, by what)."""
 
-    extract: Callable[[str, Context], Extraction]
-    compare: Callable[[str, str, Context], tuple[bool, str]]  # extracted, answer -> right, name of the comparison
+    def extract(self, text: str, context: Context) -> Extraction: ...
+    def compare(self, extracted: str, answer: str, context: Context) -> tuple[bool, str]: ...
 
 
 FAMILIES: dict[str, Family] = {
-    "text": Family(text_rules.extract, text_rules.compare),
-    "number": Family(number.extract, number.compare),
-    "math": Family(maths.extract, maths.compare),
-    "choice": Family(choice.extract, choice.compare),
-    "bool": Family(boolean.extract, boolean.compare),
-    "code": Family(code.extract, code.compare),
-}
+    "text": text_rules, "number": number, "math": maths, "choice": choice, "bool": boolean, "code": code,
+}  # fmt: skip
 
 
 def extract(
-    text: str, answer_type: str, *, choices: Sequence[str] | None = None, meta: Mapping[str, Any] | None = None
+    text: str,
+    answer_type: str,
+    *,
+    choices: Sequence[str] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    contradictory: Contradictory = "last",
 ) -> Extraction:
     """The answer that `text` gives, spelled so that equal simple answers are equal strings (used to count votes)."""
-    return _family(answer_type).extract(text, Context(tuple(choices or ()), meta or {}))
+    context = Context(tuple(choices or ()), meta or {}, contradictory=contradictory)
+    return _family(answer_type).extract(text, context)
 
 
 def grade(
@@ -54,6 +53,7 @@ def grade(
     choices: Sequence[str] | None = None,
     meta: Mapping[str, Any] | None = None,
     allow_code_execution: CodeExecution | None = None,
+    contradictory: Contradictory = "last",
 ) -> Verdict:
     """Extract the answer of `text` and compare it with the gold `answer`.
 
@@ -64,12 +64,13 @@ def grade(
         choices: texts of the choices in letter order.
         meta: the item's `meta` (tolerance and kind of an answer, tests of a program).
         allow_code_execution: code is run only with this (see `sandbox`); without it code items raise.
+        contradictory: of several boxes or "the answer is", whether the last counts or the first.
 
     Raises:
         S2TError: unknown `answer_type`, a missing optional dependency, or code without permission or confinement.
     """
     family = _family(answer_type)
-    context = Context(tuple(choices or ()), meta or {}, allow_code_execution)
+    context = Context(tuple(choices or ()), meta or {}, allow_code_execution, contradictory)
     found = family.extract(text, context)
     if found.extracted is None:
         return Verdict(False, None, f"{answer_type}:{found.rule}")

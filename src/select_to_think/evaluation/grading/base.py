@@ -9,15 +9,18 @@ Non-goals: comparing anything (see the families), and repairing text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from select_to_think.config import CodeExecution
 
 MAX_TEXT = 200_000  # characters; of a longer text only the end is read, where answers stand
 MAX_ANSWER = 4_000  # characters of one answer
 MAX_STATEMENTS = 50  # boxes and "the answer is" that are looked at, from the end
+
+Contradictory = Literal["last", "first"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class Context:
     choices: Sequence[str] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     allow_code_execution: CodeExecution | None = None
+    contradictory: Contradictory = "last"  # which of several statements counts
+
+    def preferred(self, found: Iterable[T]) -> list[T]:
+        """What was found in a text, in the order in which it counts."""
+        return list(found) if self.contradictory == "first" else list(found)[::-1]
 
 
 NOTHING = Extraction(None, "none")
@@ -69,28 +77,45 @@ def clean(text: str) -> str:
     return text[: next_question.start()] if next_question else text
 
 
+_MARKUP = re.compile(r"\*+|__|`|\\(?:text|textbf|mathrm|mathbf|textit|bf|rm)\s*\{([^{}]{0,300})\}|\\[()\[\]]|\$")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
+_JOINT_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}|\\q?quad|\\[,;: ()\[\]]|[${}]")
+_JOINS_BOXES = re.compile(
+    r"\s*|(?:\s+\(?[a-z]+\)?){0,4}\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*(?:[a-z]\w{0,3}\s*=\s*)?", re.IGNORECASE
+)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def unmarked(text: str) -> str:
+    """Without bold, code and dollar signs, and with `\\text{C}` as its content."""
+    return _MARKUP.sub(lambda match: match[1] or "", text)
 
 
 def boxed(text: str) -> list[str]:
     """Contents of the last `\\boxed{...}` in order; `\\boxed 5` counts, and an unclosed box ends with its line.
 
-    Linear: one pass over the braces.
+    Boxes joined by "and", "or" or a comma are one list ("\\boxed{1} and \\boxed{2}" is "1, 2"). Linear: one pass over
+    the braces.
     """
-    starts = [match.end() for match in _BOX.finditer(text)][-MAX_STATEMENTS:]
-    if not starts:
-        return []
-    closing = _closing_braces(text)
-    contents = []
-    for start in starts:
+    found = list(_BOX.finditer(text))[-MAX_STATEMENTS:]
+    closing = _closing_braces(text) if found else {}
+    contents: list[str] = []
+    end = -1
+    for match in found:
+        start = match.end()
         if text[start - 1] != "{":
-            contents.append(re.split(r"[\s$.,;]", text[start : start + 80], maxsplit=1)[0])
+            content = re.split(r"[\s$.,;]", text[start : start + 80], maxsplit=1)[0]
         elif start - 1 in closing:
-            contents.append(text[start : min(closing[start - 1], start + MAX_ANSWER)])
+            content = text[start : min(closing[start - 1], start + MAX_ANSWER)]
         else:
-            contents.append(text[start : start + 1000].split("\n", 1)[0])
-    return [content.strip() for content in contents if content.strip()]
+            content = text[start : start + 1000].split("\n", 1)[0]
+        between = text[end : match.start()] if 0 <= end <= match.start() <= end + 100 else "."
+        end = start + len(content)
+        if contents and content.strip() and _JOINS_BOXES.fullmatch(_JOINT_MARKUP.sub(r" \1 ", between)):
+            contents[-1] += f", {content.strip()}"
+        elif content.strip():
+            contents.append(content.strip())
+    return contents
 
 
 def _closing_braces(text: str) -> dict[int, int]:
@@ -114,12 +139,12 @@ _DENIED = re.compile(r"[\s*_]*not\b", re.IGNORECASE)
 _NOT_BUT = re.compile(r"[\s*_]*not\b[^.\n]{0,80}?\b(?:but|rather|instead)\b(?:\s+it\s+is\b)?", re.IGNORECASE)
 
 
-def statements(text: str, *, limit: int = 400) -> Iterator[str]:
-    """What follows each "the answer is", "Answer:", "answer =" of the text, up to `limit` characters, last first.
+def statements(text: str, context: Context, *, limit: int = 400) -> Iterator[str]:
+    """What follows each "the answer is", "Answer:", "answer =" of the text, up to `limit` characters, as preferred.
 
     "The answer is not 17" says nothing and is left out; of "is not 17 but 18" the part after "but" is given.
     """
-    for match in reversed(list(_ANSWER.finditer(text))[-MAX_STATEMENTS:]):
+    for match in context.preferred(list(_ANSWER.finditer(text))[-MAX_STATEMENTS:]):
         tail = text[match.end() : match.end() + limit].split("</answer>", 1)[0]
         if turn := _NOT_BUT.match(tail):
             yield tail[turn.end() :]

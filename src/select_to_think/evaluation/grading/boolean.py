@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, boxed, clean, statements
+from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, boxed, clean, statements, unmarked
 
 YES, NO = "yes", "no"
 _WORDS = {"yes": YES, "true": YES, "correct": YES, "yeah": YES, "yep": YES, "affirmative": YES}
@@ -19,7 +19,6 @@ _WORDS |= {"no": NO, "false": NO, "incorrect": NO, "nope": NO, "negative": NO, "
 _CORE = r"yes|no|true|false"
 _ALL = "|".join(_WORDS)
 
-_MARKUP = re.compile(r"\*+|__|`|\\(?:text|textbf|mathrm|mathbf|textit)\s*\{([^{}]{0,300})\}|\\[()\[\]]|\$")
 _LEAD = (
     r"[\s:\"'\u201c\u2018({\[=>,\-]*(?:(?:clearly|definitely|most likely|likely|probably|therefore|thus|a|an|simply|"
     r"that|it|is|the|statement|indeed|almost certainly|certainly|technically|generally|actually)\b[\s:\"'\u201c]*){0,4}"
@@ -45,12 +44,12 @@ def extract(text: str, context: Context) -> Extraction:
     """The levels of the module's docstring."""
     text = clean(text)
     for rule, found in (("boxed", boxed(text)), ("hashes", _HASHES.findall(text)[-20:])):
-        for part in reversed(found):
-            if word := _stated(_unmarked(part)):
+        for part in context.preferred(found):
+            if word := _stated(unmarked(part)):
                 return Extraction(word, rule)
     bold = re.findall(r"\*\*([^*\n]{1,100})\*\*", text[-20_000:])
-    text = _unmarked(text)
-    for tail in statements(text):
+    text = unmarked(text)
+    for tail in statements(text, context):
         if word := _stated(tail):
             return Extraction(word, "answer-is")
     lines = [line for line in text.splitlines() if line.strip()]
@@ -67,11 +66,6 @@ def extract(text: str, context: Context) -> Extraction:
     if found_words:
         return Extraction(_word(found_words[-1]), "last-word")
     return NOTHING
-
-
-def _unmarked(text: str) -> str:
-    """Without bold, code and dollar signs, and with `\\text{yes}` as its content."""
-    return _MARKUP.sub(lambda match: match[1] or "", text)
 
 
 def _stated(text: str) -> str:

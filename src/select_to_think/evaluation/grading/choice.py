@@ -1,9 +1,9 @@
 """Multiple choice: the letter that a text settles on, looked for in ordered levels.
 
 Levels: `\\boxed{C}`; "the answer is (C)", with the choice's own words accepted; a text that begins with "C" and its
-words; "C is correct", "I choose C"; a text that begins with "C." or "(C) ..."; a last line that is one; bold; "(C)" and
-"option C" wherever they stand last; the words of exactly one choice in the last paragraph; the last capital letter that
-stands alone. A letter that is denied ("not A", "A is wrong", "rather than A") never counts, and "A or B" is no answer.
+words; "C is correct", "I choose C", "so C."; a text that begins with "C." or "(C) ..."; a last line that is one; bold;
+"(C)" and "option C" wherever they stand last; the words of exactly one choice in the last paragraph. A letter that is
+denied ("not A", "A is wrong", "rather than A") never counts; "A or B" and a text that names no letter are no answer.
 
 Non-goals: judging the reasoning.
 """
@@ -23,6 +23,7 @@ from select_to_think.evaluation.grading.base import (
     clean,
     last_paragraph,
     sentence,
+    unmarked,
 )
 from select_to_think.evaluation.grading.letters import Letters, letter_of
 
@@ -35,11 +36,11 @@ def extract(text: str, context: Context) -> Extraction:
     count = min(len(context.choices), 26) or DEFAULT_CHOICES
     marks = Letters(count)
     text = clean(text)
-    for box in reversed(boxed(text)):
+    for box in context.preferred(boxed(text)):
         if letter := _whole(_unmarked(box), marks, context):
             return Extraction(letter, "boxed")
     bold = re.findall(r"\*\*([^*\n]{1,300})\*\*", text[-20_000:])
-    text = _unmarked(text)
+    text = letters.PART_HEADING.sub("", _unmarked(text))
     levels: tuple[tuple[str, Callable[[], str]], ...] = (
         ("answer-is", lambda: _from_statements(text, marks, context)),
         ("opening-quoted", lambda: _from_opening_quoted(text, marks, context)),
@@ -49,7 +50,6 @@ def extract(text: str, context: Context) -> Extraction:
         ("bold", lambda: _only(_whole(_unmarked(part), marks, context) for part in bold)),
         ("mention", lambda: _last_mention(text, marks.mention)),
         ("quoted", lambda: _quoted(last_paragraph(text), context)),
-        ("last-letter", lambda: _last_mention(text, marks.alone)),
     )
     for rule, find in levels:
         if letter := find():
@@ -63,8 +63,8 @@ def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
 
 
 def _unmarked(text: str) -> str:
-    """Without bold, code and dollar signs, and with `\\text{C}` as its content."""
-    return letters.MARKUP.sub(lambda match: match[1] or "", letters.LATEX_SPACE.sub(" ", text))
+    """Without markup and LaTeX's blanks."""
+    return unmarked(letters.LATEX_SPACE.sub(" ", text))
 
 
 def _only(found: Iterable[str]) -> str:
@@ -85,8 +85,8 @@ def _whole(text: str, marks: Letters, context: Context) -> str:
 
 
 def _from_statements(text: str, marks: Letters, context: Context) -> str:
-    """The last "the answer is ..." that names a letter or a choice; "?" for one that names two."""
-    for match in reversed(list(letters.STATEMENT.finditer(text))[-MAX_STATEMENTS:]):
+    """The preferred "the answer is ..." that names a letter or a choice; "?" for one that names two."""
+    for match in context.preferred(list(letters.STATEMENT.finditer(text))[-MAX_STATEMENTS:]):
         tail = text[match.end() : match.end() + 600]
         if turn := letters.NOT_BUT.match(tail):
             tail = tail[turn.end() :]
@@ -133,9 +133,14 @@ def _is_word(match: re.Match[str], text: str) -> bool:
 def _from_verdicts(text: str, marks: Letters) -> str:
     """The last "C is correct" or "I choose C" that is not denied."""
     found: list[tuple[int, str]] = []
-    for chosen in list(letters.CHOSEN.finditer(text))[-MAX_MENTIONS:]:
+    concluded = set(letters.CONCLUDED.finditer(text))
+    for chosen in [*letters.CHOSEN.finditer(text), *concluded][-2 * MAX_MENTIONS :]:
         match = marks.start.match(text, chosen.end())
         if match is None or _is_word(match, text) or _denied(text, match.start(), match.end()):
+            continue
+        if letters.AMBIGUOUS.match(text, match.end()) or (
+            chosen in concluded and not letters.CLAUSE_END.match(text, match.end())
+        ):
             continue
         if not letters.DENIED_BEFORE.search(text[max(0, chosen.start() - 40) : chosen.start()] + " "):
             found.append((match.start(), letter_of(match)))
@@ -188,11 +193,16 @@ def _from_last_line(text: str, marks: Letters, context: Context) -> str:
 
 
 def _last_mention(text: str, pattern: re.Pattern[str]) -> str:
-    """The last letter found by `pattern` that is neither denied nor a word."""
+    """The last letter found by `pattern` that is neither denied nor a word; "?" where it is joined to another."""
+    last = ""
     for match in reversed(list(pattern.finditer(text))[-MAX_MENTIONS:]):
-        if not _denied(text, match.start(), match.end()) and not _is_word(match, text) and not _pronoun(match, text):
-            return letter_of(match)
-    return ""
+        if _denied(text, match.start(), match.end()) or _is_word(match, text) or _pronoun(match, text):
+            continue
+        if last:
+            joined = letters.AMBIGUOUS.match(text, match.end())
+            return "?" if joined and joined["other"] == last != letter_of(match) else last
+        last = letter_of(match)
+    return last
 
 
 def _pronoun(match: re.Match[str], text: str) -> bool:
@@ -227,25 +237,16 @@ def _quoted(text: str, context: Context, *, whole: bool = False, start: bool = F
     if whole:
         hits = [i for i, option in enumerate(options) if option and option == said]
         return chr(65 + hits[0]) if len(hits) == 1 else _same_number(text, context)
-    if start:
-        hits = [i for i, option in enumerate(options) if option and re.match(re.escape(option) + r"(?!\w)", said)]
-    else:
-        hits = [
-            i for i, option in enumerate(options) if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", said)
-        ]
+    find = re.match if start else re.search
+    hits = [i for i, option in enumerate(options) if option and find(rf"(?<!\w){re.escape(option)}(?!\w)", said)]
     hits = [i for i in hits if not any(options[i] in options[j] and options[i] != options[j] for j in hits)]
     return chr(65 + hits[0]) if len(hits) == 1 else ""
 
 
 def _same_number(text: str, context: Context) -> str:
     """The choice that is the same number as the text, where exactly one is ("70" for "$70")."""
-    said = number.value_of(text)
-    if said is None:
-        return ""
-    values = [number.value_of(choice) for choice in context.choices]
+    said, *values = (number.value_of(part) for part in (text, *context.choices))
     hits = [
-        i
-        for i, value in enumerate(values)
-        if value is not None and value.value * value.scale == said.value * said.scale
+        i for i, value in enumerate(values) if said and value and value.value * value.scale == said.value * said.scale
     ]
     return chr(65 + hits[0]) if len(hits) == 1 else ""

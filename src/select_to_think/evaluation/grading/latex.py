@@ -1,15 +1,14 @@
 """LaTeX and plain-text mathematics made comparable: one spelling for one thing, and the outer structure of an answer.
 
 `normalise` removes what does not change the meaning (spacing, `\\left`, units, degree signs, `\\dfrac`), `shape` tells
-a list from a tuple, a set, a union or a matrix, so that order counts where it should and nowhere else.
+a list from a tuple or an interval, so that order counts where it should and nowhere else.
 
-Non-goals: algebra (see `maths`), and documents: only short expressions come here.
+Non-goals: algebra (see `maths_judge`), and documents: only short expressions come here.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 _UNICODE = {
     "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
@@ -18,7 +17,8 @@ _UNICODE = {
     "\u2213": r"\mp ", "\u00b0": "", "\u00bd": r"\frac{1}{2}", "\u00bc": r"\frac{1}{4}", "\u00be": r"\frac{3}{4}",
     "\u00b2": "^{2}", "\u00b3": "^{3}", "\u2074": "^{4}", "\u03b8": r"\theta ", "\u03b1": r"\alpha ",
     "\u03b2": r"\beta ", "\u2211": r"\sum ", "\u211d": r"\mathbb{R}", "\u2124": r"\mathbb{Z}", "\u2205": r"\emptyset ",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2061": "", "\u2032": "'", "\u27e8": "(", "\u27e9": ")",
+    "\u20ac": "", "\u00a3": "", "\u00a0": " ",
+    "\u2009": " ", "\u202f": " ", "\u2061": "", "\u2032": "'", "\u27e8": "(", "\u27e9": ")",
 }  # fmt: skip
 _TO_LATEX = str.maketrans(_UNICODE)
 
@@ -29,38 +29,34 @@ _LONG_UNIT = (
     r"hrs?|minutes?|mins?|seconds?|sec|days?|weeks?|months?|years?|cents?|dollars?|euros?|pounds?|points?|people|"
     r"students?|ways|apples|sides?|terms?|%|percent)"
 )
-_UNIT = rf"(?:{_LONG_UNIT}|m|g|s|h){_POWER}"
-_FONT = r"\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|boldsymbol|bm|textsf|emph|operatorname|boxed|fbox)"
+_FONT = r"\\(?:text(?:bf|it|rm|sf|normal)?|mbox|math(?:rm|bf|it)|boldsymbol|bm|emph|operatorname|boxed|fbox)"
+_UNIT = rf"{_FONT}\s*\{{\s*(?:{_LONG_UNIT}|m|g|s|h){_POWER}\s*\}}(?:\s*\^\s*\{{?\s*-?\d\s*\}}?)?"
+_SAME = {
+    "[dtc]frac": r"\\frac", "[dt]binom": r"\\binom", "ge|geqslant": r"\\geq", "le|leqslant": r"\\leq", "ne": r"\\neq",
+    "varnothing|O": r"\\emptyset", "lbrace": r"\\{", "rbrace": r"\\}", "langle|lparen": "(", "rangle|rparen": ")",
+    "lbrack": "[", "rbrack": "]",
+}  # fmt: skip
 _STEPS: list[tuple[re.Pattern[str], str]] = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![a-z])\s*\.?(?=[^a-zA-Z]|$)"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it)(?![a-zA-Z])"), ""),
-    (re.compile(r"\{,\}|\\!\s*,|,\s*\\!"), ","),
+    (re.compile(r"\{,\}|\\!\s*,|,\s*\\!\s*"), ","),
     (re.compile(r"(?<=\d)\\[,;:! ]\s*(?=\d{3}(?!\d))"), ""),
     (re.compile(r"\u221a\s*(\d+|[a-z](?![a-z]))"), r"\\sqrt{\1}"),
     (re.compile(r"\u221a\s*[({]([^(){}]*)[)}]"), r"\\sqrt{\1}"),
     (re.compile(r"(?<!\\)\\(?:[,;:!> ]|quad|qquad|hspace\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])"), " "),
     (re.compile(r"~"), " "),
-    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\[dt]binom(?![a-zA-Z])"), r"\\binom"),
-    (re.compile(r"\\(?:geqslant|ge)(?![a-zA-Z])"), r"\\geq"),
-    (re.compile(r"\\(?:leqslant|le)(?![a-zA-Z])"), r"\\leq"),
-    (re.compile(r"\\ne(?![a-zA-Z])"), r"\\neq"),
-    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])"), r"\\emptyset"),
-    (re.compile(r"\\(?:lbrace)(?![a-zA-Z])"), r"\\{"),
-    (re.compile(r"\\(?:rbrace)(?![a-zA-Z])"), r"\\}"),
-    (re.compile(r"\\(?:langle|lparen)(?![a-zA-Z])"), "("),
-    (re.compile(r"\\(?:rangle|rparen)(?![a-zA-Z])"), ")"),
-    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
-    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
+    *((re.compile(rf"\\(?:{names})(?![a-zA-Z])"), one) for names, one in _SAME.items()),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])|\\circ$"), ""),
-    (re.compile(_FONT + r"\s*\{\s*(?:" + _UNIT + r")\s*\}"
-                r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?"), ""),
+    (re.compile(rf"([^\s_^{{(\[,=])(?:\s*/?\s*{_UNIT})+"), r"\1"),
     (re.compile(r"\\(?:text|textrm|mbox)\s*\{\s*,?\s*(?:and|or)\s*\}"), ","),
     (re.compile(_FONT + r"\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"(?<=\S),?\s*(?:\\forall|\bfor\s+(?:all|every|each|any)\b).*$"), ""),
     (re.compile(r"\\[$&#]|(?<!\\)[$]"), ""),
     (re.compile(r"\\?%|\bpercent\b"), r"\\%"),
     (re.compile(r"\bsqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"\\sqrt\s*(\d)"), r"\\sqrt{\1}"),
+    (re.compile(r"!="), r"\\neq "),
+    (re.compile(r"(\\frac\{[^{}]*\}\{[^{}]*\}|\\pi)\s*(?=\d)"), r"\1 \\cdot "),
     (re.compile(r"(?<![\\a-zA-Z])(pi|theta|infty)(?![a-zA-Z])"), r"\\\1 "),
     (re.compile(r"(?<![\\a-zA-Z])(?:inf|infinity|oo)(?![a-zA-Z])"), r"\\infty "),
     (re.compile(r"(?<![\\a-zA-Z])(sin|cos|tan|log|ln|exp)(?=[\s({\\])"), r"\\\1"),
@@ -79,15 +75,26 @@ _STEPS: list[tuple[re.Pattern[str], str]] = [
 _GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?![\d,])")
 _WORD_SEPARATOR = re.compile(r"\s*,?\s+(?:and|or)\s+|\s*;\s*")
 _NAME = re.compile(
-    r"^\s*\\?[A-Za-z]+'?\s*(?:_\s*(?:\{[^{}]*\}|\w))?\s*(?:\([^()=]{0,20}\))?\s*(?:=|:=|\\in(?![a-z])|\\approx(?![a-z])|:)\s*"
+    r"^\s*(?:\\?[A-Za-z]+'?\s*(?:_\s*(?:\{[^{}]*\}|\w))?\s*(?:\([^()=]{0,20}\))?|\([a-zA-Z][^()=]{0,30}\))\s*"
+    r"(?:=|:=|\\in(?![a-z])|\\approx(?![a-z])|:)\s*"
 )
+_UNIT_WORDS = re.compile(
+    r"(?<=[\d})\]!%a-zA-Z])(?:\s+|(?<=[\d})\]!%]))\(?(?P<words>[A-Za-z]{3,}(?:[\s/]+[A-Za-z]+){0,4})\)?$"
+)
+_NO_UNIT = re.compile(
+    r"\b(?:or|and|more|less|fewer|least|most|if|when|where|for|all|otherwise|except|mod|modulo|not|plus|minus|times|"
+    r"choose|factorial|squared|hundred|thousand|million|billion|trillion|dozen|only|is|are)\b",
+    re.IGNORECASE,
+)
+_PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _OPEN, _CLOSE = set("([{"), set(")]}")
 
 
 def normalise(text: str, *, grouped: bool = True) -> str:
     """One spelling for one meaning; what cannot be understood stays as it is.
 
-    `grouped` reads "1,234" as one number, otherwise as a list of two; the text alone does not tell.
+    `grouped` reads "1,234" as one number, otherwise as a list of two; the text alone does not tell. In round or square
+    brackets or in a set it is two.
     """
     text = text.strip().translate(_TO_LATEX)
     text = re.sub(r"^\s*(?:\\\(|\\\[|\$\$?)|(?:\\\)|\\\]|\$\$?)\s*$", "", text).strip()
@@ -96,15 +103,22 @@ def normalise(text: str, *, grouped: bool = True) -> str:
         for pattern, replacement in _STEPS:
             text = pattern.sub(replacement, text)
         if grouped:
-            text = _GROUPED.sub(lambda match: re.sub("[, ]", "", match.group()), text)
+            text = _GROUPED.sub(_ungrouped, text)
         if text == before:
             break
     text = _WORD_SEPARATOR.sub(", ", text)
     return re.sub(r"\s+", " ", text).strip().rstrip(".,;:").strip()
 
 
+def _ungrouped(match: re.Match[str]) -> str:
+    """A number without its separators, outside brackets."""
+    before = match.string[: match.start()].replace(r"\{", "(").replace(r"\}", ")")
+    inside = sum(map(before.count, "([")) > sum(map(before.count, ")]"))
+    return match.group() if inside else re.sub("[, ]", "", match.group())
+
+
 def compact(text: str) -> str:
-    """For comparing strings: without blanks and outer braces, casefolded words."""
+    """For comparing strings: without blanks and outer braces."""
     text = re.sub(r"(?<=\d)\s+(?=\d)", "~", text)
     text = re.sub(r"\s+", "", text)
     while text.startswith("{") and text.endswith("}") and _closes_at_end(text):
@@ -113,68 +127,57 @@ def compact(text: str) -> str:
 
 
 def without_name(text: str) -> str:
-    """`x = 5`, `f(x) = x + 1`, `x \\in [1, 2]` without their left side; others unchanged."""
+    """`x = 5`, `f(x) = x + 1`, `(x, y) = (1, 2)`, `x \\in [1, 2]` without their left side; others unchanged."""
     return _NAME.sub("", text, count=1) or text
 
 
-_RELATION = re.compile(r"([^<>=,]+?)\s*(<|>|\\leq|\\geq)\s*([^<>=,]+?)(?:\s*(<|\\leq)\s*([^<>=,]+?))?")
+def last_side(text: str) -> str:
+    """What stands behind the last equals sign outside all brackets; the text where there is none."""
+    return (split(re.sub(r"(?<=[<>!:])=", "~", text), "=") or (text,))[-1].replace("~", "=")
 
 
-def interval(text: str) -> str | None:
-    """`x < 2`, `2 \\leq x`, `1 < x \\leq 4` as an interval; None for anything else."""
-    match = _RELATION.fullmatch(text.strip())
-    if match is None:
-        return None
-    low, first, middle, second, high = match.groups()
-    if second:
-        if not middle.isalpha() or first not in ("<", r"\leq"):
-            return None
-        return f"{'(' if first == '<' else '['}{low}, {high}{')' if second == '<' else ']'}"
-    if middle.isalpha() and not low.isalpha():  # 2 < x
-        low, middle, first = middle, low, {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}[first]
-    if not low.isalpha() or middle.isalpha():
-        return None
-    if first in ("<", r"\leq"):
-        return rf"(-\infty, {middle}{')' if first == '<' else ']'}"
-    return rf"{'(' if first == '>' else '['}{middle}, \infty)"
+def without_unit(text: str, *, beside: str) -> str:
+    """Without the words at the end ("17 red marbles"), where the text `beside` it has none there."""
+    match = _UNIT_WORDS.search(text)
+    if match is None or _NO_UNIT.search(match["words"]) or _UNIT_WORDS.search(beside):
+        return text
+    return text[: match.start()]
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The outer structure: `kind` is scalar, list, union, matrix, or the pair of brackets ("()", "[)", "{}")."""
-
-    kind: str
-    parts: tuple[str, ...]
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the order of the parts counts."""
-        return self.kind not in ("list", "union", "{}")
+def words(text: str) -> str:
+    """Words without brackets, case and punctuation ("(C)" is "c")."""
+    return re.sub(r"[^a-z0-9]+", " ", text.casefold()).strip()
 
 
-_MATRIX = re.compile(r"\\begin\{(?:[pbvBV]?(?:small)?matrix|array)\}(?:\{[lcr|]*\})?(.*)\\end\{[A-Za-z]*\}", re.DOTALL)
+def both_signs(text: str) -> str:
+    """`1 \\pm x` as the list `1 + x, 1 - x`; `\\mp` takes the other sign."""
+    if not _PLUS_MINUS.search(text):
+        return text
+    parts = []
+    for part in split(text, ","):
+        signs = (("+", "-"), ("-", "+")) if _PLUS_MINUS.search(part) else (("", ""),)
+        for plus, minus in signs:
+            signed = part.replace(r"\pm", plus).replace(r"\mp", minus).strip()
+            parts.append(re.sub(r"(?<=[=,({])\s*\+|^\s*\+", "", signed))
+    return ", ".join(parts)
 
 
-def shape(text: str) -> Shape:
-    """The outer structure of a normalised expression."""
+def shape(text: str) -> tuple[str, tuple[str, ...]]:
+    """The outer structure of a normalised expression: its kind and its parts.
+
+    The kind is "scalar", "list" (sets too: the order of the parts does not count), or the pair of brackets ("[)").
+    """
     text = text.strip()
-    if matrix := _MATRIX.fullmatch(text):
-        rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", matrix[1]) if row.strip()]
-        cells = tuple(cell.strip() for row in rows for cell in row.split("&"))
-        return Shape(f"matrix{len(rows)}x{len(cells) // max(len(rows), 1)}", cells)
     if len(parts := split(text, ",")) > 1:
-        return Shape("list", parts)
-    if len(parts := split(text, r"\cup")) > 1:
-        return Shape("union", parts)
-    braces = text.startswith(r"\{") and text.endswith(r"\}")
-    inner = text[2:-2] if braces else text[1:-1]
-    if braces or (text[:1] in _OPEN and text[-1:] in _CLOSE and _closes_at_end(text)):
-        parts = split(inner, ",")
-        if braces and not (r"\mid" in inner or "|" in inner or ":" in inner):
-            return Shape("{}", parts)
+        return "list", parts
+    is_set = text.startswith(r"\{") and text.endswith(r"\}") and _closes_at_end(text[1:])
+    if is_set or (text[:1] in _OPEN and text[-1:] in _CLOSE and _closes_at_end(text)):
+        parts = split(text[2:-2] if is_set else text[1:-1], ",")
+        if is_set and not re.search(r"\\mid|[|:]", text):
+            return "list", parts
         if len(parts) > 1:
-            return Shape("{}" if text[0] == "{" else text[0] + text[-1], parts)
-    return Shape("scalar", (text,))
+            return "list" if text[0] == "{" else text[0] + text[-1], parts
+    return "scalar", (text,)
 
 
 def split(text: str, separator: str) -> tuple[str, ...]:
@@ -202,12 +205,3 @@ def _closes_at_end(text: str) -> bool:
         if depth == 0:
             return at == len(text) - 1
     return False
-
-
-def depth(text: str) -> int:
-    """Deepest nesting of brackets."""
-    level = deepest = 0
-    for character in text:
-        level += (character in _OPEN) - (character in _CLOSE)
-        deepest = max(deepest, level)
-    return deepest

@@ -10,7 +10,6 @@ import re
 _DASH = r"\-\u2013\u2014"
 _QUOTE = r"\"'\u201c\u2018"
 
-MARKUP = re.compile(r"\*+|__|`|\\(?:text|textbf|mathrm|mathbf|textit|bf|rm)\s*\{([^{}]{0,300})\}|\\[()\[\]]|\$")
 LATEX_SPACE = re.compile(r"(?<!\\)\\[ ,;!]|~(?=\\|[A-Z])")
 
 DENIED_AFTER = re.compile(
@@ -59,6 +58,16 @@ CHOSEN = re.compile(
     r"(?:(?:us|me|with|only|the|answer|option|choice|letter|is|that|it|it's|statement)\s+){0,4}",
     re.IGNORECASE,
 )
+CONCLUDED = re.compile(  # the letter must end its clause
+    r"(?:\b(?:so|hence|thus|therefore|then|it['\u2019]s|it is|must be|we get|left is|for sure|definitely|certainly)|"
+    r"####|<answer>)[\s,:]*",
+    re.IGNORECASE,
+)
+CLAUSE_END = re.compile(r"[)\]\"'\u201d]*\s*(?:[.,;!<]|\n|\Z)")
+PART_HEADING = re.compile(  # "(b) If the coin is fair ...": a part of the question, no answer
+    r"^[ \t]*\([A-Za-z]\)[ \t]+(?=(?:if|suppose|assume|let|when|given|consider|find|show|prove|compute|what|how)\b)",
+    re.IGNORECASE | re.MULTILINE,
+)
 IS_RIGHT = re.compile(
     r"[)\].:,'\"]*[^.\n]{0,100}?\b(?:is|are|would be|must be|seems|appears to be)\s+"
     r"(?:(?:therefore|thus|clearly|indeed|definitely|probably|likely|actually|also|hence|then|most|by far|in fact|"
@@ -87,16 +96,17 @@ class Letters:
         either = upper + upper.lower()
         self.start = re.compile(  # a letter at a given place: bracketed, or not glued to a word
             rf"[(\[{{]\s*(?P<in>[{either}])\s*[)\]}}]|(?P<up>[{upper}])(?![\w+#]|['\u2019-]\w)|"
+            rf"[(\[{{]\s*(?P<open>[{upper}])(?=\s*(?:[,/&]|\band\b|\bor\b))|"
             rf"(?P<low>[{upper.lower()}])(?=\s*(?:[).\]:,;\"'}}]|$|\n))"
         )
         self.mention = re.compile(
             rf"[(\[]\s*(?P<in>[{either}])\s*[)\]]|\b(?i:option|choice|answer|ans)\b[.:]?\s*[(\[\"']?"
             rf"(?P<named>[{upper}]|[{upper.lower()}](?![\w'\u2019]))(?![\w+#])"
         )
-        self.alone = re.compile(rf"(?<![\w'\u2019.+-])(?P<up>[{upper}])(?![\w+#]|['\u2019-]\w|\.\w)")
+        self.alone = re.compile(rf"(?<![\w'\u2019.+=-])(?<!= )(?P<up>[{upper}])(?![\w+#]|['\u2019-]\w|\.\w|\s*=)")
         self.opening = re.compile(
-            rf"\s*(?:(?:option|choice|answer)\s+)?(?:[(\[]\s*(?P<in>[{either}])\s*[)\]]|"
-            rf"(?P<out>[{either}])(?=\s*[).:,]|\s*$|\s*\n|\s+[{_DASH}]))",
+            rf"[\s\"'\u201c]*(?:(?:option|choice|answer)\s+)?(?:[(\[]\s*(?P<in>[{either}])\s*[)\]]|"
+            rf"(?P<out>[{either}])(?=\s*[).:,\"'\u201d]|\s*$|\s*\n|\s+(?:[{_DASH}]|because|since)))",
             re.IGNORECASE,
         )
 

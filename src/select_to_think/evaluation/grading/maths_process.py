@@ -1,115 +1,104 @@
-"""The parent's side of `maths_worker`: one process, started when first needed, killed when it does not answer in time.
+"""The process in which math-verify runs, and the two ends of the pipe to it.
 
-Works from any thread (one question at a time) and after a fork (each process has its own worker).
+sympy can be made to use any amount of time and memory, inside calls that nothing interrupts. So a server imports it
+once, and forks a child for each verdict: the kernel ends the child when its processor time is used up, however many
+parts the answer has. What decides is processor time: on a busy machine an answer must not become wrong because others
+were served first. Works from any thread (one verdict at a time) and after a fork (each process has its own server).
 
-Non-goals: deciding what is asked.
+Non-goals: deciding what is the same (`maths_judge`).
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import gc
 import json
 import os
-import selectors
+import resource
+import signal
 import subprocess
 import sys
 import threading
-import time
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 from select_to_think.structures import S2TError
 
-LIMIT_CPU_SECONDS = 5.0  # per question; above the worker's own limit, which ends nearly everything first
-LIMIT_SECONDS = 120.0  # per question, and for the start, on a busy machine
-POLL_SECONDS = 0.5
-CACHED = 20_000  # questions; the same answers come again with every method and sample
+LIMIT_CPU_SECONDS = 1.2  # for one verdict, so that none takes 2 s on a machine that has a core free
+MEMORY_BYTES = 4 << 30
+CACHED = 20_000  # verdicts; the same answers come again with every method and sample
+RIGHT, WRONG = 10, 11  # exit statuses of a child
 
-_WORKER = Path(__file__).with_name("maths_worker.py")
+_START = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve()"
 _lock = threading.Lock()
-_process: subprocess.Popen[bytes] | None = None
+_server: subprocess.Popen[str] | None = None
 _owner = 0
 
 
 @lru_cache(CACHED)
-def equal(gold: str, answer: str) -> bool | None:
-    """Whether math-verify takes two LaTeX expressions for the same; None when it needs too much time or memory.
+def same(spellings: tuple[tuple[str, str], ...], tolerance: float | None) -> bool | None:
+    """Whether one of the pairs (gold, answer) of LaTeX is the same; None when that needs too much time or memory.
 
     Raises:
-        S2TError: math-verify is not installed, or the worker does not start.
+        S2TError: math-verify is not installed.
     """
-    global _process
     with _lock:
-        if _process is None or _owner != os.getpid() or _process.poll() is not None:
+        if _server is None or _owner != os.getpid() or _server.poll() is not None:
             _start()
-        try:
-            reply = _ask({"gold": gold, "answer": answer}, LIMIT_CPU_SECONDS)
-        except (OSError, ValueError):  # it died over the question, for example for want of memory
-            reply = None
-        if reply is None:
-            _stop()
-            return None
-        return None if reply["right"] is None else bool(reply["right"])
+        status = _ask(json.dumps([spellings, tolerance]))
+    return {str(RIGHT): True, str(WRONG): False}.get(status)
 
 
 def _start() -> None:
-    """Start the worker and wait until it has its imports."""
-    global _process, _owner
-    # -P: the folder of this file holds `number.py` and `code.py`, which must not hide modules of others
-    _process = subprocess.Popen(
-        [sys.executable, "-P", str(_WORKER)],
+    """Start the server and wait until it has its imports. It ends when this process does, and closes the pipe."""
+    global _server, _owner
+    code = _START.format(path=sys.path, module=__name__)
+    _server = subprocess.Popen(
+        [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
         start_new_session=True,
     )
     _owner = os.getpid()
-    atexit.unregister(_stop)
-    atexit.register(_stop)
-    try:
-        reply = _ask(None, LIMIT_SECONDS)
-    except (OSError, ValueError):
-        reply = None
-    if reply is None or not reply["ready"]:
-        _stop()
+    if _ask("") != "ready":
         raise S2TError("grading mathematics needs math-verify: pip install 'select-to-think[benchmarks]'")
 
 
-def _ask(question: dict[str, str] | None, cpu_seconds: float) -> Any:
-    """Send a question (None: only listen) and wait for one line; None when the worker's time is up."""
-    assert _process is not None and _process.stdin is not None and _process.stdout is not None
-    cpu_end, wall_end = _cpu_seconds(_process.pid) + cpu_seconds, time.monotonic() + LIMIT_SECONDS
-    if question is not None:
-        _process.stdin.write(json.dumps(question).encode() + b"\n")
-        _process.stdin.flush()
-    with selectors.DefaultSelector() as selector:
-        selector.register(_process.stdout, selectors.EVENT_READ)
-        while not selector.select(POLL_SECONDS):
-            if _cpu_seconds(_process.pid) > cpu_end or time.monotonic() > wall_end:
-                return None
-    return json.loads(_process.stdout.readline())
+def _ask(question: str) -> str:
+    """Send a line and wait for one; "" from a server that has died."""
+    assert _server is not None and _server.stdin is not None and _server.stdout is not None
+    with contextlib.suppress(OSError):
+        _server.stdin.write(question + "\n")
+        _server.stdin.flush()
+    return _server.stdout.readline().strip()
 
 
-def _cpu_seconds(pid: int) -> float:
-    """Processor time that a process has used; wall time where the system does not say."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return time.monotonic()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def serve() -> None:
+    """The server: "ready" to an empty line, to a question the exit status of the child that was given it."""
+    from select_to_think.evaluation.grading import maths_judge
+
+    maths_judge.warm_up()
+    gc.freeze()  # what is loaded stays shared with the children
+    sys.setrecursionlimit(3000)
+    for line in sys.stdin:
+        if not line.strip():
+            print("ready", flush=True)
+            continue
+        child = os.fork()
+        if not child:
+            try:
+                _confine()
+                spellings, tolerance = json.loads(line)
+                os._exit(RIGHT if any(maths_judge.same(gold, ours, tolerance) for gold, ours in spellings) else WRONG)
+            finally:  # whatever sympy raises on this text, the answer was not shown to be right
+                os._exit(WRONG)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def _stop() -> None:
-    """Kill the worker, if it is this process's own."""
-    global _process
-    process, _process = _process, None
-    if process is None or _owner != os.getpid():
-        return
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
+def _confine() -> None:
+    """Bound this process: the kernel ends it after `LIMIT_CPU_SECONDS`, wherever it is."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, LIMIT_CPU_SECONDS)

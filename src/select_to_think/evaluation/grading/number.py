@@ -10,8 +10,10 @@ Non-goals: evaluating expressions (see `maths`), and converting units.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 
 from select_to_think.evaluation.grading.base import (
     NOTHING,
@@ -38,6 +40,7 @@ _LATEX = [
     (re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|textrm|bf)\s*\{([^{}]{0,200})\}"), r" \1 "),
     (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])"), "*"),
     (re.compile(r"\\(?:approx|equiv)(?![a-zA-Z])"), "="),
+    (re.compile(r"\\(?:leq?|geq?|leqslant|geqslant|neq?)(?![a-zA-Z])"), "<="),
     (re.compile(r"\\([$%#&])"), r"\1"),
     (re.compile(r"\\[()\[\]]"), " "),
 ]
@@ -54,6 +57,16 @@ _NUMBER = re.compile(
     r"(?P<percent>\s?%|\s?percent\b)?"
     rf"(?:[\s-]?(?P<scale>{'|'.join(_SCALES)}|[kK](?![A-Za-z]))\b)?"
 )
+_BOUND = re.compile(r"(?:[<>\u2264\u2265\u2260]|[<>!]=|\d\s+or|\\sqrt\s*(?:\[\d\])?\{?|\}\{)\s*$")
+_EXPRESSION = re.compile(
+    r"\s*(?:\\(?:sqrt|pi|pm|mp|log|ln|sin|cos|tan|frac|binom|infty|theta)(?![a-zA-Z])|[\u221a\u03c0])"
+)
+_OPERATOR = re.compile(r"\s*[+*\-]\s*[\d\\]")
+_JOINT = re.compile(r"\s*(?:,?\s*\bor\b|(?:,?\s*\band\b|[,;])(?=[^a-zA-Z]*$))\s*")
+_EQUALS = re.compile(r"(?<![<>!])=")
+_FACTOR = re.compile(r"([*/])(\d{1,30}(?:\.\d{1,30})?)")
+_PRODUCT = re.compile(r"([+-]?)(\d{1,30}(?:\.\d{1,30})?)((?:\*\d[\d.]*|/[1-9][\d.]*)*)")
+_SUM = re.compile(rf"(?:{_PRODUCT.pattern}(?=[+-]|$)){{1,50}}")
 _BOLD = re.compile(r"\*\*([^*\n]{1,200})\*\*")
 _HASHES = re.compile(r"####([^\n]{1,200})")
 _LEAD = re.compile(
@@ -146,43 +159,98 @@ def _binary_minus(match: re.Match[str], text: str) -> bool:
     return match["sign"] != "-" and (not before.strip(" \t") or before.rstrip(" \t").endswith("\n"))
 
 
+class _Unclear(Exception):
+    """A text gives several numbers as its answer, or a number that is only part of an expression."""
+
+
 def extract(text: str, context: Context) -> Extraction:
     """The levels of the module's docstring; a level that holds no number passes on to the next."""
     text = clean(text)
-    for found in reversed(_HASHES.findall(text)):
-        if value := _first(plain(found)):
-            return Extraction(str(value), "hashes")
-    for found in reversed(boxed(text)):
-        if value := _result(plain(found)) or _words(found):
-            return Extraction(str(value), "boxed")
-    for said in statements(text):
-        if value := _stated(said):
-            return Extraction(str(value), "answer-is")
-    last = last_paragraph(text)
-    for found in reversed(_BOLD.findall(last)):
-        if value := _result(plain(found)):
-            return Extraction(str(value), "bold")
-    if values := numbers(plain(text)):
-        return Extraction(str(values[-1]), "last-number")
+    try:
+        for rule, value in _levels(text, context):
+            if value:
+                return Extraction(str(value), rule)
+    except _Unclear:
+        return Extraction(None, "unclear")
     return NOTHING
+
+
+def _levels(text: str, context: Context) -> Iterator[tuple[str, Value | None]]:
+    """(level, the number found there) in the order in which they count. Raises _Unclear."""
+    yield from (("hashes", _whole(plain(found))) for found in context.preferred(_HASHES.findall(text)))
+    yield from (
+        ("boxed", _calculated(plain(box)) or _whole(plain(box)) or _words(box))
+        for box in context.preferred(boxed(text))
+    )
+    yield from (("answer-is", _stated(said)) for said in statements(text, context))
+    yield from (("bold", _whole(plain(found))) for found in context.preferred(_BOLD.findall(last_paragraph(text))))
+    yield "last-number", last_number(text)
+
+
+def _whole(text: str) -> Value | None:
+    """The number of a plain text that is an answer as a whole. Raises _Unclear."""
+    value = result(text)
+    side = _EQUALS.split(text)[-1]
+    if value and (_EXPRESSION.search(side) or _is_one_of_several(side)):
+        raise _Unclear
+    return value
+
+
+def _is_one_of_several(text: str) -> bool:
+    """Whether another number stands beside the first of a plain text as its equal: "5 or 6", "5, 6", "5 and 6"."""
+    first = _NUMBER.search(text)
+    joint = first and _JOINT.match(text, first.end())
+    other = joint and _NUMBER.match(text, joint.end())
+    return bool(first and other and not same(_value(first, text), _value(other, text)))
+
+
+def _calculated(text: str) -> Value | None:
+    """The value of a plain text that is nothing but a sum of products of numbers ("10-3"), else None."""
+    text = re.sub(r"[\s$]|(?<=\d),(?=\d{3}(?!\d))|\.$", "", _EQUALS.split(text)[-1])
+    if not _SUM.fullmatch(text) or _NUMBER.fullmatch(text):
+        return None
+    total = Fraction(0)
+    for sign, first, rest in _PRODUCT.findall(text):
+        value = Fraction(first)
+        for operator, factor in _FACTOR.findall(rest):
+            value = value * Fraction(factor) if operator == "*" else value / Fraction(factor)
+        total += -value if sign == "-" else value
+    return Value(total)
+
+
+def last_number(text: str) -> Value | None:
+    """The last number of a text; None where it is only a bound ("x <= 2"), one of two, or part of an expression."""
+    text = plain(text)
+    found = list(_NUMBER.finditer(text))
+    if not found or _BOUND.search(text, 0, found[-1].start()) or _EXPRESSION.match(text, found[-1].end()):
+        return None
+    return _value(found[-1], text)
 
 
 def _stated(tail: str) -> Value | None:
     """The number of what follows "the answer is": the first where it follows directly, else the last of the sentence.
 
-    An equation counts by its right side.
+    An equation counts by its right side. Raises _Unclear.
     """
     said = sentence(plain(tail))
     lead = _LEAD.match(said)
     direct = said[lead.end() :] if lead else said
-    if _NUMBER.match(direct):
-        return _result(direct) if re.match(r"[^a-zA-Z,;]*=", direct) else _first(direct)
+    if number := _NUMBER.match(direct):
+        if re.match(r"[^a-zA-Z,;]*=|[^,;=]*[*/+-]\s*\$?\d[^,;=]*=", direct):
+            return _whole(direct)
+        goes_on = _EXPRESSION.match(direct, number.end()) or _OPERATOR.match(direct, number.end())
+        if goes_on or _is_one_of_several(direct):
+            raise _Unclear
+        return _first(direct)
     if value := _words(direct):
         return value
     for found in _BOLD.findall(said):
-        if value := _result(found):
+        if value := result(found):
             return value
-    return _result(said)
+    value = result(said)
+    if value and "=" not in said and last_number(said) is None:
+        raise _Unclear
+    return value
 
 
 def _first(text: str) -> Value | None:
@@ -196,16 +264,13 @@ def _first(text: str) -> Value | None:
     return Value(-value.value, value.percent, value.scale) if negative else value
 
 
-def _result(text: str) -> Value | None:
+def result(text: str) -> Value | None:
     """The first number after the last `=` that has one behind it, else the last number."""
-    for part in reversed(text.split("=")[1:]):
+    for part in reversed(_EQUALS.split(text)[1:]):
         if value := _first(part):
             return value
-    head = text.strip()
-    if _NUMBER.match(head) and len(values := numbers(head)) == 1:
-        return _first(head) or values[0]
     values = numbers(text)
-    return values[-1] if values else None
+    return _first(text) if len(values) == 1 and _NUMBER.match(text.strip()) else values[-1] if values else None
 
 
 def _words(text: str) -> Value | None:
@@ -228,24 +293,20 @@ def _words(text: str) -> Value | None:
 def value_of(text: str) -> Value | None:
     """The number that a text consists of, wholly; None where anything else stands beside it."""
     text = plain(text).strip(" $")
-    match = _NUMBER.fullmatch(text)
-    return _first(text) if match else None
+    return _first(text) if _NUMBER.fullmatch(text) else None
 
 
-def same(ours: Value, gold: Value) -> bool:
-    """Whether one of the readings of either side agrees: exactly for short decimals, else within `TOLERANCE`."""
-    for target in gold.readings:
-        for reading in ours.readings:
-            slack = 0 if _is_short(target) and _is_short(reading) else abs(target) * TOLERANCE
-            if abs(reading - target) <= slack:
-                return True
+def same(ours: Value, gold: Value, tolerance: float | None = None) -> bool:
+    """Whether one of the readings of either side agrees: exactly for short decimals, else within `TOLERANCE`.
+
+    `tolerance`: how far apart they may be at most, instead.
+    """
+    for target, reading in product(gold.readings, ours.readings):
+        short = all(10**SHORT_DECIMALS % value.denominator == 0 for value in (target, reading))  # nobody rounded
+        slack = 0 if short else abs(target) * TOLERANCE
+        if abs(reading - target) <= (slack if tolerance is None else Fraction(str(tolerance))):
+            return True
     return False
-
-
-def _is_short(value: Fraction) -> bool:
-    """A decimal of at most `SHORT_DECIMALS` places: nothing that somebody had to round."""
-    places: int = 10**SHORT_DECIMALS
-    return places % value.denominator == 0
 
 
 def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:

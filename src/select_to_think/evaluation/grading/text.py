@@ -29,13 +29,12 @@ def normalise(text: str) -> str:
 def extract(text: str, context: Context) -> Extraction:
     """Levels: "the answer is X", `#### X`, `\\boxed{X}`, a text of one line."""
     text = clean(text)
-    for tail in statements(text):
+    for tail in statements(text, context):
         if found := sentence(tail):
             return Extraction(_bare(found), "answer-is")
-    if hashes := _HASHES.findall(text):
-        return Extraction(_bare(hashes[-1]), "hashes")
-    if boxes := boxed(text):
-        return Extraction(_bare(boxes[-1]), "boxed")
+    for level, found_there in (("hashes", _HASHES.findall(text)), ("boxed", boxed(text))):
+        for found in context.preferred(found_there):
+            return Extraction(_bare(found), level)
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) == 1 and len(lines[0]) <= 200:
         return Extraction(_bare(lines[0]), "only-line")
