@@ -6,6 +6,7 @@ Imports point one way, only `contexts/` touches caches, nothing unpickles, modul
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -17,6 +18,7 @@ SOURCE = ROOT / "src" / "select_to_think"
 MODULES = sorted(SOURCE.rglob("*.py"))
 RECIPE = sorted((ROOT / "recipe").glob("*.py"))  # beside the package: it may import all of it, and nothing there it
 PACKAGE = "select_to_think"
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 LONGEST_MODULE = 320
 LONGEST_FUNCTION = 60
 
@@ -110,6 +112,21 @@ def without_type_checking(tree: ast.Module) -> ast.Module:
             return self.generic_visit(node)
 
     return Cut().visit(deepcopy(tree))
+
+
+def test_the_document_shows_these_layers() -> None:
+    shown = re.search(r"\n((?:    .*\n)+)", ARCHITECTURE.split("## Parts, and who may import whom")[1])
+    assert shown is not None
+    drawn = [tuple(layer.replace(",", " ").split()) for layer in shown[1].split("<")]
+    assert drawn == [tuple(part for part in layer if not part.startswith("__")) for layer in LAYERS]
+
+
+def test_the_documents_way_of_a_token_passes_at_most_seven_files() -> None:
+    way = ARCHITECTURE.split("## A token's way")[1].split("\n## ")[0]
+    files = set(re.findall(r"`([\w/]+\.py)`", way))
+    assert 3 <= len(files) <= 7
+    missing = [file for file in files if not (SOURCE / file).exists()]
+    assert not missing, missing
 
 
 def test_the_order_test_sees_an_upward_import() -> None:

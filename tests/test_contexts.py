@@ -1,4 +1,4 @@
-"""The three verbs against separate full forwards, on every architecture."""
+"""The verbs against separate full forwards, on every architecture."""
 
 from __future__ import annotations
 

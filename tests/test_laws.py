@@ -142,7 +142,7 @@ def test_batch_size_and_neighbours_change_nothing(rows: int) -> None:
         BlockVerified(LIMITS, KL.at(THRESHOLD), LLMSelector(), 8),
     ]
     for policy in policies:
-        alone = [run(policy, models, 1, [p])[0] for p in PROMPTS]  # each is row 0 of its own engine
+        alone = [run(policy, models, 1, [p])[0] for p in PROMPTS]  # each is row 0 of its own runtime
         seeds = [policy.run(p, "seed/0") for p in PROMPTS]
         together = results_of(backends_of(models), seeds, rows=rows, copies=getattr(policy, "n", 0))
         assert tokens(together) == tokens(alone)

@@ -182,12 +182,12 @@ class Plain:
 
 
 def plain_scores(llm, between, path, candidates, answered) -> list[float]:
-    question = (
+    query = (
         CandidateQuery(between, path, len(path), candidates)
         if answered
         else CandidateQuery(between, path, 0, candidates)
     )
-    return question.log_scores(Plain(llm, path[: question.base]))
+    return query.log_scores(Plain(llm, path[: query.base]))
 
 
 class Book:
@@ -210,9 +210,9 @@ class Book:
 def scores(running: str, candidates: list[str], table, slm: Pieces, llm: Pieces) -> list[float]:
     between = translation(slm, llm)
     path = (STOP, *between.llm.write(running.encode()))
-    question = CandidateQuery(between, path, len(path) - 1, [between.slm.ids[c.encode()] for c in candidates])
-    base = between.llm.read(path[: question.base])
-    return [math.exp(v) for v in question.log_scores(Book(between.llm, table, base))]
+    query = CandidateQuery(between, path, len(path) - 1, [between.slm.ids[c.encode()] for c in candidates])
+    base = between.llm.read(path[: query.base])
+    return [math.exp(v) for v in query.log_scores(Book(between.llm, table, base))]
 
 
 def test_a_number_in_digits_is_scored_as_a_number() -> None:

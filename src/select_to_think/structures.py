@@ -1,4 +1,4 @@
-"""The values that travel between policies, the engine and the contexts.
+"""The values that travel between policies, the runtime and the contexts.
 
 A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Adopt`, `Truncate`, `Commit`,
 `Fork`, `Join`) and gets small observations back. Nothing here imports torch, so result files can be read without it.

@@ -2,8 +2,8 @@
 
 Each context brings *segments*: consecutive new tokens of its sequence, or the leaves of a branch. A token sees the
 slots of its context before the segment and, in the segment, what it goes on with: for a sequence all before it, for
-a leaf the tokens of that leaf, not its siblings. Leaves are written behind the
-sequence and stand at the position after it.
+a leaf the tokens of that leaf, not its siblings. Leaves are written behind the sequence and stand at the position
+after it.
 
 Segments are sorted so that tokens of one adapter stand together, and segments of equal width over extents of equal size
 are one *group*, which attends in one call.

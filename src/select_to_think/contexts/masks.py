@@ -1,6 +1,6 @@
-"""Attention masks in the form that a model's forward takes, for decoding (`layout.py`) and for training (`packed.py`).
+"""The attention kinds of a model, and masks for training (`packed.py`) in the form that its forward takes.
 
-Non-goals: what may be seen; the callers say that as booleans.
+Non-goals: what may be seen, which the callers say as booleans; the masks of decoding (`layout.py`).
 """
 
 from __future__ import annotations

@@ -101,8 +101,8 @@ def subject_of(item: Item) -> str | None:
 def estimated_flops(session: Session, counts: Counts, context: float) -> float | None:
     """Floating-point operations of both models for one answer; None if a model's configuration does not tell.
 
-    `context`: visible positions per token. Half of prompt and answer together is the mean of plain decoding. A LoRA
-    that is not merged into the weights is left out: those of `distill` and of the scorer mode `coupled` are merged.
+    `context`: visible positions per token. Half of prompt and answer together is the mean of plain decoding. LoRA is
+    left out.
     """
     try:
         slm = flops(session.slm.model.config, counts.slm_tokens_processed, context=context)

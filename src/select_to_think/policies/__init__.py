@@ -1,1 +1,1 @@
-"""Policies: one file per decoding method, straight-line code for one sequence; the names stand in `table.py`."""
+"""Policies: one file per decoding method, straight-line code for one sequence; their names stand in `methods.py`."""

@@ -156,7 +156,7 @@ class Asked:
 
 
 class Seen:
-    """The LLM's answer to a question."""
+    """The LLM's answer to a query."""
 
     def __init__(self, query: CandidateQuery, seen: Observation) -> None:
         self.lines, self.seen = query.lines, seen

@@ -5,7 +5,7 @@ the SLM's; requests to other models pass. The LLM's context holds its own tokeni
 prompt, rolled back to the last common token where appended text changes it; what the LLM itself wrote stays as written.
 
 - *The LLM's choice* (`top_k=1`): the first SLM token in the LLM's greedy text, which is written on until the SLM's
-  tokenizer would not go on with that token. What was written beyond it is kept for the next question.
+  tokenizer would not go on with that token. What was written beyond it is kept for the next request.
 - *Candidates* (`ids`): see `policies/candidates.py`. The choice beside them costs nothing: it is what the LLM's next
   token tells, or the best candidate where that does not tell.
 

@@ -8,7 +8,7 @@ scorer on the same collection.
 The answers are written once, before training (the SLM's are those of the SLM as it is given), and kept beside the
 checkpoints, so that a killed run goes on.
 
-Non-goals: inference (policy `distill`: the adapter is merged, decoding is greedy).
+Non-goals: inference (the method `distill`: greedy decoding with the adapter).
 """
 
 from __future__ import annotations
