@@ -207,7 +207,7 @@ def pair_contenders(session: Session, config: BenchConfig, batch: int, questions
     def timed(name: str, method: str, **settings: Any) -> Contender:
         def run() -> Cost:
             runs = session.runs(questions, method, MethodSettings(decode, replace(select, **settings)))
-            return timed_events(session.events(runs, batch), session.backends, batch)
+            return timed_events(session.events(runs, batch), session.backends, min(batch, len(questions)))
 
         return Contender(name, run)
 
@@ -254,7 +254,7 @@ def mentor_contenders(session: Session, config: BenchConfig, batch: int, questio
         started = ((i, prompt, policy.about(Task(text, str)).run(prompt, str(i))) for i, (text, prompt) in tasks)
         room = config.new_tokens
         runs = ((i, session.run(run, decoder.roles, len(prompt) + room)) for i, prompt, run in started)
-        return timed_events(session.events(runs, batch), session.backends, batch)
+        return timed_events(session.events(runs, batch), session.backends, min(batch, len(questions)))
 
     def slow() -> Cost:
         slm, llm = (plain.PlainModel(each.model, forbidden, logits_to_keep=1) for each in (session.slm, session.llm))
