@@ -226,7 +226,7 @@ def test_the_flag_is_a_choice(flag, execution, monkeypatch, tmp_path):
         raise S2TError("seen")
 
     monkeypatch.setattr("select_to_think.evaluation.runner.evaluate", evaluate)
-    monkeypatch.setattr("select_to_think.session.Session.load", lambda pair: None)
+    monkeypatch.setattr("select_to_think.session.Session.load", lambda *_: None)
     assert app.main(["eval", *flag, "--out", str(tmp_path / "out")]) == 2
     assert seen == [execution]
 

@@ -9,6 +9,7 @@ Non-goals: speed; texts longer than a sliding window.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.memory import SMALLEST_EXTENT
+from select_to_think.contexts.observing import NOT_A_NUMBER
+from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
     from select_to_think.contexts.flat_model import FlatModel
@@ -29,7 +32,11 @@ LARGEST_HALF_DIFFERENCE_NATS = 0.5
 
 @torch.inference_mode()
 def disagreement(flat: FlatModel, memory: KVMemory) -> str | None:
-    """What differs between flat and plain forwards, or None. Writes into the first slots of `memory`."""
+    """What differs between flat and plain forwards, or None. Writes into the first slots of `memory`.
+
+    Raises:
+        S2TError: the model's numbers are none.
+    """
     vocabulary = flat.config.vocab_size
     one, other, (a, b, c) = (
         [(37 * i + 5) % vocabulary for i in numbers] for numbers in (range(9), range(20, 24), range(30, 33))
@@ -51,7 +58,9 @@ def disagreement(flat: FlatModel, memory: KVMemory) -> str | None:
             top = expected.topk(min(COMPARED, vocabulary)).indices
             found = flat.head(hidden[step.offsets[segment] + line]).float().log_softmax(-1)
             difference = float((found - expected)[top].abs().max())
-            if not difference <= limit:  # NaN too
+            if math.isnan(difference):
+                raise S2TError(NOT_A_NUMBER)
+            if difference > limit:
                 return f"{what}: log-probabilities differ by {difference:.2g} nats from its plain forward"
     return None
 
