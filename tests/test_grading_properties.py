@@ -262,3 +262,53 @@ def test_the_setting_holds_for_every_kind_of_answer(one, other, form):
         text = f"{form.format(yes)} Wait. {form.format(no)}"
         assert extract(text, "bool", contradictory="first").extracted == yes
         assert grade(text, no, "bool").right and not grade(text, no, "bool", contradictory="first").right
+
+
+ROWS = st.lists(st.tuples(NATURAL, NATURAL), min_size=2, max_size=3, unique=True)
+
+
+@REPEATABLE
+@given(ROWS, st.sampled_from(["x={},y={}", "x = {} \\text{{ and }} y = {}", "x=\\frac{{{}}}{{1}},y={}"]),
+       st.sampled_from(["; ", " \\text{{ or }} ", ", "]))  # fmt: skip
+def test_solutions_with_names_are_tuples(rows, form, joint):
+    assume(all(one != other for one, other in rows))
+    tuples = ", ".join(f"({one},{other})" for one, other in rows)
+    named = joint.format().join(form.format(*row) for row in rows)
+    assert right(tuples, named, multiple=True) and right(named, tuples, multiple=True)
+    assert right(joint.format().join(f"y={other},x={one}" for one, other in reversed(rows)), named, multiple=True)
+    swapped = [rows[0][::-1], *rows[1:]]
+    assume(set(swapped) != set(rows))
+    for wrong in (", ".join(f"({one},{other})" for one, other in swapped), tuples.rsplit(", (", 1)[0]):
+        assert not right(wrong, named, multiple=True)
+    mixed = [(rows[0][0], rows[1][1]), (rows[1][0], rows[0][1]), *rows[2:]]
+    assume(set(mixed) != set(rows))
+    assert not right(joint.format().join(form.format(*row) for row in mixed), named, multiple=True)
+
+
+FINALS = (
+    "The final answer is ${}$. I hope it is correct.", "So the final answer is: {}.",
+    "Final Answer: The final answer is \\({}\\).",
+)  # fmt: skip
+
+
+@REPEATABLE
+@given(NATURAL, NATURAL, st.sampled_from(FINALS))
+def test_a_final_answer_overrules_the_boxes_before_it(part, whole, form):
+    assume(part != whole)
+    text = f"First $\\boxed{{{part}}}$. {form.format(whole)}"
+    for kind in ("number", "math"):
+        assert extract(text, kind).extracted == str(whole)
+        assert extract(text, kind, contradictory="first").extracted == str(part)
+        assert extract(f"{form.format(part)} So $\\boxed{{{whole}}}$.", kind).extracted == str(whole)
+        assert extract(f"$\\boxed{{{whole}}}$. This is the final answer.", kind).extracted == str(whole)
+
+
+@REPEATABLE
+@given(NATURAL, NATURAL, st.sampled_from(["increases by", "decreases by", "amounts to", "falls to", "rises by"]),
+       st.sampled_from(["%", "", " units"]))  # fmt: skip
+def test_a_change_at_the_end_is_the_number_behind_a_formula(number, other, verb, unit):
+    assume(number != other)
+    gold = f"{number}%" if unit == "%" else str(number)
+    text = f"We get $$x \\geq {other}.$$ Therefore, the error in the measurement {verb} {number}{unit}."
+    assert extract(text, "math").extracted == gold
+    assert extract(f"So $x={other}$, as it {verb} {number}{unit} each time it turns.", "math").extracted == str(other)

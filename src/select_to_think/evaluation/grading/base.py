@@ -79,6 +79,7 @@ def clean(text: str) -> str:
 
 _MARKUP = re.compile(r"\*+|__|`|\\(?:text|textbf|mathrm|mathbf|textit|bf|rm)\s*\{([^{}]{0,300})\}|\\[()\[\]]|\$")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(?=[^\s{]))")
+_FINAL = re.compile(r"\bfinal answer is:?\s*(?:\$|\\[(\[]|-?\d)", re.IGNORECASE)
 _JOINT_MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}|\\q?quad|\\[,;: ()\[\]]|[${}]")
 _JOINS_BOXES = re.compile(
     r"\s*|(?:\s+\(?[a-z]+\)?){0,4}\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*(?:[a-z]\w{0,3}\s*=\s*)?", re.IGNORECASE
@@ -116,6 +117,13 @@ def boxed(text: str) -> list[str]:
         elif content.strip():
             contents.append(content.strip())
     return contents
+
+
+def end_boxes(text: str, context: Context) -> list[str]:
+    """`boxed` in the order in which it counts; none where a later "the final answer is $5$" counts instead."""
+    end = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"), 0)
+    overruled = context.contradictory == "last" and _FINAL.search(text, end)
+    return [] if overruled else context.preferred(boxed(text))
 
 
 def _closing_braces(text: str) -> dict[int, int]:

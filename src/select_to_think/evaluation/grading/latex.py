@@ -162,6 +162,17 @@ def both_signs(text: str) -> str:
     return ", ".join(parts)
 
 
+def as_tuples(text: str, *, beside: str) -> str:
+    """`p=5, q=2, p=7, q=2` as `(5,2), (7,2)`: with the names in the order of the text `beside`; others unchanged."""
+    pairs = [part.split("=") for part in split(text, ",")]
+    names, values = [compact(pair[0]) for pair in pairs], [pair[-1] for pair in pairs]
+    size = len(set(names))
+    if {*map(len, pairs)} != {2} or not 1 < size < len(names) or names != names[:size] * (len(names) // size):
+        return text
+    order = sorted(range(size), key=lambda at: compact(beside).find(names[at] + "="))
+    return ", ".join(f"({','.join(values[row + at] for at in order)})" for row in range(0, len(names), size))
+
+
 def shape(text: str) -> tuple[str, tuple[str, ...]]:
     """The outer structure of a normalised expression: its kind and its parts.
 

@@ -12,7 +12,7 @@ import re
 from itertools import pairwise
 
 from select_to_think.evaluation.grading import latex, maths_process, number
-from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, boxed, clean, sentence, statements
+from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, clean, end_boxes, sentence, statements
 
 MAX_LENGTH = 1_000  # characters of an expression that is still compared
 
@@ -24,14 +24,18 @@ _JOINED = re.compile(r"[\s,;$]*(?:and|or|,|;)[\s,;$]*|[\s,;$]+")
 _LEAD = re.compile(
     r"^(?:(?:simply|therefore|thus|just|exactly|equal to|given by|approximately|about|a|an|the)\s+)+", re.I
 )
+_SAYS_NUMBER = re.compile(
+    r"\b(?:is|are|was|be|equals|=|\w*(?:creases|rises|falls|drops|grows|amounts|comes) (?:by|to)"
+    r"(?=\s\S{0,20}\d\S{0,20}(?: [a-z]+)?\.?\s*$))\s[^.\n=]{0,40}?(?<![\w.])-?\d"
+)
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
 def extract(text: str, context: Context) -> Extraction:
     """Levels: `\\boxed{}`, `#### X`, "the answer is X", the last formula of the text, its last number."""
     text = clean(text)
-    for level, places in (("boxed", boxed(text)), ("hashes", _HASHES.findall(text))):
-        for found in context.preferred(filter(str.strip, places)):
+    for level, places in (("boxed", end_boxes(text, context)), ("hashes", context.preferred(_HASHES.findall(text)))):
+        for found in filter(str.strip, places):
             return Extraction(_spelled(found), level)
     for tail in statements(text, context):
         if stated := _stated(tail):
@@ -74,7 +78,7 @@ def _is_prose(text: str) -> bool:
 
 def _number_after(text: str) -> str:
     """The number in a text behind a formula, where it says one ("The largest $n$ is 34."), else ""."""
-    match = re.search(r"\b(?:is|are|was|be|equals|=)\s[^.\n=]{0,40}?(?<![\w.])-?\d", text)
+    match = _SAYS_NUMBER.search(text)
     value = number.result(number.plain(sentence(text[match.start() :]))) if match else None
     return "" if value is None else str(value)
 

@@ -42,6 +42,7 @@ def warm_up() -> None:
 def same(gold: str, ours: str, tolerance: float | None, levels: int = LEVELS) -> bool:
     """Whether two normalised expressions are the same: as a whole, or part by part."""
     gold, ours = latex.both_signs(gold), latex.both_signs(ours)
+    gold, ours = (latex.as_tuples(side, beside=gold) for side in (gold, ours))
     (gold_kind, golds), (our_kind, answers) = latex.shape(gold), latex.shape(ours)
     kinds = {gold_kind, our_kind}
     if not levels or kinds == {"scalar"}:

@@ -19,8 +19,8 @@ from select_to_think.evaluation.grading.base import (
     NOTHING,
     Context,
     Extraction,
-    boxed,
     clean,
+    end_boxes,
     last_paragraph,
     sentence,
     statements,
@@ -178,10 +178,8 @@ def extract(text: str, context: Context) -> Extraction:
 def _levels(text: str, context: Context) -> Iterator[tuple[str, Value | None]]:
     """(level, the number found there) in the order in which they count. Raises _Unclear."""
     yield from (("hashes", _whole(plain(found))) for found in context.preferred(_HASHES.findall(text)))
-    yield from (
-        ("boxed", _calculated(plain(box)) or _whole(plain(box)) or _words(box))
-        for box in context.preferred(boxed(text))
-    )
+    for box in end_boxes(text, context):
+        yield "boxed", _calculated(plain(box)) or _whole(plain(box)) or _words(box)
     yield from (("answer-is", _stated(said)) for said in statements(text, context))
     yield from (("bold", _whole(plain(found))) for found in context.preferred(_BOLD.findall(last_paragraph(text))))
     yield "last-number", last_number(text)
