@@ -217,3 +217,8 @@ def test_block_verified_equals_step_by_step_on_the_bundled_pair() -> None:
         )
         assert [a.tokens for a in fast] == [a.tokens for a in slow]
         assert sum(a.counts.llm_forwards for a in fast) < 0.2 * sum(len(a.tokens) for a in fast)
+
+
+def test_one_text_is_not_a_list_of_questions(session: Session) -> None:
+    with pytest.raises(S2TError, match="a list of questions, not one text"):
+        session.generate("w5 w6")  # its characters would be questions

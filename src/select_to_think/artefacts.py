@@ -168,6 +168,13 @@ class Artefacts:
         """Number of tokens that may be emitted."""
         return self.slm.vocab_size - len(reserved_ids(self.slm))
 
+    @property
+    def shortened(self) -> str:
+        """Why the context is shorter than the model's own, for messages; nothing where it is not."""
+        if self.slm.max_positions == self.slm.model.config.get_text_config().max_position_embeddings:
+            return ""
+        return " (behind them the rotary factors change for all rows of a forward at once)"
+
     def room(self, *, with_llm: bool) -> int:
         """Tokens of a prompt and its answer that fit the context."""
         return min(model.max_positions for model in ((self.slm, self.llm) if with_llm else (self.slm,)))

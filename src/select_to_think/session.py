@@ -263,8 +263,8 @@ class Session(Artefacts):
         longest = max(len(ids), len(self.llm_prompt(question))) if with_llm and not self.shares_vocabulary else len(ids)
         if longest + max_new_tokens > room:
             raise PromptTooLong(
-                f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the context of {room} tokens: "
-                f"shorten the question ({question[:40]!r}...) or lower --max-new-tokens",
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the context of {room} tokens"
+                f"{self.shortened}: shorten the question ({question[:40]!r}...) or lower --max-new-tokens",
                 longest,
             )
         if not ids:
