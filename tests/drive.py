@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from select_to_think.config import RuntimeConfig
+from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.models.adapter import Adapter, AdapterSwitch, inject_adapter, load_adapter
 from select_to_think.models.loading import LoadedModel
@@ -48,12 +49,17 @@ def results_of(
     return [results[i] for i in range(len(results))]
 
 
+def free_slots(extents: Extents) -> int:
+    """Slots that belong to nobody."""
+    return sum(size * len(starts) for size, starts in extents.free.items())
+
+
 def assert_closed(backends: Mapping[str, Any]) -> None:
     for backend in backends.values():
         if isinstance(backend, TransformersBackend):
             extents = backend.extents
             unused = extents.slots % 64
-            assert extents.free_slots == extents.slots - unused, "a context was not closed"
+            assert free_slots(extents) == extents.slots - unused, "a context was not closed"
             assert not backend.waiting and not backend.ends and not backend.seen
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from drive import SMALL, assert_closed, backends_of, results_of
+from drive import SMALL, assert_closed, backends_of, free_slots, results_of
 from reference import next_logprobs
 from select_to_think.config import RuntimeConfig
 from select_to_think.contexts.memory import SMALLEST_EXTENT, Extents
@@ -579,7 +579,7 @@ def test_more_candidates_than_the_kl_trigger_compares() -> None:
 def test_extents_never_overlap_and_all_memory_comes_back(slots: int, moves: list[tuple[int, int]]) -> None:
     extents = Extents(slots)
     free, largest = {size: list(starts) for size, starts in extents.free.items()}, extents.largest
-    assert extents.free_slots == slots - slots % SMALLEST_EXTENT
+    assert free_slots(extents) == slots - slots % SMALLEST_EXTENT
     taken: list[tuple[int, int]] = []
     for tokens, which in moves:
         if which >= 6 and taken:
@@ -595,7 +595,7 @@ def test_extents_never_overlap_and_all_memory_comes_back(slots: int, moves: list
         assert extent[0] + size <= slots
         covered = sorted(taken)
         assert all(a + n <= b for (a, n), (b, _) in pairwise(covered))
-        assert extents.free_slots + sum(size for _, size in taken) == slots - slots % SMALLEST_EXTENT
+        assert free_slots(extents) + sum(size for _, size in taken) == slots - slots % SMALLEST_EXTENT
     for extent in taken:
         extents.give(*extent)
     assert {size: starts for size, starts in extents.free.items() if starts} == free

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from drive import free_slots
 from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
@@ -77,7 +78,7 @@ def test_what_is_left_unread_is_given_back(folder: Path, alone: Any) -> None:
     assert tokens(session.stream(QUESTIONS, "greedy", DECODE)) == alone["greedy"]
     assert not runtime.live and not runtime.queue and not runtime.asked
     for backend in session.backends.values():
-        assert backend.extents.free_slots == backend.extents.slots // 64 * 64  # type: ignore[attr-defined]
+        assert free_slots(backend.extents) == backend.extents.slots // 64 * 64  # type: ignore[attr-defined]
 
 
 def test_results_that_others_stepped_for_are_not_lost(folder: Path, alone: Any) -> None:

@@ -51,8 +51,3 @@ class Extents:
             self.free[size].remove(buddy)
             start, size = min(start, buddy), 2 * size
         insort(self.free.setdefault(size, []), start)
-
-    @property
-    def free_slots(self) -> int:
-        """Slots that belong to nobody."""
-        return sum(size * len(starts) for size, starts in self.free.items())
