@@ -152,7 +152,7 @@ class FakeSession:
             llm_tokens_processed=asked,
             llm_forwards=asked,
             consultations=4 if find_method(method).mentor else 0,
-            mentor_failures=1 if find_method(method).mentor else 0,
+            llm_failures=1 if find_method(method).mentor else 0,
         )
         return Generation(tokens, "stop", tuple(steps), counts, text, votes)
 

@@ -24,7 +24,7 @@ from torch import nn
 
 import fake_session
 from analysis_run import make_run
-from select_to_think import config
+from select_to_think import checked, config
 from select_to_think.analysis.runs import load_run
 from select_to_think.cli import app
 from select_to_think.cli.output import console
@@ -44,10 +44,10 @@ CONFIGS = [
     each for each in vars(config).values() if dataclasses.is_dataclass(each) and issubclass(each, config.Checked)
 ]
 NUMBERS = [
-    (each, spec.name, config.value_types(each)[spec.name])
+    (each, spec.name, checked.value_types(each)[spec.name])
     for each in CONFIGS
     for spec in dataclasses.fields(each)
-    if {int, float} & set(config.value_types(each)[spec.name])
+    if {int, float} & set(checked.value_types(each)[spec.name])
 ]
 
 

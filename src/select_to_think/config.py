@@ -9,15 +9,13 @@ Non-goals: reading flags (see `cli/options.py`), and anything that depends on to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from numbers import Integral, Real
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal
 
-from select_to_think.structures import S2TError, comma_separated, unknown_name
+from select_to_think.checked import Checked, option
+from select_to_think.structures import S2TError, comma_separated
 
-LARGEST = 2**31 - 1  # of any setting: what every library below takes
 LARGEST_SEED = 2**32 - 1  # that numpy and torch take
 
 ScorerMode = Literal["coupled", "proposer", "activated"]
@@ -26,48 +24,7 @@ DistillKind = Literal["kd", "sft"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Order = Literal["ab", "debiased"]
 CodeExecution = Literal["confined", "unconfined"]
-
-
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with its help text and its allowed range (inclusive)."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
-
-
-def value_types(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
-    """By field of a configuration, what its value may be: classes (None if it may be missing), or names."""
-    found = {}
-    for name, hint in get_type_hints(cls).items():
-        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        found[name] = tuple(each for part in parts for each in (get_args(part) or (part,)))
-    return found
-
-
-class Checked:
-    """Checks kind and range of every field when the configuration is made; raises `S2TError`."""
-
-    def __post_init__(self) -> None:
-        """Compare each field with its type, and with the bounds written beside its default."""
-        for name, spec in self.__dataclass_fields__.items():  # type: ignore[attr-defined]
-            value, allowed = getattr(self, name), value_types(type(self))[name]
-            if value is None and NoneType in allowed:
-                continue
-            names = [each for each in allowed if isinstance(each, str)]
-            if names and value not in names:
-                raise unknown_name(name.replace("_", " "), str(value), names)
-            if int in allowed or float in allowed:
-                check_number(name, value, int in allowed, spec.metadata["low"], spec.metadata["high"])
-            elif not names and not isinstance(value, (str, Path) if allowed[0] in (str, Path) else allowed):
-                raise S2TError(f"{name} must be of type {allowed[0].__name__}, got {value!r}")
-
-
-def check_number(name: str, value: Any, whole: bool, low: float | None, high: float | None) -> None:
-    """Raise S2TError for what is no number, not whole where it must be, not finite, or out of its range."""
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        raise S2TError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    given, most = float(value), LARGEST if high is None else high
-    if not (-LARGEST if low is None else low) <= given <= most:  # NaN compares as false
-        bounds = f"between {low} and {most}" if high is not None or given > most else f"at least {low}"
-        raise S2TError(f"{name} must be {bounds}, got {value}")
+OnLLMFailure = Literal["continue", "abort"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +58,9 @@ class DecodeConfig(Checked):
     min_p: float = option(0.0, "Drop tokens below this share of the best one's probability.", low=0.0, high=1.0)
     early_stop: bool = option(True, "maj@N: stop the other samples once the vote is decided.")
     seed: int = option(0, "Seed of every random choice.", low=0, high=LARGEST_SEED)
+    on_llm_failure: OnLLMFailure = option(
+        "abort", "Where the LLM is not reached: continue with the SLM's own choice (and count it), or abort the answer."
+    )
 
 
 @dataclass(frozen=True)
@@ -113,6 +73,9 @@ class RuntimeConfig(Checked):
     max_step_tokens: int = option(1024, "Most tokens of a forward; longer prompts come in pieces.", low=64)
     leaf_tokens: int = option(
         256, "Candidates also show what follows them in forwards of at most so many tokens; else a step later.", low=0
+    )
+    prefix_cache_tokens: int = option(
+        0, "Keys and values of ended sequences that are kept for prompts that begin alike, in tokens.", low=0
     )
     max_wait_steps: int = option(1000, "Steps that a row waits for the LLM so that others can ask with it.", low=0)
 

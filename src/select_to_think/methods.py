@@ -129,7 +129,9 @@ def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder
         select = settings.select
         trigger = trigger_of(METHODS["takeover" if takeover else "s2t"], session, settings)
         form = BlockVerified if trigger.kind.needs_llm and select.block_verified else Select
-        policy = form(limits(session, settings), trigger, LLMSelector(takeover), select.candidates)
+        goes_on = settings.decode.on_llm_failure == "continue"
+        selector = LLMSelector(takeover, goes_on)
+        policy = form(limits(session, settings), trigger, selector, select.candidates, goes_on)
         return Decoder(policy, {"slm": SLM, "llm": LLM})
 
     return build
@@ -161,6 +163,7 @@ def mentored(judge: Callable[[Session, MentorConfig], Verifier]) -> Callable[[Se
             judge(session, mentor),
             mentor.consult_rate,
             mentor.segment_tokens,
+            goes_on=settings.decode.on_llm_failure == "continue",
             guesses=session.shares_vocabulary,
         )
         return Decoder(policy, {"slm": SLM, "llm": LLM, "verifier": SLM})

@@ -36,7 +36,8 @@ from select_to_think.policies.base import Task
 from select_to_think.policies.interpreter import interpret
 from select_to_think.policies.label import Label
 from select_to_think.policies.score import score_output
-from select_to_think.runtime import Committed, Event, Finished, Run, Runtime
+from select_to_think.runs import Committed, Event, Finished, Run
+from select_to_think.runtime import Runtime
 from select_to_think.streams import Streams
 from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, Role, S2TError, StepRecord
 from select_to_think.triggers.base import Trigger

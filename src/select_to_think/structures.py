@@ -216,17 +216,19 @@ class Counts:
     """What a sequence cost. Tokens are counted as tokens, forwards as forwards that this sequence took part in."""
 
     slm_tokens_processed: int = 0
+    slm_tokens_cached: int = 0  # copied from a sequence that began alike
     slm_forwards: int = 0
     llm_tokens_generated: int = 0  # of the output, written by the LLM; those that it only selected are the SLM's
     llm_tokens_processed: int = 0
+    llm_tokens_cached: int = 0
     llm_forwards: int = 0
+    llm_failures: int = 0  # steps (words, under MentorCollab) at which the LLM was not reached: the SLM chose alone
     # MentorCollab. Tokens that both models wrote are the SLM's own.
     consultations: int = 0  # words at which the mentor was asked for its own
     disagreements: int = 0  # consultations at which that was another word
     mentor_choices: int = 0  # disagreements at which the verifier took the mentor's segment
     mentor_tokens_accepted: int = 0
     mentor_tokens_rejected: int = 0
-    mentor_failures: int = 0  # consultations that the mentor did not answer: the SLM went on alone
 
     def add(self, other: Counts) -> None:
         """Add `other` to this, field by field."""
@@ -248,6 +250,7 @@ class StepRecord:
     scores: tuple[float, ...] = ()  # the selector's scores of the candidates; higher is better
     llm_top_token: int | None = None  # the LLM's top-1 over the whole vocabulary, where it was asked
     chooser: Chooser = "slm"
+    llm_failed: bool = False  # the LLM was asked and not reached: the SLM's own choice
     segments: tuple[tuple[int, ...], ...] = ()  # MentorCollab: what each candidate begins, the SLM's first
 
     @property

@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from rich.markup import escape
 
+from select_to_think.checked import Checked
 from select_to_think.config import (
     BenchConfig,
-    Checked,
     CollectConfig,
     DataConfig,
     DecodeConfig,

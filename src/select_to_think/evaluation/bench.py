@@ -46,7 +46,8 @@ from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.probability import bucketed_kl_nats
-from select_to_think.runtime import Committed, Event, Finished, Run, Runtime
+from select_to_think.runs import Committed, Event, Finished, Run
+from select_to_think.runtime import Runtime
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.streams import Streams

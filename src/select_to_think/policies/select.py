@@ -21,6 +21,7 @@ from select_to_think.structures import (
     Adopt,
     Extend,
     Generation,
+    ModelUnavailable,
     Observation,
     Observe,
     PolicyRun,
@@ -38,6 +39,7 @@ class Select(Policy):
     trigger: Trigger
     selector: Selector
     candidates: int
+    goes_on: bool = False  # with the SLM's own choice where a trigger that needs the LLM does not reach it
 
     @property
     def observe(self) -> Observe:
@@ -57,11 +59,21 @@ class Select(Policy):
             seen = ahead or (yield Extend("slm", fresh, self.observe))
             look = None
             if self.trigger.kind.needs_llm:
-                look = yield Extend("llm", (), Observe(top_k=1, ids=(tuple(seen.top_ids[0]),)))
+                look = yield from self.reached(Extend("llm", (), Observe(top_k=1, ids=(tuple(seen.top_ids[0]),))))
             step, ahead = yield from self.decide(seen, look, 0, random, last=answer.room == 1)
             yield answer.add(step)
             fresh = (step.token,)
         return self.finish(answer)
+
+    def reached(self, request: Extend) -> Generator[Requests, Any, Observation | None]:
+        """What the LLM says; None where it is not reached and the SLM shall go on alone."""
+        try:
+            seen: Observation = yield request
+        except ModelUnavailable:
+            if not self.goes_on:
+                raise
+            return None
+        return seen
 
     def decide(
         self, seen: Observation, look: Observation | None, line: int, random: Random, *, last: bool
@@ -73,6 +85,8 @@ class Select(Policy):
         """
         greedy, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
         llm_top = None if look is None else int(look.top_ids[line, 0])
+        if look is None and self.trigger.kind.needs_llm:
+            return StepRecord(greedy, logprob, greedy_token=greedy, llm_failed=True), None
         statistic = self.trigger.statistic(seen, None if look is None else look.line(line), random)
         if not statistic > self.trigger.threshold:
             return StepRecord(greedy, logprob, greedy_token=greedy, statistic=statistic, llm_top_token=llm_top), None
@@ -92,6 +106,7 @@ class Select(Policy):
             scores=choice.scores,
             llm_top_token=choice.llm_top_token,
             chooser=choice.chooser,
+            llm_failed=choice.llm_failed,
         )
         if choice.ahead is None or place is None:
             return step, None
@@ -100,4 +115,5 @@ class Select(Policy):
 
     def finish(self, answer: Answer) -> Generation:
         """The finished sequence; a token that the LLM selected is not one that it generated."""
-        return answer.finish(sum(step.fired for step in answer.steps) if self.selector.writes else 0)
+        written = sum(step.fired and not step.llm_failed for step in answer.steps)
+        return answer.finish(written if self.selector.writes else 0)

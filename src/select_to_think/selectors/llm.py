@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from select_to_think.selectors.base import Choice, Triggered, shown
-from select_to_think.structures import Extend, Observe, Requests
+from select_to_think.structures import Extend, ModelUnavailable, Observe, Requests
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,11 @@ class LLMSelector:
     """S2T: the argmax of p_LLM(c | prefix) over the candidates (arXiv 2604.26940). Ties go to the SLM's order.
 
     With `takeover` the LLM's own top-1 over the whole vocabulary is taken instead; candidates are not scored then.
+    Where the LLM is not reached, the error ends the answer, or, with `goes_on`, the SLM's own choice stands.
     """
 
     takeover: bool = False
+    goes_on: bool = False
     follows: ClassVar[tuple[str, ...]] = ("llm",)
 
     @property
@@ -30,7 +32,12 @@ class LLMSelector:
         look, line, ahead = step.llm, step.line, None
         if look is None:
             asked = None if self.takeover else (step.candidates,)
-            answers = yield (Extend("llm", (), Observe(top_k=1, ids=asked)), *step.look_ahead())
+            try:
+                answers = yield (Extend("llm", (), Observe(top_k=1, ids=asked)), *step.look_ahead())
+            except ModelUnavailable:
+                if not self.goes_on:
+                    raise
+                return Choice(step.candidates[0], (), "slm", llm_failed=True)
             look, line, ahead = answers[0], 0, shown(answers)
         assert look is not None
         top = int(look.top_ids[line, 0])
