@@ -289,6 +289,6 @@ class ServeConfig(Checked):
     method: str = option("s2t-local", "Method of requests that name none.")
     model_name: str | None = option(None, "Name of the model in requests (default: that of the pair).")
     max_queue: int = option(256, "Answers that may wait for their turn; more are refused (429).", low=0)
-    max_n: int = option(16, "Most answers of one request: prompts times n.", low=1)
+    max_n: int = option(128, "Most answers of one request: prompts times n.", low=1)
     request_timeout_s: float = option(600.0, "Seconds that a request may take.", low=0.1)
     shutdown_timeout_s: float = option(30.0, "Seconds in which answers may still end when the server stops.", low=0.0)
