@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -155,6 +157,12 @@ def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
     for place, i in enumerate(order):
         offsets[i] = begins[place]
     return Step(ids[None], positions[None], places, groups, adapters, offsets)
+
+
+def on_device(values: Sequence[Any] | np.ndarray, device: torch.device) -> Tensor:
+    """Numbers of the host on the device, which is not waited for."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else torch.tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def group(
