@@ -48,6 +48,10 @@ class ModelUnavailable(S2TError):
     """A model that is reached over a network did not answer. A policy that can go on without it catches this."""
 
 
+class Undecided(ModelUnavailable):
+    """A model answered, and what it told leaves the choice among the candidates open."""
+
+
 def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
     """How many tokens (or characters) two sequences have in common at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -105,6 +109,7 @@ class Observe:
     bins: bool = False
     hidden: bool = False
     every: bool = False
+    best_only: bool = False  # of `ids` only the best one matters: a server may then tell less than log-probabilities
 
 
 @dataclass(frozen=True, slots=True)
