@@ -8,11 +8,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -23,12 +23,14 @@ from analysis_run import make_run
 from select_to_think.cli import app, progress
 from select_to_think.cli.command import add_command
 from select_to_think.cli.errors import explain
-from select_to_think.cli.options import Only
+from select_to_think.cli.options import PANELS, Only, completing
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import marked
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
 from select_to_think.evaluation.tracing import pieces
+from select_to_think.methods import METHODS
 from select_to_think.structures import Generation, S2TError, StepRecord
+from select_to_think.triggers.table import TRIGGERS
 
 COMMANDS = (
     "demo",
@@ -275,6 +277,48 @@ def test_every_field_has_help_and_a_fitting_flag(run: Callable[..., tuple[int, s
             assert f"--{spec.name.replace('_', '-')}" in out
 
 
+def parameters() -> Iterator[tuple[str, Any]]:
+    """(command, flag) of the whole program."""
+    pending = [("", typer.main.get_command(app.build()))]
+    while pending:
+        name, command = pending.pop()
+        pending += [(f"{name} {inner}".strip(), each) for inner, each in getattr(command, "commands", {}).items()]
+        yield from ((name, parameter) for parameter in command.params)
+
+
+def test_names_of_methods_and_triggers_come_from_their_tables() -> None:
+    tables = {"trigger": TRIGGERS, "triggers": TRIGGERS, "method": METHODS, "methods": METHODS}
+    found = [(command, flag, tables[flag.name]) for command, flag in parameters() if flag.name in tables]
+    assert {"generate", "eval", "collect", "ablate"} <= {command for command, _, _ in found}
+    for command, flag, table in found:
+        if command == "compare":  # names what a run holds
+            continue
+        names = [name for name in table if command != "ablate" or METHODS[name].mentor]
+        assert flag.help.count(f"[{', '.join(names)}]".replace("[", r"\[", 1)) == 1, (command, flag.help)
+        offered = [item.value for item in flag.shell_complete(None, "")]
+        assert offered == names, command
+
+
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [("mar", ["margin"]), ("kl,en", ["kl,entropy"]), ("nothing", []), ("kl,entropy,r", ["kl,entropy,random"])],
+)
+def test_the_last_of_several_names_is_completed(begun: str, offered: list[str]) -> None:
+    assert completing(TRIGGERS)(begun) == offered
+
+
+def test_names_that_a_flag_takes_are_all_in_its_help() -> None:
+    fixed = [(flag, get_args(hint)) for config in PANELS for flag, hint in literals(config)]
+    assert len(fixed) > 5
+    shown = {flag.name: flag.help for _, flag in parameters()}
+    for name, values in fixed:
+        assert all(value in shown[name] for value in values), name
+
+
+def literals(config: type[Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, hint) for name, hint in get_type_hints(config).items() if get_origin(hint) is Literal)
+
+
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2]), **environment}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=settings, timeout=120)
@@ -284,6 +328,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     "code",
     [
         "import select_to_think",
+        "import select_to_think.methods",
         "from select_to_think.cli.app import main; main(['--help'])",
         "from select_to_think.cli.app import main; main(['eval', '--help'])",
         "from select_to_think.cli.app import main; main(['eval', '--methods'])",

@@ -9,10 +9,11 @@ import typer
 from rich.console import Console
 
 from select_to_think.cli.command import add_command
-from select_to_think.cli.options import Only
+from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import Decode, show_generation
 from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.methods import METHODS
 from select_to_think.structures import Generation, S2TError
 
 if TYPE_CHECKING:
@@ -31,10 +32,7 @@ def generate(
     questions: Annotated[list[str] | None, typer.Argument(help="The questions, each in quotes.")] = None,
     method: Annotated[
         str,
-        typer.Option(
-            help="greedy, sample, maj@N, llm, takeover, s2t, s2t-local, mentor-free, mentor-mlp ...",
-            rich_help_panel="Selection",
-        ),
+        name_option("How to decode; N in maj@N is any number.", METHODS, metavar="NAME", rich_help_panel="Selection"),
     ] = "s2t-local",
 ) -> Reply:
     """Answer questions; triggered steps are marked and flips are coloured, with the candidates and their scores."""

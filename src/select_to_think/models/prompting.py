@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from select_to_think.models.loading import LoadedModel
+from typing import TYPE_CHECKING
+
 from select_to_think.structures import S2TError
+
+if TYPE_CHECKING:
+    from select_to_think.models.loading import LoadedModel
 
 CHARACTERS_PER_TOKEN = 32  # more text than this for every place of the context is measured by its beginning
 

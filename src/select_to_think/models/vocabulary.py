@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from select_to_think.models.loading import LoadedModel
 from select_to_think.structures import S2TError
+
+if TYPE_CHECKING:
+    from select_to_think.models.loading import LoadedModel
 
 RESERVED_TOKEN = re.compile(r"^[<\[]\|?(reserved|unused|extra)(_special_token)?_?\d+\|?[>\]]$")
 
