@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -23,11 +25,12 @@ from analysis_run import make_run
 from select_to_think.cli import app, progress
 from select_to_think.cli.command import add_command
 from select_to_think.cli.errors import explain
+from select_to_think.cli.generate import describe
 from select_to_think.cli.options import PANELS, Only, completing
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import marked
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
-from select_to_think.evaluation.tracing import pieces
+from select_to_think.evaluation.tracing import pieces, step_json
 from select_to_think.methods import METHODS
 from select_to_think.structures import Generation, S2TError, StepRecord
 from select_to_think.triggers.table import TRIGGERS
@@ -35,6 +38,7 @@ from select_to_think.triggers.table import TRIGGERS
 COMMANDS = (
     "demo",
     "generate",
+    "chat",
     "measure",
     "calibrate",
     "collect",
@@ -383,18 +387,70 @@ def test_pieces_add_up_and_do_not_cut_characters() -> None:
 
 def example() -> Generation:
     def step(token: str, greedy: str | None = None, *, fired: bool = False) -> StepRecord:
-        return StepRecord(ord(token), -1.0, greedy_token=ord(greedy or token), fired=fired)
+        options = (ord(greedy or token), ord(token)) if fired else ()
+        return StepRecord(
+            ord(token), -1.0, options[0] if options else ord(token), None, fired, options, (-1.0,) * len(options)
+        )
 
     steps = (step("a"), step("b", fired=True), step("c", "x", fired=True))
     return Generation(tuple(s.token for s in steps), "stop", steps, text="abc")
 
 
+def steps_of(answer: Generation) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = describe("q", answer, letters)["steps"]
+    return steps
+
+
+def segment(text: str, *others: str, greedy: str) -> list[StepRecord]:
+    """The steps of a segment that was taken from several."""
+    tokens = [tuple(map(ord, each)) for each in (text, *others)]
+    first = StepRecord(
+        ord(text[0]), -1.0, ord(greedy[0]), None, True, tuple(each[0] for each in tokens), (-1.0,) * len(tokens)
+    )
+    rest = [StepRecord(ord(letter), -1.0, ord(letter)) for letter in text[1:]]
+    return [replace(first, segments=tuple(tokens)), *rest]
+
+
+def bytes_of(text: str) -> list[StepRecord]:
+    """The steps of a character whose first token triggered."""
+    tokens = text.encode()
+    first = StepRecord(tokens[0], -1.0, tokens[0], None, True, (tokens[0],), (-1.0,))
+    return [first, *(StepRecord(token, -1.0, token) for token in tokens[1:])]
+
+
+@pytest.mark.parametrize(
+    ("steps", "plain", "runs"),
+    [
+        (segment(" two three", " drei", greedy=" drei"), " [two three]", [" ", "two three"]),
+        (segment("xy", "two", greedy="two"), "[two -> xy]", ["xy"]),
+        (
+            [*segment("xy", "two", greedy="two"), *segment("ab", "two", greedy="two")],
+            "[two -> xy][two -> ab]",
+            ["xyab"],
+        ),
+        (segment("xy", "two", greedy="two")[:1], "[two -> x]", ["x"]),
+        (bytes_of("€"), "[€]", ["€"]),
+        ([*bytes_of("€"), StepRecord(ord("b"), -1.0, ord("b"))], "[€]b", ["€", "b"]),
+    ],
+)
+def test_what_was_decided_together_is_marked_as_a_whole(steps: list[StepRecord], plain: str, runs: list[str]) -> None:
+    shown = steps_of(Generation(tuple(step.token for step in steps), "length", tuple(steps)))
+    assert marked(shown, colours=False).plain == plain
+    coloured = marked(shown, colours=True)
+    marks = ["underline" in str(coloured.get_style_at_offset(Console(), at)) for at in range(len(coloured))]
+    grouped = [
+        "".join(letter for _, letter in group)
+        for _, group in groupby(zip(marks, coloured.plain, strict=True), itemgetter(0))
+    ]
+    assert grouped == runs
+
+
 def test_marks_without_colours() -> None:
-    assert marked(example(), letters, colours=False).plain == "a[b][x -> c]"
+    assert marked(steps_of(example()), colours=False).plain == "a[b][x -> c]"
 
 
 def test_marks_with_colours() -> None:
-    shown = marked(example(), letters, colours=True)
+    shown = marked(steps_of(example()), colours=True)
     assert shown.plain == "abc"
     assert [(span.start, span.style) for span in shown.spans] == [(1, "underline"), (2, "bold underline magenta")]
     stream = io.StringIO()
@@ -406,7 +462,7 @@ def test_scores_of_masked_candidates_can_be_shown() -> None:
     from select_to_think.cli.trace import candidates
 
     step = StepRecord(97, 0.0, candidates=(97, 98), candidate_logprobs=(-1.0, -2.0), scores=(float(-np.inf), 0.5))
-    assert candidates(step, letters).plain == "b: 0.50  a: -inf"
+    assert candidates(step_json(letters, step)) == "b: 0.50  a: -inf"
 
 
 @pytest.fixture
