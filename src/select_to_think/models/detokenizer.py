@@ -6,8 +6,10 @@ Non-goals: encoding; bytes of single tokens (`spelling.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNFINISHED = "\ufffd"  # what a part of a character decodes to
 CONTEXT = 8  # tokens before the new ones that decide how these are written
