@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server of one pair, and its page."""
