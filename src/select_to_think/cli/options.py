@@ -35,6 +35,7 @@ from select_to_think.config import (
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
+from select_to_think.serving.settings import AccessConfig, BenchServeConfig
 
 DATA_PANEL = "Data and results"
 PANELS = {
@@ -52,6 +53,8 @@ PANELS = {
     TriggerTrainConfig: "Training",
     VerifierTrainConfig: "Training",
     BenchConfig: "Timing",
+    BenchServeConfig: "Timing",
+    AccessConfig: "Access",
 }
 
 METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", float | None: "FLOAT", Path | None: "PATH"}
