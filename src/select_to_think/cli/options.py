@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from rich.markup import escape
 
+from select_to_think.checked import Checked
 from select_to_think.config import (
     BenchConfig,
-    Checked,
     CollectConfig,
     DataConfig,
     DecodeConfig,
@@ -32,6 +32,7 @@ from select_to_think.config import (
     RuntimeConfig,
     ScorerConfig,
     SelectConfig,
+    ServeConfig,
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
@@ -55,6 +56,7 @@ PANELS = {
     BenchConfig: "Timing",
     BenchServeConfig: "Timing",
     AccessConfig: "Access",
+    ServeConfig: "Server",
 }
 
 METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", float | None: "FLOAT", Path | None: "PATH"}

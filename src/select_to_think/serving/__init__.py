@@ -1,1 +1,1 @@
-"""An OpenAI-compatible server of one pair, and its page."""
+"""The OpenAI-compatible server: one engine that steps the runtime, and the routes that speak to it."""

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from select_to_think.config import Checked, option
+from select_to_think.checked import Checked, option
 from select_to_think.structures import S2TError, comma_separated, unknown_name
 
 ORIGIN = re.compile(r"https?://[a-z0-9._-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
