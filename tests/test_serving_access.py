@@ -35,7 +35,7 @@ SECRET = "nobody may read this prompt"
 
 async def echo(request: Request) -> JSONResponse:
     body = await request.body()
-    request.state.facts.update(model="demo:greedy", completion_tokens=3)
+    request.state.model, request.state.usage = "demo:greedy", lambda: {"prompt_tokens": 7, "completion_tokens": 3}
     return JSONResponse({"bytes": len(body)})
 
 
@@ -113,7 +113,7 @@ def test_no_key_or_a_wrong_one_learns_nothing(path: str, headers: Any) -> None:
     assert refused.status_code == 401 and refused.json() == nothing.json()
     assert refused.json()["error"]["code"] == "invalid_api_key"
     assert refused.headers["www-authenticate"] == "Bearer"
-    assert "key" not in refused.json()["error"]["message"].replace("API key", "")
+    assert not any(word in refused.text for word in ("first", "second", "wrong", "missing"))
 
 
 def test_health_and_the_files_of_the_page_need_no_key() -> None:

@@ -19,7 +19,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from select_to_think.files import read_bytes
+from select_to_think.serving.errors import RequestError, request_error
 from select_to_think.serving.settings import AccessConfig
 from select_to_think.structures import S2TError
 
@@ -59,7 +59,7 @@ log = logging.getLogger("select_to_think.serving")
 
 @dataclass(frozen=True)
 class Visit:
-    """What is known of a request when it has ended. `facts`: what the application adds, such as model and tokens."""
+    """What is known of a request when it has ended. `facts`: what the layers within add, such as model and tokens."""
 
     id: str
     method: str
@@ -107,16 +107,6 @@ class ApiKeys:
         return not matches or (any(matches) and scheme.lower() == "bearer")
 
 
-class Refusal(Exception):
-    """A request that goes no further, in the form that OpenAI clients expect."""
-
-    def __init__(self, status: int, message: str, code: str, headers: Mapping[str, str] | None = None) -> None:
-        """`headers` besides the usual ones."""
-        super().__init__(message)
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-        self.response = JSONResponse({"error": error}, status, {"connection": "close", **(headers or {})})
-
-
 class Gate:
     """Refuses what must not reach the application, and hands on the rest with its whole body."""
 
@@ -135,12 +125,14 @@ class Gate:
         try:
             self.check(scope["method"], scope["path"], headers)
             body = await self.read(headers, receive)
-        except Refusal as refusal:  # the connection is closed: what was not read is no next request
-            return await refusal.response(scope, receive, send)
+        except RequestError as error:
+            response = error.response
+            response.headers["connection"] = "close"  # what was not read is no next request
+            return await response(scope, receive, send)
         if body is None:
             return None
         if self.config.log_prompts and body:
-            scope["state"]["facts"]["body"] = body.decode("utf-8", "replace")
+            scope.setdefault("state", {})["body"] = body.decode("utf-8", "replace")
         unread = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:
@@ -149,21 +141,23 @@ class Gate:
         await self.app(scope, replay, send)
 
     def check(self, method: str, path: str, headers: Headers) -> None:
-        """Host, origin and key, in this order. Raises Refusal."""
+        """Host, origin and key, in this order. Raises RequestError."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.hosts and host_name(host) not in self.hosts:
-            message = "The Host header names another server; --allowed-host NAME accepts that name."
-            raise Refusal(400, message, "invalid_host")
+            message = "the Host header names another server: --allowed-host NAME accepts that name"
+            raise RequestError(message, 400, code="invalid_host")
         if method not in ("GET", "HEAD", "OPTIONS") and origin not in self.origins and from_elsewhere(headers):
-            raise Refusal(403, "Pages of other origins may not call this server (see --cors-origin).", "cross_origin")
+            message = "pages of other origins may not call this server: see --cors-origin"
+            raise RequestError(message, 403, code="cross_origin")
         open_page = method in ("GET", "HEAD") and (path in PAGE or path.startswith(PAGE_FOLDER))
         if not (path in KEYLESS or open_page or self.keys.accept(headers.get("authorization", ""))):
-            message = "A valid API key is needed: Authorization: Bearer KEY."
-            raise Refusal(401, message, "invalid_api_key", {"www-authenticate": "Bearer"})
+            message = "this needs a valid API key: send Authorization: Bearer KEY"
+            raise RequestError(message, 401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
     async def read(self, headers: Headers, receive: Receive) -> bytes | None:
-        """The whole body, or None if the client left. Raises Refusal for one that is too large or drips."""
-        too_large = Refusal(413, f"The request body is larger than {self.config.max_body_mib:g} MiB.", "body_too_large")
+        """The whole body, or None if the client left. Raises RequestError for one that is too large or drips."""
+        most = f"{self.config.max_body_mib:g} MiB"
+        too_large = RequestError(f"the body is larger than {most}: send less at once", 413, code="body_too_large")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self.most_bytes:
             raise too_large
@@ -177,8 +171,8 @@ class Gate:
                     if not message.get("more_body", False):
                         return bytes(body)
         except TimeoutError:
-            seconds = f"{self.body_seconds:g}"
-            raise Refusal(408, f"The request body did not arrive in {seconds} s.", "request_timeout") from None
+            late = f"the body did not arrive in {self.body_seconds:g} s: send it faster"
+            raise RequestError(late, 408, code="request_timeout") from None
         return None
 
 
@@ -217,10 +211,13 @@ def from_elsewhere(headers: Headers) -> bool:
 
 @dataclass
 class Recorder:
-    """Gives a request its id and its answer the security headers; tells the log, and `finished`, how it ended."""
+    """Gives a request its id and its answer the security headers; tells the log, and `finished`, how it ended.
+
+    The application may leave the `model` and a function `usage` in the state of a request, for the log.
+    """
 
     app: ASGIApp
-    finished: Callable[[Visit], None] = field(default=lambda visit: None)
+    finished: Callable[[Visit], None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the application; what it raises is an answer with status 500 and a line in the log."""
@@ -229,8 +226,8 @@ class Recorder:
         start, status, complete = time.perf_counter(), 0, False
         given = Headers(scope=scope).get("x-request-id", "")
         name = given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-        facts: dict[str, Any] = {}
-        scope.setdefault("state", {}).update(request_id=name, facts=facts)
+        state, failure = scope.setdefault("state", {}), None
+        state["request_id"] = name
 
         async def pass_on(message: Message) -> None:
             nonlocal status, complete
@@ -247,16 +244,26 @@ class Recorder:
         try:
             await self.app(scope, receive, pass_on)
         except Exception as error:
-            facts.update(exception=type(error).__name__, stack=stack(error))
+            failure = error
             if not status:
-                reply = {"message": "The server failed; its log says where.", "type": "server_error"}
-                await JSONResponse({"error": {**reply, "param": None, "code": name}}, 500)(scope, receive, pass_on)
+                await request_error(error).response(scope, receive, pass_on)
         finally:
-            route = getattr(scope.get("route"), "path", "")
-            seconds = time.perf_counter() - start
+            route, seconds = getattr(scope.get("route"), "path", ""), time.perf_counter() - start
+            facts = told(state, failure)
             visit = Visit(name, scope["method"], scope["path"], status, seconds, complete, route, facts)
             self.finished(visit)
             write(visit)
+
+
+def told(state: Mapping[str, Any], failure: Exception | None) -> dict[str, Any]:
+    """What the log says of a request besides its outside."""
+    facts = {name: state[name] for name in ("model", "body") if name in state}
+    if "usage" in state:
+        usage = state["usage"]()
+        facts |= {name: usage[name] for name in ("prompt_tokens", "completion_tokens")}
+    if failure is not None:
+        facts |= {"exception": type(failure).__name__, "stack": stack(failure)}
+    return facts
 
 
 def stack(error: BaseException) -> list[str]:

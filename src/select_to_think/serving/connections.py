@@ -19,6 +19,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from select_to_think.serving.access import stack
+from select_to_think.serving.errors import RequestError
 
 HEAD_SECONDS = 10.0  # in which the head of a request must have arrived
 STALLED_SECONDS = 60.0  # in which the client must have read something of what waits for it
@@ -73,19 +74,22 @@ class TimedProtocol(H11Protocol):
         if not self.conn.trailing_data[0]:  # not even begun
             self.transport.close()
         else:
-            self.refuse(408, f"The request's head did not arrive in {self.head_seconds:g} s.", "request_timeout")
+            self.refuse(
+                408,
+                f"the head of the request did not arrive in {self.head_seconds:g} s: send it faster",
+                "request_timeout",
+            )
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls for bytes that are no request."""
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self.refuse(400, "The bytes sent are no HTTP/1.1 request, or its head is too long.", "invalid_http")
+            self.refuse(400, "this is no HTTP/1.1 request, or its head is too long", "invalid_http")
         else:
             self.transport.close()
 
     def refuse(self, status: int, message: str, code: str) -> None:
         """Answer in the form that OpenAI clients expect, and close."""
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-        body = json.dumps({"error": error}).encode()
+        body = json.dumps(RequestError(message, status, code=code).body).encode()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
@@ -114,8 +118,8 @@ LOG_CONFIG: dict[str, Any] = {
     "formatters": {"json": {"()": JsonLines}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "loggers": {
-        name: {"handlers": ["stderr"], "level": "INFO", "propagate": False}
-        for name in ("uvicorn", "select_to_think.serving")
+        name: {"handlers": ["stderr"], "level": level, "propagate": False}
+        for name, level in (("uvicorn", "WARNING"), ("select_to_think.serving", "INFO"))
     },
 }
 UVICORN: dict[str, Any] = {  # what every server of ours is started with

@@ -1,6 +1,6 @@
 """What a server tells Prometheus. Names and units follow its rules: seconds, totals, one label a dimension.
 
-The engine tells an `Observer` what happens to answers; what can be read at any time (rows, queue, key-value memory,
+The engine tells what happens to answers; what can be read at any time (rows, queue, key-value memory,
 forwards) is read from the runtime when somebody asks. Ratios such as the trigger rate are left to the one who asks:
 both of their counters are here.
 
@@ -10,9 +10,9 @@ Non-goals: the numbers that a request's own answer carries (`usage`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -20,34 +20,16 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from select_to_think.contexts.protocol import Ask, Backend
-from select_to_think.runtime import Runtime
+from select_to_think.runtime import Failed, Finished
 from select_to_think.serving.access import Visit
-from select_to_think.structures import Counts, StepRecord
+from select_to_think.serving.engine import Engine, Job, Observer
+from select_to_think.structures import Generation, StepRecord
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Observer(Protocol):
-    """What an engine tells as answers come about. Cheap: it is called in the thread that steps the runtime."""
-
-    def began(self, method: str, seconds: float) -> None:
-        """An answer has its first token, `seconds` after it was asked for."""
-        ...
-
-    def committed(self, method: str, steps: Sequence[StepRecord]) -> None:
-        """Steps of an answer are final."""
-        ...
-
-    def ended(self, method: str, outcome: str, tokens: int, counts: Counts, seconds: float) -> None:
-        """An answer of `tokens` tokens has ended, `seconds` after its first one.
-
-        `outcome`: its finish reason, or why there is none (cancelled, failed ...).
-        """
-        ...
-
-
-class Metrics:
-    """All that is counted, in a registry of its own; an `Observer`."""
+class Metrics(Observer):
+    """All that is counted, in a registry of its own."""
 
     def __init__(self) -> None:
         """Everything is zero."""
@@ -72,30 +54,48 @@ class Metrics:
         self.generated = counter("tokens_generated", "Tokens of answers, by the model that wrote them.", "model")
         self.llm_seconds = histogram("llm_call", "Of one call of the LLM, which may answer many rows.")
         self.llm_failures = counter("llm_call_failures", "Requests to the LLM that it did not answer.")
+        self.queue_seconds = histogram("queue", "From an answer's arrival to its beginning.")
+        self.step_seconds = histogram("runtime_step", "Of one step of the runtime.")
+        self.first_times: dict[Job, float] = {}  # of the answers that have begun
         self.of_method = cache(self.children)
 
     def children(self, method: str) -> tuple[Counter, Counter, Counter]:
         """The counters of a method's steps, found once."""
         return self.steps.labels(method), self.triggered.labels(method), self.flips.labels(method)
 
-    def began(self, method: str, seconds: float) -> None:
-        self.first_token.labels(method).observe(seconds)
+    def refused(self, method: str) -> None:
+        self.answers.labels(method, "refused").inc()
 
-    def committed(self, method: str, steps: Sequence[StepRecord]) -> None:
-        total, triggered, flips = self.of_method(method)
+    def begun(self, job: Job) -> None:
+        self.queue_seconds.observe(time.monotonic() - job.arrived)
+
+    def committed(self, job: Job, steps: Sequence[StepRecord]) -> None:
+        if job not in self.first_times:
+            self.first_times[job] = time.monotonic()
+            self.first_token.labels(job.method).observe(self.first_times[job] - job.arrived)
+        total, triggered, flips = self.of_method(job.method)
         total.inc(len(steps))
         if fired := sum(step.fired for step in steps):
             triggered.inc(fired)
             flips.inc(sum(step.flip for step in steps))
 
-    def ended(self, method: str, outcome: str, tokens: int, counts: Counts, seconds: float) -> None:
-        self.answers.labels(method, outcome).inc()
-        if tokens > 1:
-            self.per_token.labels(method).observe(seconds / (tokens - 1))
+    def ended(self, job: Job, event: Finished | Failed | None) -> None:
+        first_time = self.first_times.pop(job, None)
+        if not isinstance(event, Finished):
+            self.answers.labels(job.method, "cancelled" if event is None else "failed").inc()
+            return
+        result: Generation = event.result
+        tokens, counts = len(result.tokens), result.counts
+        self.answers.labels(job.method, result.finish_reason).inc()
+        if first_time is not None and tokens > 1:
+            self.per_token.labels(job.method).observe((time.monotonic() - first_time) / (tokens - 1))
         self.processed.labels("slm").inc(counts.slm_tokens_processed)
         self.processed.labels("llm").inc(counts.llm_tokens_processed)
         self.generated.labels("slm").inc(max(0, tokens - counts.llm_tokens_generated))
         self.generated.labels("llm").inc(counts.llm_tokens_generated)
+
+    def stepped(self, seconds: float, rows: int) -> None:
+        self.step_seconds.observe(seconds)
 
     def visited(self, visit: Visit) -> None:
         """Count a request; those to no route of ours count together."""
@@ -103,15 +103,13 @@ class Metrics:
         self.requests.labels(route, str(visit.status)).inc()
         self.request_seconds.labels(route).observe(visit.seconds)
 
-    def watch(self, runtime: Runtime) -> None:
-        """Read this runtime's numbers whenever somebody asks."""
-        self.registry.register(RuntimeNumbers(runtime))
-
-    def time_calls(self, backends: MutableMapping[str, Backend]) -> None:
-        """Time the calls of the LLM, if there is one by now and it is not timed yet."""
-        backend = backends.get("llm")
-        if backend is not None and not isinstance(backend, TimedBackend):
-            backends["llm"] = cast(Backend, TimedBackend(backend, self.called))
+    def watch(self, engine: Engine) -> None:
+        """Read an engine's numbers whenever somebody asks, and time the calls of its LLM, if it has one."""
+        runtime = engine.session.streams.runtime
+        self.registry.register(EngineNumbers(engine))
+        if "llm" in runtime.backends:
+            timed = TimedBackend(runtime.backends["llm"], self.called)
+            cast(dict[str, Backend], runtime.backends)["llm"] = cast(Backend, timed)
 
     def called(self, seconds: float, failures: int) -> None:
         """One call of the LLM, and how many of the requests that it carried were not answered."""
@@ -143,19 +141,18 @@ class TimedBackend:
         return answered
 
 
-class RuntimeNumbers(Collector):
-    """The present state of a runtime."""
+class EngineNumbers(Collector):
+    """The present state of an engine and of its models."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Of `runtime`, whose backends may come later."""
-        self.runtime = runtime
+    def __init__(self, engine: Engine) -> None:
+        """Of `engine`."""
+        self.engine = engine
 
     def collect(self) -> Iterator[Metric]:
         """Gauges and counters as they are now."""
-        runtime, backends = self.runtime, list(self.runtime.backends.items())
-        yield GaugeMetricFamily("s2t_rows", "Sequences that are decoded now.", len(runtime.live))
-        yield GaugeMetricFamily("s2t_queue", "Runs that wait for key-value memory.", len(runtime.queue))
-        yield CounterMetricFamily("s2t_runtime_steps", "Steps of the runtime.", runtime.steps)
+        state, backends = self.engine.state(), list(self.engine.session.backends.items())
+        yield GaugeMetricFamily("s2t_rows", "Sequences that are decoded now.", state["rows"])
+        yield GaugeMetricFamily("s2t_queue", "Answers that wait for their turn.", state["queue"])
         forwards = CounterMetricFamily("s2t_forwards", "Forwards of the whole model, for many rows.", labels=["model"])
         slots = GaugeMetricFamily("s2t_kv_slots", "Tokens that the key-value memory holds.", labels=["model"])
         used = GaugeMetricFamily("s2t_kv_slots_used", "Of them, those that belong to a sequence.", labels=["model"])

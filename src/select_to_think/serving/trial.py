@@ -19,11 +19,12 @@ from typing import Any
 import httpx
 import psutil
 
+from select_to_think.artefacts import Question
 from select_to_think.config import DecodeConfig
 from select_to_think.methods import find_method
 from select_to_think.serving.load import Answer, Job, run_client
 from select_to_think.serving.settings import BenchServeConfig
-from select_to_think.session import Question, Session
+from select_to_think.session import Session
 from select_to_think.structures import Generation, S2TError
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -103,8 +104,8 @@ class Bench:
     questions: Sequence[str]
 
     def body(self, number: int, **fields: Any) -> dict[str, Any]:
-        """The body of a chat request with the `number`-th question, streamed."""
-        return {
+        """The body of a chat request with the `number`-th question, streamed; fields that are None are left out."""
+        body = {
             "model": self.server.model,
             "messages": [{"role": "user", "content": self.question(number)}],
             "max_tokens": self.config.new_tokens,
@@ -113,6 +114,7 @@ class Bench:
             "s2t": {"method": self.config.method},
             **fields,
         }
+        return {name: value for name, value in body.items() if value is not None}
 
     def question(self, number: int) -> str:
         """One of the questions, over and over."""
