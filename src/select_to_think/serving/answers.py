@@ -82,7 +82,8 @@ class Writing:
 
     def logprob(self, step: StepRecord, added: str) -> TokenLogprob:
         """What is told of a step's probabilities."""
-        pairs = zip(step.alternatives[: self.alternatives], step.alternative_logprobs, strict=False)
+        told = None if self.order.settings.alternative_ids else self.alternatives
+        pairs = zip(step.alternatives[:told], step.alternative_logprobs, strict=False)
         self.offset += len(added)
         return TokenLogprob(step.token, step.logprob, tuple(pairs), self.offset - len(added))
 

@@ -27,6 +27,7 @@ TRACED_ALTERNATIVES = 8  # of a step, where a trace does not say how many
 Request = ChatRequest | CompletionRequest
 REMEMBERED = 256  # methods made ready, each with its settings
 COLDEST = 0.01  # temperature; below it sampling is taken as greedy decoding
+GREEDY = ("greedy", "distill", "llm")  # methods of one model, each step of which is one look at its distribution
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
@@ -112,8 +113,21 @@ class Planner:
             changed(self.settings.mentor),
             request.stops,
             max(request.alternatives or 0, traced),
+            self.asked_ids(request, method),
             self.bias(request, method),
         )
+
+    def asked_ids(self, request: Request, method: Method) -> tuple[int, ...]:
+        """The tokens whose log-probabilities a request wants."""
+        ids = tuple(request.logprob_token_ids or ())
+        if not ids:
+            return ()
+        if method.name not in GREEDY or (method.asks_llm and not self.session.shares_vocabulary):
+            raise RequestError(f"{method.name} tells no log-probabilities of given tokens", param="logprob_token_ids")
+        if wrong := [token for token in ids if token >= self.session.slm.vocab_size]:
+            size = self.session.slm.vocab_size
+            raise RequestError(f"{wrong[0]} is no token id below {size}", param="logprob_token_ids")
+        return ids
 
     def bias(self, request: Request, method: Method) -> tuple[tuple[int, float], ...]:
         """(token id, nats) of a request."""
