@@ -17,9 +17,11 @@ from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
 from select_to_think.config import BenchConfig, DataConfig, PairConfig, ScorerConfig
+from select_to_think.serving.settings import BenchServeConfig
 from select_to_think.structures import S2TError
 
 COLLECTION = "collection"  # in the folder of a pair
+QUESTIONS_EACH = 32  # of each domain, that a server is asked
 Repeats = Annotated[int, typer.Option("--repeats", metavar="INT", min=1, help="Medians are over so many.")]
 
 
@@ -63,6 +65,17 @@ def decode(
     return Reply({"schema": 1, "rows": rows, "config": asdict(config)}, lambda console: show(console, rows))
 
 
+def serve(pair: Annotated[PairConfig, Only(("pair",))], config: BenchServeConfig) -> Reply:
+    """Serve the bundled pair in one process, ask it from another, and compare with the offline runtime."""
+    from select_to_think.serving.bench import bench_serve
+    from select_to_think.session import Session
+
+    items = choose_items(pair, DataConfig(split="validation", limit=QUESTIONS_EACH))
+    with progress("measuring") as report:
+        payload = bench_serve(config, Session.load(pair), [item.question for item in items], report)
+    return Reply(payload, lambda console: show(console, payload["rows"]))
+
+
 def show(console: Console, rows: list[dict[str, Any]]) -> None:
     """The rows of a benchmark; the columns are those of the first row."""
     table = Table()
@@ -81,8 +94,9 @@ def shown(value: Any) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `s2t bench decode` and `s2t bench train`."""
+    """Add `s2t bench decode`, `s2t bench train` and `s2t bench serve`."""
     group = typer.Typer(no_args_is_help=True, help="Time the fast paths against the plain ones.")
     add_command(group, "decode", decode)
     add_command(group, "train", train)
+    add_command(group, "serve", serve)
     app.add_typer(group, name="bench")

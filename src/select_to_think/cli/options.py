@@ -36,6 +36,7 @@ from select_to_think.config import (
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
+from select_to_think.serving.settings import AccessConfig, BenchServeConfig
 from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"
@@ -54,6 +55,8 @@ PANELS = {
     TriggerTrainConfig: "Training",
     VerifierTrainConfig: "Training",
     BenchConfig: "Timing",
+    BenchServeConfig: "Timing",
+    AccessConfig: "Access",
     ServeConfig: "Server",
 }
 

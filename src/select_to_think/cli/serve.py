@@ -18,6 +18,7 @@ from select_to_think.config import (
     SelectConfig,
     ServeConfig,
 )
+from select_to_think.serving.settings import AccessConfig
 from select_to_think.structures import S2TError
 
 
@@ -28,22 +29,28 @@ def serve(
     mentor: MentorConfig,
     runtime: Annotated[RuntimeConfig, Only(defaults=(("max_wait_steps", 32),))],
     server: ServeConfig,
+    access: AccessConfig,
 ) -> Reply:
     """Serve every method of the pair to OpenAI's clients until Ctrl-C; settings count where a request has none."""
     try:
+        from select_to_think.serving.access import ApiKeys, guarded, is_loopback
         from select_to_think.serving.app import create_app
         from select_to_think.serving.engine import Engine
+        from select_to_think.serving.metrics import Metrics
         from select_to_think.serving.server import Server, address, bind
     except ModuleNotFoundError as error:
         raise S2TError(f"{error.name} is missing: install the extra, select-to-think[serve]") from error
     from select_to_think.session import Session
 
-    bound = bind(server)
-    engine = Engine(Session.load(pair, runtime), max_rows=decode.max_batch, max_queue=server.max_queue)
-    app = create_app(engine, server, MethodSettings(decode, select, mentor))
+    keys, metrics, bound = ApiKeys.load(access.api_key_file), Metrics(), bind(server)
+    if not keys.digests and not is_loopback(server.host):
+        note(f"everybody who reaches {server.host} may use this server: name keys with --api-key-file")
+    session = Session.load(pair, runtime)
+    engine = Engine(session, max_rows=decode.max_batch, max_queue=server.max_queue, observer=metrics)
+    app = create_app(engine, server, MethodSettings(decode, select, mentor), metrics)
     where = address(bound)
     note(f"serving {app.state.catalogue.name} by {server.method} at {where}/v1; Ctrl-C ends it")
-    Server(app, engine, server).run([bound])
+    Server(guarded(app, access, server.host, keys, metrics.visited), engine, server).run([bound])
     return Reply({"schema": 1, "address": where}, lambda console: None)
 
 

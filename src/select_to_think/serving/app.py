@@ -25,6 +25,7 @@ from select_to_think.serving.completions import CompletionForm
 from select_to_think.serving.engine import Engine
 from select_to_think.serving.errors import RequestError
 from select_to_think.serving.jobs import Planner
+from select_to_think.serving.metrics import Metrics
 from select_to_think.serving.replies import ClientGone, EventStream, Reply, unless_gone
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from select_to_think.serving.tokens import TokenTexts
@@ -36,7 +37,10 @@ EXAMPLES_NOTE = (
 
 
 def create_app(
-    engine: Engine, serve: ServeConfig = ServeConfig(), settings: MethodSettings = MethodSettings()
+    engine: Engine,
+    serve: ServeConfig = ServeConfig(),
+    settings: MethodSettings = MethodSettings(),
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """The application over an engine, which begins and stops with it.
 
@@ -44,6 +48,7 @@ def create_app(
         engine: of the session to be served.
         serve: what is offered, and how much a client may ask.
         settings: those of requests that do not say.
+        metrics: what is told at /metrics, if anything is.
 
     Raises:
         S2TError: the default method cannot be served.
@@ -58,7 +63,14 @@ def create_app(
         yield
         await asyncio.to_thread(engine.stop)
 
-    app = FastAPI(title="Select to Think", version=__version__, lifespan=lifespan, responses=REFUSALS)
+    app = FastAPI(
+        title="Select to Think",
+        version=__version__,
+        lifespan=lifespan,
+        responses=REFUSALS,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
     app.state.engine, app.state.catalogue = engine, catalogue
     errors.install(app)
 
@@ -72,6 +84,7 @@ def create_app(
             orders = await asyncio.to_thread(planner.completion, asked)
             form = CompletionForm(texts, as_ids=as_ids)
         made = Reply(engine, f"{catalogue.name}:{orders[0].method.name}", asked, orders, form, serve.request_timeout_s)
+        request.state.model, request.state.usage = made.model, made.usage  # for the log
         if not asked.stream:
             return JSONResponse(await unless_gone(request, made.whole()))
         chunks = made.events()
@@ -94,6 +107,8 @@ def create_app(
     add_models(app, catalogue)
     add_tokens(app, engine, texts)
     add_state(app, engine)
+    if metrics is not None:
+        add_metrics(app, engine, metrics)
     return app
 
 
@@ -182,3 +197,14 @@ def example_problems() -> list[dict[str, str]]:
     """Of the validation split."""
     problems = load_split("validation", limit_per_domain=EXAMPLES)
     return [{"domain": each.domain, "question": each.question, "answer": each.answer} for each in problems]
+
+
+def add_metrics(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+    """What happened, for Prometheus."""
+    metrics.watch(engine)
+
+    @app.get("/metrics")
+    async def numbers(request: Request) -> Response:
+        """All metrics, in the text format or as OpenMetrics."""
+        text, content_type = metrics.text(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": content_type})
