@@ -98,7 +98,7 @@ def create_app(
 
 
 STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer, or its stream."}
+    200: {"content": {"text/event-stream": {}}, "description": "The answer, or its stream."}
 }
 
 
