@@ -13,7 +13,7 @@ from select_to_think.config import DecodeConfig, MethodSettings
 from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.protocol import Ask, Backend, Context
 from select_to_think.evaluation.items import load_pair_split
-from select_to_think.runtime import Committed, Failed, Finished
+from select_to_think.runs import Committed, Failed, Finished
 from select_to_think.serving.access import Visit
 from select_to_think.serving.engine import Engine, Job
 from select_to_think.serving.metrics import Metrics, TimedBackend
