@@ -54,8 +54,9 @@ export const allSteps = (answer) => [...answer.kept, ...answer.steps];
 export const textOf = (steps) => steps.map((step) => step.text_added).join("");
 export const answerText = (answer) => textOf(allSteps(answer));
 
-function messages(turn, lane) {
-  const before = turn.history.flatMap((earlier) => {
+// What was said before goes along where the model knows conversations.
+function messages(turn, { lane, settings }) {
+  const before = (settings.remembers ? turn.history : []).flatMap((earlier) => {
     const answer = earlier.answers.find((other) => other.lane === lane && !other.origin);
     return answer ? [["user", earlier.question], ["assistant", answerText(answer)]] : [];
   });
@@ -68,7 +69,7 @@ function requestBody(turn, answer) {
   if (trigger) Object.assign(s2t, { trigger, trigger_budget: budget, candidates });
   if (consultRate !== undefined) s2t.consult_rate = consultRate;
   if (answer.kept.length) s2t.answer_tokens = answer.kept.map((step) => step.token);
-  return { model: id, messages: messages(turn, answer.lane), max_completion_tokens: maxTokens, seed, s2t };
+  return { model: id, messages: messages(turn, answer), max_completion_tokens: maxTokens, seed, s2t };
 }
 
 // Streams the answer into itself; `changed` is called after every chunk. Failures end up in `answer.error`.

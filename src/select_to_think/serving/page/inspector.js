@@ -68,9 +68,9 @@ function optionTable(step, method, actions) {
     const cells = [make("td", {}, ...probability(option, !segments))];
     if (ranks.size) cells.push(make("td", { text: typeof option.score === "number" ? shown(option.score) : "–" }));
     if (!segments) cells.push(make("td", {}, rankCell(index + 1, ranks.get(option))));
-    return make("tr", { class: rowClass(option, step) }, nameCell({ option, options, step, author: segments && ["the SLM’s", "the LLM’s"][index] }, actions), ...cells);
+    return make("tr", { class: rowClass(option, step, segments && index === 1) }, nameCell({ option, options, step, author: segments && ["the SLM’s", "the LLM’s"][index] }, actions), ...cells);
   });
-  return make("table", { class: "options" },
+  return make("table", { class: segments ? "options segments" : "options" },
     make("caption", { text: segments ? "The two segments; the answer can go on from the first token of the other" : "Choose another token to see where it leads" }),
     make("thead", {}, make("tr", {}, ...columns.map((text) => make("th", { scope: "col", text })))),
     make("tbody", {}, ...rows));
@@ -81,8 +81,8 @@ function ranksBy(options, value) {
   return new Map(order.map((option, index) => [option, index + 1]));
 }
 
-function rowClass(option, step) {
-  if (option.id === step.token) return step.flip || step.mine ? "taken changed" : "taken";
+function rowClass(option, step, mentors = false) {
+  if (option.id === step.token) return mentors ? "taken mentors" : step.flip || step.mine ? "taken changed" : "taken";
   return step.flip && option.id === step.greedy ? "refused" : null;
 }
 

@@ -66,7 +66,7 @@ function ask(text) {
 }
 
 function settled(error) {
-  if (error?.status === 401) notify(error.message, true);
+  if (error) notify(error.message, error.status === 401);
   writeAddress();
 }
 

@@ -37,14 +37,20 @@ export class Pointing {
     tokens.select(at);
     showStep({ answer, at, method, pinned }, {
       close: () => this.close(),
-      force: (option) => this.stage.goOn(turn, answer, at, option, answer.settings),
-      rewind: () => this.stage.goOn(turn, answer, at, null, this.rewindSettings(answer.lane)),
+      force: (option) => this.goOn(turn, answer, at, option, answer.settings),
+      rewind: () => this.goOn(turn, answer, at, null, this.rewindSettings(answer.lane)),
     });
+  }
+
+  goOn(...from) {
+    if (isSheet()) this.close();
+    this.stage.goOn(...from);
   }
 
   pin(element) {
     clearTimeout(this.hover);
     this.show({ ...ownerOf(element), pinned: true });
+    if (isSheet()) element.scrollIntoView({ block: "nearest" });
   }
 
   unmark() {
@@ -89,6 +95,11 @@ export class Pointing {
     this.pin(next);
     (entered ? byId("inspector").querySelector(".option, button") : next).focus();
   }
+}
+
+// Whether the panel covers the lower part of the window.
+function isSheet() {
+  return getComputedStyle(byId("inspector")).position === "fixed";
 }
 
 function tokenAt(event) {

@@ -76,7 +76,7 @@ function checked(content) {
   return content;
 }
 
-const isSettings = (settings) => typeof settings?.method === "string" && Number.isFinite(settings.maxTokens) && Number.isFinite(settings.seed);
+const isSettings = (settings) => typeof settings?.method === "string" && Number.isInteger(settings.seed);
 
 function isTurn({ question, answers }) {
   const numbers = new Set();

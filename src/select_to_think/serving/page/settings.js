@@ -12,6 +12,7 @@ export class SettingsForm {
       const lanes = this.read();
       this.setLanes(lanes.length === 1 ? [...lanes, this.rival()] : lanes.slice(0, 1));
     });
+    byId("composer").addEventListener("invalid", () => { byId("settings").open = true; }, true);
     this.setLanes([{ method: this.favourite() }]);
   }
 
@@ -41,13 +42,13 @@ export class SettingsForm {
 
   // The settings of each lane, as an answer takes them.
   read() {
-    const common = { maxTokens: byId("max-tokens").valueAsNumber, seed: byId("seed").valueAsNumber };
+    const common = { maxTokens: byId("max-tokens").valueAsNumber || null, seed: byId("seed").valueAsNumber };
     return this.lanes.map((lane) => ({ ...lane.read(), ...common }));
   }
 
   // Shows the settings of answers that were read from an address or a file.
   show(lanes) {
-    byId("max-tokens").value = lanes[0].maxTokens;
+    byId("max-tokens").value = lanes[0].maxTokens ?? "";
     byId("seed").value = lanes[0].seed;
     this.setLanes(lanes);
   }
@@ -86,14 +87,19 @@ class Lane {
     const { record } = this;
     fill(this.trigger, record.triggers, trigger ?? record.trigger);
     if (record.trigger) this.budget.value = +(100 * (budget ?? record.trigger_budget)).toFixed(3);
-    for (const name of ["trigger", "budget", "candidates"]) this.fields[name].hidden = !record.trigger;
-    this.fields.consultRate.hidden = !record.mentor;
+    for (const name of ["trigger", "budget", "candidates"]) this.offer(name, Boolean(record.trigger));
+    this.offer("consultRate", record.mentor);
     this.help.textContent = record.help;
+  }
+
+  offer(name, wanted) {
+    this.fields[name].hidden = !wanted;
+    this[name].disabled = !wanted;
   }
 
   read() {
     const { record } = this;
-    const settings = { method: record.method, id: record.id };
+    const settings = { method: record.method, id: record.id, remembers: record.chat_template };
     if (record.trigger) {
       Object.assign(settings, { trigger: this.trigger.value, budget: this.budget.valueAsNumber / 100, candidates: this.candidates.valueAsNumber });
     }

@@ -7,7 +7,7 @@ import { summary } from "./words.js";
 
 export class Stage {
   // `methods`: by name. `expected`: (question) -> its right answer, or null. `changed(answer)` is called as answers grow,
-  // `settled(failure)` when nothing is being written any more.
+  // `settled(error)` when nothing is being written any more; the error is that of the last answer, or null.
   constructor({ methods, expected, changed, settled }) {
     Object.assign(this, { methods, expected, changed, settled });
     this.turns = [];
@@ -30,7 +30,8 @@ export class Stage {
   }
 
   async goOn(turn, origin, at, choice, settings) {
-    const answer = await branch(turn, origin, at, choice, settings);
+    const answer = await branch(turn, origin, at, choice, settings).catch(this.settled);
+    if (!answer) return null;
     this.render();
     this.cards.get(answer).node.scrollIntoView({ block: "nearest", behavior: "smooth" });
     await this.write(turn, answer);
@@ -47,7 +48,8 @@ export class Stage {
     for (const { number, origin, settings } of plans.filter((plan) => plan.origin)) {
       const from = made.get(origin.number);
       const reachable = from && origin.at < allSteps(from).length;
-      if (reachable) made.set(number, await this.goOn(turn, from, origin.at, origin.choice, settings));
+      const answer = reachable && await this.goOn(turn, from, origin.at, origin.choice, settings);
+      if (answer) made.set(number, answer);
     }
   }
 
