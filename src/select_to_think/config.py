@@ -3,21 +3,19 @@
 Command-line flags are generated from these dataclasses: the flag of `DecodeConfig.max_new_tokens` is
 `--max-new-tokens`, its help text stands beside the default. Fractions are 0-1, times in seconds, lengths in tokens.
 
-Non-goals: reading flags (see `cli/options.py`), and anything that depends on torch.
+Non-goals: checking values (`checked.py`), reading flags (`cli/options.py`), and anything that depends on torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from numbers import Integral, Real
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal
 
-from select_to_think.structures import S2TError, comma_separated, unknown_name
+from select_to_think.checked import Checked, option
+from select_to_think.structures import S2TError, comma_separated
 
-LARGEST = 2**31 - 1  # of any setting: what every library below takes
 LARGEST_SEED = 2**32 - 1  # that numpy and torch take
 
 ScorerMode = Literal["coupled", "proposer", "activated"]
@@ -26,48 +24,6 @@ DistillKind = Literal["kd", "sft"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Order = Literal["ab", "debiased"]
 CodeExecution = Literal["confined", "unconfined"]
-
-
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with its help text and its allowed range (inclusive)."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
-
-
-def value_types(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
-    """By field of a configuration, what its value may be: classes (None if it may be missing), or names."""
-    found = {}
-    for name, hint in get_type_hints(cls).items():
-        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        found[name] = tuple(each for part in parts for each in (get_args(part) or (part,)))
-    return found
-
-
-class Checked:
-    """Checks kind and range of every field when the configuration is made; raises `S2TError`."""
-
-    def __post_init__(self) -> None:
-        """Compare each field with its type, and with the bounds written beside its default."""
-        for name, spec in self.__dataclass_fields__.items():  # type: ignore[attr-defined]
-            value, allowed = getattr(self, name), value_types(type(self))[name]
-            if value is None and NoneType in allowed:
-                continue
-            names = [each for each in allowed if isinstance(each, str)]
-            if names and value not in names:
-                raise unknown_name(name.replace("_", " "), str(value), names)
-            if int in allowed or float in allowed:
-                check_number(name, value, int in allowed, spec.metadata["low"], spec.metadata["high"])
-            elif not names and not isinstance(value, (str, Path) if allowed[0] in (str, Path) else allowed):
-                raise S2TError(f"{name} must be of type {allowed[0].__name__}, got {value!r}")
-
-
-def check_number(name: str, value: Any, whole: bool, low: float | None, high: float | None) -> None:
-    """Raise S2TError for what is no number, not whole where it must be, not finite, or out of its range."""
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        raise S2TError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
-    given, most = float(value), LARGEST if high is None else high
-    if not (-LARGEST if low is None else low) <= given <= most:  # NaN compares as false
-        bounds = f"between {low} and {most}" if high is not None or given > most else f"at least {low}"
-        raise S2TError(f"{name} must be {bounds}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -162,6 +118,8 @@ class MethodSettings:
     select: SelectConfig = SelectConfig()
     mentor: MentorConfig = MentorConfig()
     stop: tuple[str, ...] = ()  # strings that end an answer
+    alternatives: int = 0  # most probable tokens that each step carries beside the chosen one
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id of the SLM, nats) added to the logits of every model
 
 
 @dataclass(frozen=True)
@@ -313,3 +271,17 @@ class BenchConfig(Checked):
         if not sizes or not all(size.isdecimal() and int(size) for size in sizes):
             raise S2TError(f"batch must be whole numbers from 1 on, separated by commas, got {self.batch!r}")
         return [int(size) for size in sizes]
+
+
+@dataclass(frozen=True)
+class ServeConfig(Checked):
+    """Where the server listens, what it offers, and how much a client may ask of it."""
+
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
+    port: int = option(8000, "Port to listen on; 0 takes a free one.", low=0, high=65535)
+    method: str = option("s2t-local", "Method of requests that name none.")
+    model_name: str | None = option(None, "Name of the model in requests (default: that of the pair).")
+    max_queue: int = option(256, "Answers that may wait for their turn; more are refused (429).", low=0)
+    max_n: int = option(128, "Most answers of one request: prompts times n.", low=1)
+    request_timeout_s: float = option(600.0, "Seconds that a request may take.", low=0.1)
+    shutdown_timeout_s: float = option(30.0, "Seconds in which answers may still end when the server stops.", low=0.0)

@@ -105,6 +105,7 @@ class Observe:
     bins: bool = False
     hidden: bool = False
     every: bool = False
+    bias: tuple[tuple[int, float], ...] = ()  # (token id, nats) added to logits before anything is computed from them
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +249,10 @@ class StepRecord:
     scores: tuple[float, ...] = ()  # the selector's scores of the candidates; higher is better
     llm_top_token: int | None = None  # the LLM's top-1 over the whole vocabulary, where it was asked
     chooser: Chooser = "slm"
+    llm_failed: bool = False  # the LLM was asked and not reached: the SLM's own choice
     segments: tuple[tuple[int, ...], ...] = ()  # MentorCollab: what each candidate begins, the SLM's first
+    alternatives: tuple[int, ...] = ()  # the most probable tokens of the model that proposed the step, if asked for
+    alternative_logprobs: tuple[float, ...] = ()  # nats
 
     @property
     def flip(self) -> bool:

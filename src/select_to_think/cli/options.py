@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from rich.markup import escape
 
+from select_to_think.checked import Checked
 from select_to_think.config import (
     BenchConfig,
-    Checked,
     CollectConfig,
     DataConfig,
     DecodeConfig,
@@ -32,6 +32,7 @@ from select_to_think.config import (
     RuntimeConfig,
     ScorerConfig,
     SelectConfig,
+    ServeConfig,
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
@@ -52,6 +53,7 @@ PANELS = {
     TriggerTrainConfig: "Training",
     VerifierTrainConfig: "Training",
     BenchConfig: "Timing",
+    ServeConfig: "Server",
 }
 
 METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", float | None: "FLOAT", Path | None: "PATH"}

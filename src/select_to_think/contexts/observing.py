@@ -80,11 +80,14 @@ def read_distributions(
     unsure = torch.tensor([i for i, observe in enumerate(observes) if observe.entropy], device=device)
     draws = [look.observe.sampling if line == look.lines[-1] else None for look in looks for line in look.lines]
     drawn = [(i, draw) for i, draw in enumerate(draws) if draw]
+    biases = [(i, token, nats) for i, observe in enumerate(observes) for token, nats in observe.bias]
     top_k = max(observe.top_k for observe in observes)
     size = max(1, MOST_LOGITS // head(states[:1]).shape[-1]) if len(states) > SURELY_FEW else len(states)
     parts = []
     for start in range(0, len(states), size):
         logits = probability.permitted(head(states[start : start + size]), forbidden)  # (n, V)
+        if here := [(i - start, token, nats) for i, token, nats in biases if start <= i < start + size]:
+            add_bias(logits, *zip(*here, strict=True))
         total = torch.logsumexp(logits, -1, keepdim=True)
         part = {"total": total[:, 0]}
         if top_k:
@@ -96,12 +99,18 @@ def read_distributions(
             rows = unsure[(unsure >= start) & (unsure < start + size)] - start if size < len(states) else unsure
             logprobs = logits - total if len(rows) == len(logits) else logits[rows] - total[rows]
             part["entropy"] = probability.entropy_nats(logprobs)
-        if here := [(i - start, draw) for i, draw in drawn if start <= i < start + size]:
-            places, settings = zip(*here, strict=True)
+        if now := [(i - start, draw) for i, draw in drawn if start <= i < start + size]:
+            places, settings = zip(*now, strict=True)
             part["sampled_ids"], part["sampled_logprobs"] = sample((logits - total)[list(places)], settings)
         parts.append(part)
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+
+
+def add_bias(logits: Tensor, lines: Sequence[int], tokens: Sequence[int], nats: Sequence[float]) -> None:
+    """Add `nats` to the logits (N, V) of `tokens` on `lines`, in place."""
+    places = tuple(torch.tensor(indices, device=logits.device) for indices in (lines, tokens))
+    logits.index_put_(places, torch.tensor(nats, dtype=logits.dtype, device=logits.device), accumulate=True)
 
 
 def best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
+from select_to_think.checked import check_number
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import LARGEST_SEED, ScorerConfig, check_number
+from select_to_think.config import LARGEST_SEED, ScorerConfig
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.scorer import About, save_scorer

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
+from select_to_think.checked import check_number
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import LARGEST_SEED, TriggerTrainConfig, check_number
+from select_to_think.config import LARGEST_SEED, TriggerTrainConfig
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.layers import Layers
 from select_to_think.models.loading import LoadedModel

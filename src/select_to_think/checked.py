@@ -1,0 +1,58 @@
+"""Configurations that check themselves when they are made: kind and range of every field, written beside its default.
+
+Non-goals: the settings (`config.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
+
+from select_to_think.structures import S2TError, unknown_name
+
+LARGEST = 2**31 - 1  # of any setting: what every library below takes
+
+
+def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its help text and its allowed range (inclusive)."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+def value_types(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
+    """By field of a configuration, what its value may be: classes (None if it may be missing), or names."""
+    found = {}
+    for name, hint in get_type_hints(cls).items():
+        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        found[name] = tuple(each for part in parts for each in (get_args(part) or (part,)))
+    return found
+
+
+class Checked:
+    """Checks kind and range of every field when the configuration is made; raises `S2TError`."""
+
+    def __post_init__(self) -> None:
+        """Compare each field with its type, and with the bounds written beside its default."""
+        for name, spec in self.__dataclass_fields__.items():  # type: ignore[attr-defined]
+            value, allowed = getattr(self, name), value_types(type(self))[name]
+            if value is None and NoneType in allowed:
+                continue
+            names = [each for each in allowed if isinstance(each, str)]
+            if names and value not in names:
+                raise unknown_name(name.replace("_", " "), str(value), names)
+            if int in allowed or float in allowed:
+                check_number(name, value, int in allowed, spec.metadata["low"], spec.metadata["high"])
+            elif not names and not isinstance(value, (str, Path) if allowed[0] in (str, Path) else allowed):
+                raise S2TError(f"{name} must be of type {allowed[0].__name__}, got {value!r}")
+
+
+def check_number(name: str, value: Any, whole: bool, low: float | None, high: float | None) -> None:
+    """Raise S2TError for what is no number, not whole where it must be, not finite, or out of its range."""
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise S2TError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}")
+    given, most = float(value), LARGEST if high is None else high
+    if not (-LARGEST if low is None else low) <= given <= most:  # NaN compares as false
+        bounds = f"between {low} and {most}" if high is not None or given > most else f"at least {low}"
+        raise S2TError(f"{name} must be {bounds}, got {value}")
