@@ -27,6 +27,7 @@ from select_to_think.serving.errors import RequestError
 from select_to_think.serving.jobs import Planner
 from select_to_think.serving.replies import ClientGone, EventStream, Reply, unless_gone
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from select_to_think.serving.static import page_routes
 from select_to_think.serving.tokens import TokenTexts
 
 EXAMPLES = 4  # of each domain
@@ -94,6 +95,7 @@ def create_app(
     add_models(app, catalogue)
     add_tokens(app, engine, texts)
     add_state(app, engine)
+    app.router.routes.extend(page_routes())
     return app
 
 

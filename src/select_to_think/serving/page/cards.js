@@ -12,7 +12,7 @@ export class Card {
     this.facts = make("p", { class: "facts quiet" });
     this.final = make("p", { class: "final" });
     this.buttons = make("p", { class: "card-actions" });
-    const title = make("h3", {}, make("span", { text: this.title() }));
+    const title = make("h3", {}, make("span", { class: "count", text: answer.number }), this.title());
     this.node = make("article", { class: `card${answer.origin ? " branch" : ""}`, "aria-label": `Answer ${answer.number}: ${this.title()}` },
       make("div", { class: "card-head" }, title, make("span", { class: "quiet", text: this.subtitle() })),
       this.tokens.node, this.final, this.facts, this.buttons);
@@ -52,7 +52,7 @@ export class Card {
     if (answer.counts) {
       const { slm_forwards: slm, llm_forwards: llm } = answer.counts;
       facts.push(llm ? `LLM share ${percent(counts.llmShare ?? 0)}` : "no LLM");
-      facts.push(`${plural(slm, "forward")}${llm ? ` + ${llm} of the LLM` : ""}`);
+      facts.push([slm && plural(slm, "forward"), llm && plural(llm, "LLM forward")].filter(Boolean).join(" + "));
     }
     const reused = answer.usage?.prompt_tokens_details?.cached_tokens;
     if (reused) facts.push(`${plural(reused, "token")} reused`);

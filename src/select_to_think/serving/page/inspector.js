@@ -63,7 +63,8 @@ function optionTable(step, method, actions) {
   const segments = method.mentor && step.fired;
   const ranks = ranksBy(options, (option) => option.score);
   const [judge, shown] = judgeOf(step, method);
-  const columns = segments ? ["Segment", "First token", judge] : ranks.size ? ["Token", "SLM", judge, "Rank"] : ["Token", "SLM", "Rank"];
+  const proposer = step.chooser === "llm" && !step.fired ? "LLM" : "SLM";
+  const columns = segments ? ["Segment", "First token", judge] : ["Token", proposer, ...(ranks.size ? [judge] : []), "Rank"];
   const rows = options.map((option, index) => {
     const cells = [make("td", {}, ...probability(option, !segments))];
     if (ranks.size) cells.push(make("td", { text: typeof option.score === "number" ? shown(option.score) : "–" }));

@@ -16,15 +16,17 @@ let form = null;
 let stage = null;
 let pointing = null;
 let ownHash = "";
+let nextState = 0;
 
 async function start() {
   try {
     const methods = await loadMethods();
     if (!methods.size) throw new Error("This server offers no method that the page can use.");
-    form = new SettingsForm(methods);
+    await showExamples();
+    // A model that knows nothing but its examples was trained on single questions.
+    form = new SettingsForm(methods, { remembers: !examples.length });
     stage = new Stage({ methods, expected, changed: (answer) => pointing.refresh(answer), settled });
     pointing = new Pointing(stage, (lane) => form.read()[lane] ?? form.read()[0]);
-    await showExamples();
   } catch (error) {
     notify(error.message, error.status === 401);
     return;
@@ -63,10 +65,12 @@ function ask(text) {
   fitQuestion();
   byId("settings").open = false;
   stage.ask(text, form.read());
+  followServer();
 }
 
 function settled(error) {
   if (error) notify(error.message, error.status === 401);
+  followServer();
   writeAddress();
 }
 
@@ -96,12 +100,14 @@ byId("refused").addEventListener("change", (event) => document.body.classList.to
 
 // The counters of the server, while somebody looks
 async function followServer() {
+  clearTimeout(nextState);
   const state = document.hidden ? null : await getJson("v1/s2t/state").catch(() => null);
   if (state) {
     byId("server").textContent = [`${plural(state.rows, "answer")} in the batch`, `${state.queue} waiting`,
       `${Math.round(state.tokens_per_second)} tokens/s`, `${plural(state.slm_forwards, "SLM forward")}`, `${state.llm_forwards} of the LLM`].join(" · ");
   }
-  setTimeout(followServer, stage.running.size ? STATE_MS.working : STATE_MS.idle);
+  clearTimeout(nextState);
+  nextState = setTimeout(followServer, stage.running.size ? STATE_MS.working : STATE_MS.idle);
 }
 
 // Conversations in the address
@@ -139,7 +145,7 @@ byId("link").addEventListener("click", async () => {
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
   byId("status").textContent = copied ? "The address was copied." : "The address bar holds the address to copy.";
   byId("link").textContent = copied ? "Copied" : "See the address bar";
-  setTimeout(() => { byId("link").textContent = "Copy link"; }, 2000);
+  setTimeout(() => { byId("link").textContent = "Link"; }, 2000);
 });
 
 // And in files

@@ -5,8 +5,10 @@ import { byId, make } from "./dom.js";
 const DEFAULTS = { candidates: 8, consultRate: 0.25 };
 
 export class SettingsForm {
-  constructor(methods) {
+  // `remembers`: whether earlier turns go along, where the model knows conversations.
+  constructor(methods, { remembers }) {
     this.methods = methods;
+    this.remembers = remembers;
     this.lanes = [];
     byId("compare").addEventListener("click", () => {
       const lanes = this.read();
@@ -43,7 +45,7 @@ export class SettingsForm {
   // The settings of each lane, as an answer takes them.
   read() {
     const common = { maxTokens: byId("max-tokens").valueAsNumber || null, seed: byId("seed").valueAsNumber };
-    return this.lanes.map((lane) => ({ ...lane.read(), ...common }));
+    return this.lanes.map((lane) => ({ ...lane.read(), ...common, remembers: this.remembers && lane.record.chat_template }));
   }
 
   // Shows the settings of answers that were read from an address or a file.
@@ -99,7 +101,7 @@ class Lane {
 
   read() {
     const { record } = this;
-    const settings = { method: record.method, id: record.id, remembers: record.chat_template };
+    const settings = { method: record.method, id: record.id };
     if (record.trigger) {
       Object.assign(settings, { trigger: this.trigger.value, budget: this.budget.valueAsNumber / 100, candidates: this.candidates.valueAsNumber });
     }

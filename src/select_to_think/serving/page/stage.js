@@ -33,7 +33,7 @@ export class Stage {
     const answer = await branch(turn, origin, at, choice, settings).catch(this.settled);
     if (!answer) return null;
     this.render();
-    this.cards.get(answer).node.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    this.cards.get(answer).node.scrollIntoView({ block: "center", behavior: "smooth" });
     await this.write(turn, answer);
     return answer;
   }
