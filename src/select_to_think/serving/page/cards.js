@@ -78,13 +78,13 @@ export class Card {
     const name = `answer-${answer.number}`;
     const found = [button("Trace", "Download this answer with every step", () => download(`${name}-trace.json`, this.trace()))];
     const origin = answer.origin?.answer;
-    if (origin && answer.origin.choice && turn.answers.includes(origin)) {
+    if (origin && answer.origin.choice) {
       const pair = (chosen, rejected) => () => download(`${name}-pair.json`, preferencePair(turn, chosen, rejected));
       found.push(button("Prefer this", "Download the pair with this ending as the chosen one", pair(answer, origin)));
       found.push(button("Prefer the other", "Download the pair with the first ending as the chosen one", pair(origin, answer)));
     }
     if (answer.status === "failed") found.push(button("Try again", "Ask again", actions.retry));
-    if (turn.answers.length > 1) found.push(button("Remove", "Take this answer off the page", actions.remove));
+    found.push(button("Remove", "Take this answer, and what branches from it, off the page", actions.remove));
     this.buttons.replaceChildren(...found);
   }
 

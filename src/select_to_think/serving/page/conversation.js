@@ -33,21 +33,28 @@ async function addedText(steps, token) {
 
 function addAnswer(turn, answer) {
   const number = 1 + Math.max(0, ...turn.answers.map((other) => other.number));
-  const whole = { number, steps: [], status: "waiting", error: null, final: null, finish: null, counts: null,
-    threshold: null, trigger: null, usage: null, seconds: 0, ...answer };
+  const whole = { number, ...unwritten(), ...answer };
   const place = answer.origin ? lastOfFamily(turn, answer.origin.answer) + 1 : turn.answers.length;
   turn.answers.splice(place, 0, whole);
   return whole;
 }
 
-// A branch stands behind its origin and the earlier branches of that.
-function lastOfFamily(turn, origin) {
-  const descends = (answer) => answer === origin || (answer.origin && descends(answer.origin.answer));
-  return turn.answers.findLastIndex(descends);
+// What an answer is before it is asked for.
+export function unwritten() {
+  return { steps: [], status: "waiting", error: null, final: null, finish: null, counts: null, threshold: null,
+    trigger: null, usage: null, seconds: 0 };
 }
 
+const descends = (answer, from) => answer === from || (answer.origin && descends(answer.origin.answer, from));
+
+// A branch stands behind its origin and the earlier branches of that.
+function lastOfFamily(turn, origin) {
+  return turn.answers.findLastIndex((answer) => descends(answer, origin));
+}
+
+// Removes an answer and what branches from it.
 export function removeAnswer(turn, answer) {
-  turn.answers = turn.answers.filter((other) => other !== answer);
+  turn.answers = turn.answers.filter((other) => !descends(other, answer));
 }
 
 export const allSteps = (answer) => [...answer.kept, ...answer.steps];

@@ -93,7 +93,8 @@ export class Pointing {
     if (!next) return;
     event.preventDefault();
     this.pin(next);
-    (entered ? byId("inspector").querySelector(".option, button") : next).focus();
+    const panel = byId("inspector");
+    (entered ? panel.querySelector(".option") ?? panel.querySelector("button") : next).focus();
   }
 }
 

@@ -1,7 +1,7 @@
 // The conversation on the page: asks, goes on from a token, asks again what an address holds, and shows the cards.
 
 import { Card } from "./cards.js";
-import { allSteps, branch, counters, newAnswer, newTurn, removeAnswer, run } from "./conversation.js";
+import { allSteps, branch, counters, newAnswer, newTurn, removeAnswer, run, unwritten } from "./conversation.js";
 import { byId, make } from "./dom.js";
 import { summary } from "./words.js";
 
@@ -105,13 +105,14 @@ export class Stage {
 
   remove(turn, answer) {
     removeAnswer(turn, answer);
+    if (!turn.answers.length) this.turns = this.turns.filter((other) => other !== turn);
     this.render();
     this.changed(answer);
     this.settled(null);
   }
 
   retry(turn, answer) {
-    Object.assign(answer, { steps: [], error: null });
+    Object.assign(answer, unwritten());
     this.cards.delete(answer);
     this.render();
     this.write(turn, answer);
