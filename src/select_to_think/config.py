@@ -118,7 +118,8 @@ class MethodSettings:
     select: SelectConfig = SelectConfig()
     mentor: MentorConfig = MentorConfig()
     stop: tuple[str, ...] = ()  # strings that end an answer
-    alternatives: int = 0  # most probable tokens that each step carries beside the chosen one
+    alternatives: int = 0  # most probable tokens that each step carries beside the chosen one ...
+    alternative_ids: tuple[int, ...] = ()  # ... or these, whatever their probability (greedy, distill, llm)
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id of the SLM, nats) added to the logits of every model
 
 

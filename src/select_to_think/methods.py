@@ -85,7 +85,8 @@ def limits(session: Session, settings: MethodSettings) -> Limits:
     """When answers end."""
     stop, tokenizer = settings.stop, session.slm.tokenizer
     watch = (lambda: StopStrings(tokenizer, stop)) if stop else None
-    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch, settings.alternatives)
+    told = settings.alternatives, settings.alternative_ids
+    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch, *told)
 
 
 def greedy(session: Session, settings: MethodSettings, samples: int) -> Decoder:
