@@ -28,6 +28,7 @@ from select_to_think.serving.jobs import Planner
 from select_to_think.serving.metrics import Metrics
 from select_to_think.serving.replies import ClientGone, EventStream, Reply, unless_gone
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from select_to_think.serving.static import page_routes
 from select_to_think.serving.tokens import TokenTexts
 
 EXAMPLES = 4  # of each domain
@@ -109,6 +110,7 @@ def create_app(
     add_state(app, engine)
     if metrics is not None:
         add_metrics(app, engine, metrics)
+    app.router.routes.extend(page_routes())
     return app
 
 

@@ -98,6 +98,7 @@ class Catalogue:
             "budgets": list(BUDGETS) if method.trigger else [],
             "trigger_budget": self.settings.select.trigger_budget if method.trigger else None,
             "uses": method.uses,
+            "chat_template": bool(self.session.slm.tokenizer.chat_template),
             "default": method.name == self.default.name,
         }
         return {
