@@ -81,7 +81,7 @@ def test_generate_gives_the_whole_trace(run: Run, place: Path) -> None:
     first, second = said["results"]
     assert [first["question"], second["question"]] == ["w5 w6", "w7"]
     assert len(first["steps"]) == len(first["tokens"]) and first["fired"] == sum(s["fired"] for s in first["steps"])
-    assert "".join(step["text"] for step in first["steps"]) == first["text"]
+    assert "".join(step["text_added"] for step in first["steps"]) == first["text"]
     fired = [step for answer in said["results"] for step in answer["steps"] if step["fired"]]
     assert fired and all(step["candidates"] and step["chooser"] == "llm" for step in fired)
     assert all(step["token"] == step["candidates"][step["choice"]]["id"] for step in fired)

@@ -24,8 +24,9 @@ from torch import nn
 
 import fake_session
 from analysis_run import make_run
-from select_to_think import checked, config
+from select_to_think import config
 from select_to_think.analysis.runs import load_run
+from select_to_think.checked import Checked, value_types
 from select_to_think.cli import app
 from select_to_think.cli.output import console
 from select_to_think.cli.progress import Lines, progress
@@ -40,14 +41,12 @@ from select_to_think.training.head import fit_head
 from select_to_think.training.scorer import train_scorer
 from select_to_think.triggers.calibration import QUANTILES, Calibration
 
-CONFIGS = [
-    each for each in vars(config).values() if dataclasses.is_dataclass(each) and issubclass(each, config.Checked)
-]
+CONFIGS = [each for each in vars(config).values() if dataclasses.is_dataclass(each) and issubclass(each, Checked)]
 NUMBERS = [
-    (each, spec.name, checked.value_types(each)[spec.name])
+    (each, spec.name, value_types(each)[spec.name])
     for each in CONFIGS
     for spec in dataclasses.fields(each)
-    if {int, float} & set(checked.value_types(each)[spec.name])
+    if {int, float} & set(value_types(each)[spec.name])
 ]
 
 

@@ -1,4 +1,5 @@
-"""What a pair consists of: two models and what was trained and calibrated for them, each loaded when first needed.
+"""What a pair consists of: two models and what was trained and calibrated for them, each loaded when first needed; and
+how a question is put to them.
 
 `s2t-local` and `distill` never load an LLM, because nothing here loads more than it is asked for.
 
@@ -8,6 +9,7 @@ Non-goals: decoding (`session.py`).
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from select_to_think.contexts.remote.detection import Reached, reach
 from select_to_think.contexts.remote.servers import inexact
 from select_to_think.models.distilled import check_distilled
 from select_to_think.models.loading import LoadedModel, load_model
+from select_to_think.models.prompting import Conversation, prompt_ids
 from select_to_think.models.remote import Model, is_address
 from select_to_think.models.scorer import Scorer, load_scorer
 from select_to_think.models.spelling import Spelling
@@ -23,8 +26,10 @@ from select_to_think.models.translation import Translation
 from select_to_think.models.vocabulary import reserved_ids, share_vocabulary, stop_ids
 from select_to_think.models.words import Words, word_boundaries
 from select_to_think.pairs import bundled_folder, bundled_model, bundled_notes
-from select_to_think.structures import S2TError
+from select_to_think.structures import PromptTooLong, S2TError
 from select_to_think.triggers.calibration import CALIBRATION, Calibration
+
+Question = str | Conversation | Sequence[int]  # or the token ids of a whole prompt
 
 FLAGS = {  # what makes an artefact -> the flag that names it
     "s2t calibrate": "--calibration",
@@ -211,3 +216,49 @@ class Artefacts:
     def room(self, *, with_llm: bool) -> int:
         """Tokens of a prompt and its answer that fit the context."""
         return min(model.max_positions for model in ((self.slm, self.llm) if with_llm else (self.slm,)))
+
+    def prompt(self, question: Question, max_new_tokens: int, *, with_llm: bool) -> list[int]:
+        """Token ids of the prompt.
+
+        Raises:
+            PromptTooLong: it and the longest answer do not fit the context.
+            S2TError: it is empty.
+        """
+        ids = self.slm_prompt(question)
+        room = self.room(with_llm=with_llm)
+        longest = max(len(ids), len(self.llm_prompt(question))) if with_llm and not self.shares_vocabulary else len(ids)
+        if longest + max_new_tokens > room:
+            raise PromptTooLong(
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the context of {room} tokens"
+                f"{self.shortened}: shorten the question ({self.asked(question)[:40]!r}...) or lower --max-new-tokens",
+                longest,
+            )
+        if not ids:
+            raise S2TError("the question is empty: write one")
+        size = self.slm.model.config.get_text_config().vocab_size
+        if min(ids) < 0 or max(ids) >= size:
+            raise S2TError(f"the prompt has token ids outside the SLM's vocabulary of {size}: give its own")
+        return ids
+
+    def asked(self, question: Question) -> str:
+        """What the user asks, as text."""
+        if isinstance(question, Conversation):
+            return question.question
+        return question if isinstance(question, str) else self.text(question)
+
+    def slm_prompt(self, question: Question) -> list[int]:
+        """Token ids of the prompt, of any length."""
+        if isinstance(question, Conversation):
+            return [*prompt_ids(self.slm, question), *question.answer_tokens]
+        return prompt_ids(self.slm, question) if isinstance(question, str) else list(question)
+
+    def llm_prompt(self, question: Question) -> list[int]:
+        """Token ids of the prompt in the LLM's own template and vocabulary."""
+        if isinstance(question, Conversation):
+            return [*prompt_ids(self.llm, question), *self.translation.to_llm(question.answer_tokens)]
+        return prompt_ids(self.llm, question) if isinstance(question, str) else self.translation.to_llm(question)
+
+    def text(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
+        """The text of generated tokens, without special tokens, up to the first of the strings `stop`."""
+        text = str(self.slm.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]

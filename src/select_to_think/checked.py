@@ -1,6 +1,6 @@
-"""Settings that check themselves: every field's kind and range, written beside its default.
+"""Configurations that check themselves when they are made: kind and range of every field, written beside its default.
 
-Non-goals: which settings there are (`config.py`).
+Non-goals: the settings (`config.py`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Command-line flags are generated from these dataclasses: the flag of `DecodeConfig.max_new_tokens` is
 `--max-new-tokens`, its help text stands beside the default. Fractions are 0-1, times in seconds, lengths in tokens.
 
-Non-goals: reading flags (see `cli/options.py`), and anything that depends on torch.
+Non-goals: checking values (`checked.py`), reading flags (`cli/options.py`), and anything that depends on torch.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ class MethodSettings:
     select: SelectConfig = SelectConfig()
     mentor: MentorConfig = MentorConfig()
     stop: tuple[str, ...] = ()  # strings that end an answer
+    alternatives: int = 0  # most probable tokens that each step carries beside the chosen one
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id of the SLM, nats) added to the logits of every model
 
 
 @dataclass(frozen=True)
@@ -289,3 +291,17 @@ class BenchConfig(Checked):
         if not sizes or not all(size.isdecimal() and int(size) for size in sizes):
             raise S2TError(f"batch must be whole numbers from 1 on, separated by commas, got {self.batch!r}")
         return [int(size) for size in sizes]
+
+
+@dataclass(frozen=True)
+class ServeConfig(Checked):
+    """Where the server listens, what it offers, and how much a client may ask of it."""
+
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 lets other machines in.")
+    port: int = option(8000, "Port to listen on; 0 takes a free one.", low=0, high=65535)
+    method: str = option("s2t-local", "Method of requests that name none.")
+    model_name: str | None = option(None, "Name of the model in requests (default: that of the pair).")
+    max_queue: int = option(256, "Answers that may wait for their turn; more are refused (429).", low=0)
+    max_n: int = option(128, "Most answers of one request: prompts times n.", low=1)
+    request_timeout_s: float = option(600.0, "Seconds that a request may take.", low=0.1)
+    shutdown_timeout_s: float = option(30.0, "Seconds in which answers may still end when the server stops.", low=0.0)

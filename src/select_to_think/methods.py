@@ -86,7 +86,7 @@ def limits(session: Session, settings: MethodSettings) -> Limits:
     """When answers end."""
     stop, tokenizer = settings.stop, session.slm.tokenizer
     watch = (lambda: StopStrings(tokenizer, stop)) if stop else None
-    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch)
+    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch, settings.alternatives)
 
 
 def greedy(session: Session, settings: MethodSettings, samples: int) -> Decoder:
@@ -102,6 +102,8 @@ def distilled(session: Session, settings: MethodSettings, samples: int) -> Decod
 
 def llm_alone(session: Session, settings: MethodSettings, samples: int) -> Decoder:
     """The LLM alone."""
+    if not session.shares_vocabulary:  # then it says its choice, and no more
+        settings = replace(settings, alternatives=0)
     return Decoder(Greedy(limits(session, settings), model="llm"), {"llm": LLM})
 
 

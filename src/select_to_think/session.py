@@ -15,38 +15,44 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 from torch import Tensor
 
-from select_to_think.artefacts import Artefacts
+from select_to_think.artefacts import Artefacts, Question
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.remote.backend import RemoteBackend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation.grading import extract as extract_answer
-from select_to_think.methods import LLM, SLM, Decoder, find_method
+from select_to_think.methods import LLM, SLM, Decoder, Method, find_method
 from select_to_think.models.adapter import load_adapter
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.prompting import prompt_ids
+from select_to_think.models.prompting import Conversation
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.policies.base import Task
+from select_to_think.policies.bias import biased
 from select_to_think.policies.interpreter import interpret
 from select_to_think.policies.label import Label
 from select_to_think.policies.score import score_output
 from select_to_think.runs import Committed, Event, Finished, Run
 from select_to_think.runtime import Runtime
 from select_to_think.streams import Streams
-from select_to_think.structures import Generation, Labels, PolicyRun, PromptTooLong, Role, S2TError, StepRecord
+from select_to_think.structures import Generation, Labels, PolicyRun, Role, S2TError, StepRecord
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.kl import SUPPORT
 from select_to_think.triggers.table import find_trigger
 
 Extract = Callable[[int, str], str | None]
-Question = str | Sequence[int]  # or the token ids of a whole prompt
+
+
+def plain_answer(text: str) -> str | None:
+    """What a text gives as its answer: "The answer is ..." and the like."""
+    return extract_answer(text, "text").extracted
 
 
 class Session(Artefacts):
@@ -181,18 +187,32 @@ class Session(Artefacts):
     ) -> Iterator[tuple[int, Run]]:
         """(index, run) of every question by a method."""
         record, decoder = find_method(method), self.decoder(method, settings)
-        find = extract or (lambda _, text: extract_answer(text, "text").extracted)
         for index, question in enumerate(questions):
             prompt = self.prompt(question, settings.decode.max_new_tokens, with_llm=record.asks_llm)
-            text = question if isinstance(question, str) else self.text(question)
-            task = Task(text, lambda tokens, index=index: find(index, self.text(tokens, settings.stop)))  # type: ignore[misc]
-            run = decoder.policy.about(task).run(prompt, f"{settings.decode.seed}/{prompt}")
-            longest = len(prompt)
-            if record.asks_llm and not self.shares_vocabulary:
-                run = self.over_llm(run, question, prompt)
-                longest = max(longest, len(self.llm_prompt(question)))
-            tokens = longest + settings.decode.max_new_tokens + 2 * settings.select.candidates
-            yield index, self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
+            find = partial(extract, index) if extract else plain_answer
+            yield index, self.answering(record, decoder, question, prompt, settings, find)
+
+    def answering(
+        self,
+        record: Method,
+        decoder: Decoder,
+        question: Question,
+        prompt: Sequence[int],
+        settings: MethodSettings,
+        extract: Callable[[str], str | None] = plain_answer,
+    ) -> Run:
+        """The run of one question by a method made ready; `prompt` are its token ids."""
+        begun = question.answer_tokens if isinstance(question, Conversation) else ()
+        task = Task(self.asked(question), lambda tokens: extract(self.text([*begun, *tokens], settings.stop)))
+        run = decoder.policy.about(task).run(prompt, f"{settings.decode.seed}/{prompt}")
+        if settings.logit_bias:
+            run = biased(run, settings.logit_bias)
+        longest = len(prompt)
+        if record.asks_llm and not self.shares_vocabulary:
+            run = self.over_llm(run, question, prompt)
+            longest = max(longest, len(self.llm_prompt(question)))
+        tokens = longest + settings.decode.max_new_tokens + 2 * settings.select.candidates
+        return self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
 
     def run(self, policy: Any, roles: Mapping[str, Role], tokens: int, copies: int = 0) -> Run:
         """A run whose models are there."""
@@ -260,35 +280,3 @@ class Session(Artefacts):
         for index, event in self.events(runs, decode.max_batch):
             if isinstance(event, Finished):
                 yield index, event.result
-
-    def prompt(self, question: Question, max_new_tokens: int, *, with_llm: bool) -> list[int]:
-        """Token ids of the prompt.
-
-        Raises:
-            PromptTooLong: it and the longest answer do not fit the context.
-            S2TError: it is empty.
-        """
-        ids = prompt_ids(self.slm, question) if isinstance(question, str) else list(question)
-        room = self.room(with_llm=with_llm)
-        longest = max(len(ids), len(self.llm_prompt(question))) if with_llm and not self.shares_vocabulary else len(ids)
-        if longest + max_new_tokens > room:
-            raise PromptTooLong(
-                f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the context of {room} tokens"
-                f"{self.shortened}: shorten the question ({question[:40]!r}...) or lower --max-new-tokens",
-                longest,
-            )
-        if not ids:
-            raise S2TError("the question is empty: write one")
-        size = self.slm.model.config.get_text_config().vocab_size
-        if min(ids) < 0 or max(ids) >= size:
-            raise S2TError(f"the prompt has token ids outside the SLM's vocabulary of {size}: give its own")
-        return ids
-
-    def llm_prompt(self, question: Question) -> list[int]:
-        """Token ids of the prompt in the LLM's own template and vocabulary."""
-        return prompt_ids(self.llm, question) if isinstance(question, str) else self.translation.to_llm(question)
-
-    def text(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """The text of generated tokens, without special tokens, up to the first of the strings `stop`."""
-        text = str(self.slm.tokenizer.decode(list(tokens), skip_special_tokens=True))
-        return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]

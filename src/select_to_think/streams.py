@@ -72,10 +72,13 @@ class Streams:
             if entry is None:
                 with self.lock:
                     return bool(stream.live or stream.inbox)
-            index, run = entry
             with self.lock:
-                stream.live[index] = max(1, run.copies)
-                self.runtime.add((stream, index), run)
+                self.add(stream, *entry)
+
+    def add(self, stream: Stream, index: int, run: Run) -> None:
+        """Let a run of a stream begin; under the lock."""
+        stream.live[index] = max(1, run.copies)
+        self.runtime.add((stream, index), run)
 
     def advance(self, stream: Stream) -> None:
         """Step until there is news for a stream."""
@@ -86,9 +89,13 @@ class Streams:
                     return
                 if not self.runtime.busy:
                     raise RuntimeError("a stream waits for runs that are gone")
-                for event in self.runtime.step():
-                    key: Any = event.key
-                    owner, index = key
-                    if not isinstance(event, Committed):
-                        del owner.live[index]
-                    owner.inbox.append((index, event))
+                self.step()
+
+    def step(self) -> None:
+        """One step for all; under the lock."""
+        for event in self.runtime.step():
+            key: Any = event.key
+            owner, index = key
+            if not isinstance(event, Committed):
+                del owner.live[index]
+            owner.inbox.append((index, event))

@@ -109,6 +109,7 @@ class Observe:
     bins: bool = False
     hidden: bool = False
     every: bool = False
+    bias: tuple[tuple[int, float], ...] = ()  # (token id, nats) added to logits before anything is computed from them
     best_only: bool = False  # of `ids` only the best one matters: a server may then tell less than log-probabilities
 
 
@@ -257,6 +258,8 @@ class StepRecord:
     chooser: Chooser = "slm"
     llm_failed: bool = False  # the LLM was asked and not reached: the SLM's own choice
     segments: tuple[tuple[int, ...], ...] = ()  # MentorCollab: what each candidate begins, the SLM's first
+    alternatives: tuple[int, ...] = ()  # the most probable tokens of the model that proposed the step, if asked for
+    alternative_logprobs: tuple[float, ...] = ()  # nats
 
     @property
     def flip(self) -> bool:

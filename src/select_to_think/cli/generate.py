@@ -56,10 +56,10 @@ def generate(
 
 def describe(question: str, answer: Generation, decode: Decode) -> dict[str, Any]:
     """One answer with its whole trace, as JSON."""
-    from select_to_think.evaluation.tracing import pieces, step_json
+    from select_to_think.evaluation.tracing import pieces, step_trace
 
     steps = [
-        {"index": index, "fired": step.fired, "logprob": step.logprob, **step_json(decode, step), "text": piece}
+        step_trace(decode, step, index, piece)
         for index, (step, piece) in enumerate(zip(answer.steps, pieces(decode, answer.tokens), strict=True))
     ]
     return {

@@ -32,6 +32,7 @@ from select_to_think.config import (
     RuntimeConfig,
     ScorerConfig,
     SelectConfig,
+    ServeConfig,
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
@@ -52,6 +53,7 @@ PANELS = {
     TriggerTrainConfig: "Training",
     VerifierTrainConfig: "Training",
     BenchConfig: "Timing",
+    ServeConfig: "Server",
 }
 
 METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", float | None: "FLOAT", Path | None: "PATH"}

@@ -171,3 +171,19 @@ def step_json(decode_text: Decode, step: StepRecord) -> dict[str, Any]:
         "flip": step.flip,
         "llm_top": step.llm_top_token,
     }
+
+
+def step_trace(decode_text: Decode, step: StepRecord, index: int, text_added: str) -> dict[str, Any]:
+    """Any step as `s2t generate --json` and the server tell it; `text_added`: what its token adds to the answer."""
+    alternatives = zip(step.alternatives, step.alternative_logprobs, strict=True)
+    return {
+        "index": index,
+        **step_json(decode_text, step),
+        "text_added": text_added,
+        "logprob": finite(step.logprob),
+        "fired": step.fired,
+        "llm_failed": step.llm_failed,
+        "alternatives": [
+            {"id": token, "text": decode_text([token]), "logprob": logprob} for token, logprob in alternatives
+        ],
+    }

@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from select_to_think.models.remote import Model
 from select_to_think.structures import S2TError
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What was said so far. The answer to it begins with `answer_tokens` (of the SLM), and is still to be completed."""
+
+    turns: tuple[tuple[str, str], ...]  # (role, text)
+    answer_tokens: tuple[int, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """What the user said last."""
+        return next((text for role, text in reversed(self.turns) if role == "user"), "")
+
 
 CHARACTERS_PER_TOKEN = 32  # more text than this for every place of the context is measured by its beginning
 
 
-def prompt_ids(loaded: Model, question: str, *, begun: str = "") -> list[int]:
+def prompt_ids(loaded: Model, question: str | Conversation, *, begun: str = "") -> list[int]:
     """Token ids of the prompt that asks `question`, ready to be continued with the answer or, if its first words are
-    given, with what follows `begun`.
+    given, with what follows `begun`. The `answer_tokens` of a conversation are not among them.
 
     A chat template writes its own BOS, so none is added to it; a plain model gets the tokenizer's default. Of a text
     that is far too long for the context only a beginning that is too long itself is returned: a tokenizer takes minutes
     for the whole.
 
     Raises:
-        S2TError: a question that is empty or no text, or a chat template that fails.
+        S2TError: a question that is empty or no text, a chat template that fails, or a conversation of several turns
+            with a model that has no template.
     """
-    require_text(question)
-    if not question.strip():
+    turns = question.turns if isinstance(question, Conversation) else (("user", question),)
+    for _, said in turns:
+        require_text(said)
+    if not any(said.strip() for role, said in turns if role == "user"):
         raise S2TError("a question is empty: write one")
     tokenizer = loaded.tokenizer
     if not tokenizer.chat_template:
-        return tokens_of(loaded, question + begun)
-    messages = [{"role": "user", "content": question}]
+        if len(turns) > 1:
+            raise S2TError(f"{loaded.name} has no chat template: ask one question, with nothing before it")
+        return tokens_of(loaded, turns[0][1] + begun)
+    messages = [{"role": role, "content": said} for role, said in turns]
     try:
         text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template is a program of its own

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from select_to_think.structures import Commit, Counts, Generation, PolicyRun, StepRecord
+from select_to_think.structures import Commit, Counts, Generation, Observation, PolicyRun, StepRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,19 @@ class StopWatch(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """When a sequence ends."""
+    """When a sequence ends, and how much is told of its steps."""
 
     stop_ids: frozenset[int]
     max_new_tokens: int
     watch: Callable[[], StopWatch] | None = None  # makes what looks for stop strings in one answer
+    alternatives: int = 0  # most probable tokens that each step carries
+
+    def best(self, seen: Observation, line: int = 0) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """The alternatives of a step: tokens and log-probabilities. Those that can never be written are left out."""
+        if not self.alternatives:
+            return (), ()
+        logprobs = tuple(v for v in map(float, seen.top_logprobs[line, : self.alternatives]) if v > -math.inf)
+        return tuple(map(int, seen.top_ids[line, : len(logprobs)])), logprobs
 
 
 class Answer:

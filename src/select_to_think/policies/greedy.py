@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from select_to_think.policies.base import Answer, Limits, Policy
 from select_to_think.structures import Extend, Observe, PolicyRun, StepRecord
@@ -21,11 +21,13 @@ class Greedy(Policy):
         answer = Answer(self.limits)
         fresh: Sequence[int] = prompt
         while answer.room:
-            seen = yield Extend(self.model, fresh, Observe(top_k=1))
+            seen = yield Extend(self.model, fresh, Observe(top_k=max(1, self.limits.alternatives)))
             token, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
+            ids, logprobs = self.limits.best(seen)
+            step = StepRecord(token, logprob, alternatives=ids, alternative_logprobs=logprobs)
             if self.model == "slm":
-                yield answer.add(StepRecord(token, logprob, greedy_token=token))
+                yield answer.add(replace(step, greedy_token=token))
             else:
-                yield answer.add(StepRecord(token, logprob, llm_top_token=token, chooser="llm"))
+                yield answer.add(replace(step, llm_top_token=token, chooser="llm"))
             fresh = (token,)
         return answer.finish(llm_tokens_generated=len(answer.steps) if self.model == "llm" else 0)

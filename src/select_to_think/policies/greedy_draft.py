@@ -11,7 +11,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from select_to_think.structures import Extend, Observe, Requests, Truncate, shared_length
+from select_to_think.policies.base import Limits
+from select_to_think.structures import Extend, Observation, Observe, Requests, Truncate, shared_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Drafted:
 
     token: int
     logprob: float  # nats
+    alternatives: tuple[int, ...] = ()
+    alternative_logprobs: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -28,14 +31,24 @@ class GreedyDraft:
 
     model: str
     text: list[int]
-    stop_ids: frozenset[int]
+    limits: Limits
     draft: list[Drafted] = field(default_factory=list)
     held: int = 0  # tokens in the model's context: of a draft, all but the newest
 
     @property
     def ended(self) -> bool:
         """Whether the draft ends with a stop token."""
-        return bool(self.draft) and self.draft[-1].token in self.stop_ids
+        return bool(self.draft) and self.draft[-1].token in self.limits.stop_ids
+
+    @property
+    def top_k(self) -> int:
+        """Tokens that are looked at."""
+        return max(1, self.limits.alternatives)
+
+    def drafted(self, seen: Observation, line: int) -> Drafted:
+        """The token that a line of an observation gives."""
+        token, logprob = int(seen.top_ids[line, 0]), float(seen.top_logprobs[line, 0])
+        return Drafted(token, logprob, *self.limits.best(seen, line))
 
     def tokens(self, size: int) -> tuple[int, ...]:
         """The first `size` tokens of the draft."""
@@ -45,9 +58,9 @@ class GreedyDraft:
         """Go on until the draft has `size` tokens or has ended."""
         while len(self.draft) < size and not self.ended:
             fresh = [self.draft[-1].token] if self.draft else self.text[self.held :]
-            seen = yield Extend(self.model, fresh, Observe(top_k=1))
+            seen = yield Extend(self.model, fresh, Observe(self.top_k))
             self.held += len(fresh)
-            self.draft.append(Drafted(int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])))
+            self.draft.append(self.drafted(seen, 0))
 
     def guess(self, tokens: Sequence[int]) -> Generator[Requests, Any, None]:
         """Draft as far as the model writes `tokens`, and one token more, in a single forward.
@@ -55,15 +68,15 @@ class GreedyDraft:
         The draft is what `write` would have made of it; a wrong guess costs reading its tokens.
         """
         begun = len(self.draft)
-        read = tokens[:-1] if tokens[-1] in self.stop_ids else tokens
+        read = tokens[:-1] if tokens[-1] in self.limits.stop_ids else tokens
         inputs = [self.text[-1], *read][begun:]
         if not inputs or self.tokens(begun) != tuple(tokens[:begun]):
             return
         yield Extend(self.model, self.text[self.held : -1])
-        seen = yield Extend(self.model, inputs, Observe(top_k=1, every=True))
+        seen = yield Extend(self.model, inputs, Observe(self.top_k, every=True))
         written = [int(token) for token in seen.top_ids[:, 0]]
         kept = shared_length(written, inputs[1:]) + 1
-        self.draft += [Drafted(*pair) for pair in zip(written, map(float, seen.top_logprobs[:, 0]), strict=True)][:kept]
+        self.draft += [self.drafted(seen, line) for line in range(kept)]
         self.held = len(self.text) + len(self.draft) - 1
         if kept < len(inputs):
             yield Truncate(self.model, self.held)

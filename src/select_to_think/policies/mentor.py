@@ -49,7 +49,8 @@ class Mentor(Policy):
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; consultations (and coins) are drawn from `seed`."""
         random, counts, text = Random(seed), Counts(), list(prompt)
-        slm, mentor = (GreedyDraft(model, text, self.limits.stop_ids) for model in ("slm", "llm"))
+        told = self.limits if self.guesses else replace(self.limits, alternatives=0)  # other words say only their best
+        slm, mentor = GreedyDraft("slm", text, self.limits), GreedyDraft("llm", text, told)
         context = Follower()
         answer = Answer(self.limits)
         while room := answer.room:
@@ -107,7 +108,17 @@ class Mentor(Policy):
 
 def own(draft: Sequence[Drafted]) -> list[StepRecord]:
     """Steps that the SLM took undisputed."""
-    return [StepRecord(each.token, each.logprob, greedy_token=each.token) for each in draft]
+    return [replace(step(each), greedy_token=each.token) for each in draft]
+
+
+def step(drafted: Drafted) -> StepRecord:
+    """A drafted token as a step."""
+    return StepRecord(
+        drafted.token,
+        drafted.logprob,
+        alternatives=drafted.alternatives,
+        alternative_logprobs=drafted.alternative_logprobs,
+    )
 
 
 def decide(slm: Sequence[Drafted], mentor: Sequence[Drafted], margin: float) -> list[StepRecord]:
@@ -121,10 +132,7 @@ def decide(slm: Sequence[Drafted], mentor: Sequence[Drafted], margin: float) -> 
         for draft, segment, score in zip((slm, mentor), tokens, (1 - trust, trust), strict=True)
         if len(draft) > same
     ]
-    if margin > 0:
-        rest = [StepRecord(each.token, each.logprob, chooser="llm") for each in mentor[same:]]
-    else:
-        rest = own(slm[same:])
+    rest = [replace(step(each), chooser="llm") for each in mentor[same:]] if margin > 0 else own(slm[same:])
     if rest:
         rest[0] = replace(
             rest[0],

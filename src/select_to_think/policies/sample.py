@@ -26,7 +26,10 @@ class Sample(Policy):
         fresh: Sequence[int] = prompt
         while answer.room:
             draw = Sampling(random.random(), self.temperature, self.top_p, self.top_k, self.min_p)
-            seen = yield Extend("slm", fresh, Observe(sampling=draw))
-            yield answer.add(StepRecord(seen.sampled_id, seen.sampled_logprob))
+            seen = yield Extend("slm", fresh, Observe(self.limits.alternatives, sampling=draw))
+            ids, logprobs = self.limits.best(seen)
+            yield answer.add(
+                StepRecord(seen.sampled_id, seen.sampled_logprob, alternatives=ids, alternative_logprobs=logprobs)
+            )
             fresh = (seen.sampled_id,)
         return answer.finish()

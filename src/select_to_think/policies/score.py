@@ -7,13 +7,24 @@ from collections.abc import Sequence
 from select_to_think.structures import Extend, Generation, Observe, PolicyRun, StepRecord
 
 
-def score_output(prompt: Sequence[int], output: Sequence[int]) -> PolicyRun:
-    """`output` (token ids, at least one) as if the SLM had written it after `prompt` (at least one): one forward."""
+def score_output(prompt: Sequence[int], output: Sequence[int], alternatives: int = 1) -> PolicyRun:
+    """`output` (token ids, at least one) as if the SLM had written it after `prompt` (at least one): one forward.
+
+    Each step carries the `alternatives` (at least one) most probable tokens in its place.
+    """
     yield Extend("slm", prompt[:-1])
     inputs = [prompt[-1], *output[:-1]]  # the token before each of the output
-    seen = yield Extend("slm", inputs, Observe(top_k=1, ids=tuple((token,) for token in output), every=True))
+    seen = yield Extend("slm", inputs, Observe(alternatives, ids=tuple((token,) for token in output), every=True))
     steps = tuple(
-        StepRecord(token, float(logprob), greedy_token=int(greedy))
-        for token, (logprob,), (greedy,) in zip(output, seen.asked_logprobs, seen.top_ids, strict=True)
+        StepRecord(
+            token,
+            float(logprob),
+            greedy_token=int(ids[0]),
+            alternatives=tuple(map(int, ids)),
+            alternative_logprobs=tuple(map(float, logprobs)),
+        )
+        for token, (logprob,), ids, logprobs in zip(
+            output, seen.asked_logprobs, seen.top_ids, seen.top_logprobs, strict=True
+        )
     )
     return Generation(tuple(output), "stop", steps)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -45,7 +45,9 @@ class Select(Policy):
     def observe(self) -> Observe:
         """What a step asks of the SLM."""
         kind = self.trigger.kind
-        return Observe(top_k=max(self.candidates, kind.support), entropy=kind.entropy, hidden=kind.hidden)
+        return Observe(
+            max(self.candidates, kind.support, self.limits.alternatives), entropy=kind.entropy, hidden=kind.hidden
+        )
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; the random trigger draws from `seed`."""
@@ -88,18 +90,27 @@ class Select(Policy):
         if look is None and self.trigger.kind.needs_llm:
             return StepRecord(greedy, logprob, greedy_token=greedy, llm_failed=True), None
         statistic = self.trigger.statistic(seen, None if look is None else look.line(line), random)
+        ids, ids_logprobs = self.limits.best(seen)
+        step = StepRecord(
+            greedy,
+            logprob,
+            greedy_token=greedy,
+            statistic=statistic,
+            llm_top_token=llm_top,
+            alternatives=ids,
+            alternative_logprobs=ids_logprobs,
+        )
         if not statistic > self.trigger.threshold:
-            return StepRecord(greedy, logprob, greedy_token=greedy, statistic=statistic, llm_top_token=llm_top), None
+            return step, None
         logprobs = tuple(v for v in map(float, seen.top_logprobs[0, : self.candidates]) if v > -math.inf)
         candidates = tuple(map(int, seen.top_ids[0, : len(logprobs)]))
         triggered = Triggered(candidates, logprobs, look, line, None if last else self.observe)
         choice = yield from self.selector.choose(triggered)
         place = candidates.index(choice.token) if choice.token in candidates else None
-        step = StepRecord(
+        step = replace(
+            step,
             token=choice.token,
             logprob=-math.inf if place is None else logprobs[place],
-            greedy_token=greedy,
-            statistic=statistic,
             fired=True,
             candidates=candidates,
             candidate_logprobs=logprobs,

@@ -23,7 +23,7 @@ from select_to_think.contexts.remote.transport import Transport, Unreadable
 from select_to_think.structures import ModelUnavailable, S2TError
 
 Capability = Literal["exact_ids", "renormalised", "top_n"]
-MARK = "s2t-"  # begins the ids of our requests
+MARK = "s2tq-"  # begins the ids of our requests
 NO_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # a model may bring some
 
 

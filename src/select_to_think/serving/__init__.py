@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: one engine that steps the runtime, and the routes that speak to it."""

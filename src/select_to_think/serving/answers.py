@@ -1,0 +1,152 @@
+"""An answer as it is written: what each batch of final steps adds to it, whole characters and no stop strings.
+
+Non-goals: the forms in which it is sent (`chat.py`, `completions.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from select_to_think.evaluation.tracing import step_trace
+from select_to_think.models.detokenizer import Detokenizer
+from select_to_think.serving.jobs import Order
+from select_to_think.session import Session
+from select_to_think.structures import Counts, Generation, StepRecord
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token, its log-probability, and the most probable ones in its place."""
+
+    token: int
+    logprob: float | None  # nats; None for the first token of a prompt
+    alternatives: tuple[tuple[int, float], ...] = ()
+    offset: int = 0  # where its text begins
+
+
+@dataclass
+class Delta:
+    """What is new of an answer."""
+
+    text: str = ""
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    ends: bool = False  # nothing comes behind it
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to be told."""
+        return not (self.text or self.steps or self.logprobs)
+
+
+class Writing:
+    """One answer. The texts of its deltas together are the text of the finished generation."""
+
+    def __init__(self, session: Session, order: Order, *, trace: bool, alternatives: int | None) -> None:
+        """Nothing is written yet. `alternatives`: tokens told beside each chosen one; None: not even that one."""
+        self.session, self.order, self.trace, self.alternatives = session, order, trace, alternatives
+        self.offset = 0  # characters so far, those behind a stop string included
+        self.text, self.stop = Detokenizer(session.slm.tokenizer), order.settings.stop
+        for token in order.begun:
+            self.text.push(token)
+        self.held = ""  # text that may be the beginning of a stop string
+        self.stopped = False
+        self.steps = 0
+        self.generation = None if order.run else Generation((), "length", ())
+
+    def echo(self, scored: Generation | None) -> Delta:
+        """The prompt, with its log-probabilities if it was scored."""
+        delta, text = Delta(self.order.echo), Detokenizer(self.session.slm.tokenizer)
+        if self.alternatives is not None:
+            first = StepRecord(self.order.prompt[0], 0.0)
+            for step in (first, *(scored.steps if scored else ())):
+                delta.logprobs.append(self.logprob(step, text.push(step.token)))
+            delta.logprobs[0] = replace(delta.logprobs[0], logprob=None, alternatives=())
+        self.offset = len(delta.text)
+        return delta
+
+    def add(self, steps: Sequence[StepRecord]) -> Delta:
+        """Final steps."""
+        delta = Delta()
+        for step in steps:
+            added = self.text.push(step.token)
+            delta.text += self.shown(added)
+            if self.trace:
+                delta.steps.append(step_trace(self.session.text, step, self.steps, added))
+            if self.alternatives is not None:
+                delta.logprobs.append(self.logprob(step, added))
+            self.steps += 1
+        return delta
+
+    def logprob(self, step: StepRecord, added: str) -> TokenLogprob:
+        """What is told of a step's probabilities."""
+        pairs = zip(step.alternatives[: self.alternatives], step.alternative_logprobs, strict=False)
+        self.offset += len(added)
+        return TokenLogprob(step.token, step.logprob, tuple(pairs), self.offset - len(added))
+
+    def finish(self, generation: Generation) -> Delta:
+        """The end."""
+        self.generation = generation
+        text = self.shown(self.text.flush()) + ("" if self.stopped else self.held)
+        self.held = ""
+        return Delta(text, ends=True)
+
+    def shown(self, added: str) -> str:
+        """What can be told now that `added` is there: nothing from a stop string on, or from what may become one."""
+        if self.stopped:
+            return ""
+        self.held += added
+        found = [at for at in map(self.held.find, self.stop) if at >= 0]
+        self.stopped = bool(found)
+        end = min(found) if found else len(self.held) - self.doubtful()
+        text, self.held = self.held[:end], self.held[end:]
+        return text
+
+    def doubtful(self) -> int:
+        """How many of the last characters may be the beginning of a stop string."""
+        longest = max(map(len, self.stop), default=1) - 1
+        sizes = range(min(longest, len(self.held)), 0, -1)
+        return next((n for n in sizes if any(stop.startswith(self.held[-n:]) for stop in self.stop)), 0)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why it ended, once it has."""
+        return None if self.generation is None else self.generation.finish_reason
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the trace says of the whole answer."""
+        assert self.generation is not None
+        trigger = getattr(self.order.decoder.policy, "trigger", None)
+        return {
+            "method": self.order.method.name,
+            "trigger": trigger and trigger.kind.name,
+            "threshold": trigger and trigger.threshold,
+            "seed": self.order.settings.decode.seed,
+            "votes": list(self.generation.votes),
+            "counts": asdict(self.generation.counts),
+        }
+
+
+def usage(writings: Sequence[Writing], scored: Sequence[Generation], n: int) -> dict[str, Any]:
+    """What a request cost. Of `n` answers to one prompt, the prompt counts once."""
+    counts, triggered, flips, written = Counts(), 0, 0, 0
+    for generation in (*scored, *(writing.generation for writing in writings)):
+        if generation is not None:
+            counts.add(generation.counts)
+    for writing in writings:
+        if writing.generation is not None:
+            written += len(writing.generation.tokens)
+            triggered += writing.generation.fired_count
+            flips += writing.generation.flip_count
+    read = sum(len(writing.order.prompt) for writing in writings[::n])
+    spent = asdict(counts)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": spent.get("slm_tokens_cached", 0)},
+        "s2t": {"triggered": triggered, "flips": flips, **spent},
+    }

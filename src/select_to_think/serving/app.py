@@ -1,0 +1,184 @@
+"""The routes of the server.
+
+Non-goals: who may use them (`access.py`), and how requests are understood (`schemas.py`, `jobs.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from select_to_think import __version__
+from select_to_think.config import MethodSettings, ServeConfig
+from select_to_think.models.prompting import Conversation, prompt_ids, require_text, tokens_of
+from select_to_think.pairs.problems import load_split
+from select_to_think.serving import errors
+from select_to_think.serving.catalogue import Catalogue
+from select_to_think.serving.chat import ChatForm
+from select_to_think.serving.completions import CompletionForm
+from select_to_think.serving.engine import Engine
+from select_to_think.serving.errors import RequestError
+from select_to_think.serving.jobs import Planner
+from select_to_think.serving.replies import ClientGone, EventStream, Reply, unless_gone
+from select_to_think.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from select_to_think.serving.tokens import TokenTexts
+
+EXAMPLES = 4  # of each domain
+EXAMPLES_NOTE = (
+    "The bundled pair is two very small models trained on word problems of three kinds, and can answer nothing else."
+)
+
+
+def create_app(
+    engine: Engine, serve: ServeConfig = ServeConfig(), settings: MethodSettings = MethodSettings()
+) -> FastAPI:
+    """The application over an engine, which begins and stops with it.
+
+    Args:
+        engine: of the session to be served.
+        serve: what is offered, and how much a client may ask.
+        settings: those of requests that do not say.
+
+    Raises:
+        S2TError: the default method cannot be served.
+    """
+    session = engine.session
+    catalogue = Catalogue(session, serve, settings)
+    planner, texts = Planner(session, catalogue, settings, serve), TokenTexts(session.slm)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        await asyncio.to_thread(engine.stop)
+
+    app = FastAPI(title="Select to Think", version=__version__, lifespan=lifespan, responses=REFUSALS)
+    app.state.engine, app.state.catalogue = engine, catalogue
+    errors.install(app)
+
+    async def reply(request: Request, asked: ChatRequest | CompletionRequest) -> Response:
+        """Answer a chat or a completion."""
+        as_ids = bool(asked.return_tokens_as_token_ids)
+        if isinstance(asked, ChatRequest):
+            orders = await asyncio.to_thread(planner.chat, asked)
+            form: ChatForm | CompletionForm = ChatForm(texts, as_ids=as_ids)
+        else:
+            orders = await asyncio.to_thread(planner.completion, asked)
+            form = CompletionForm(texts, as_ids=as_ids)
+        made = Reply(engine, f"{catalogue.name}:{orders[0].method.name}", asked, orders, form, serve.request_timeout_s)
+        if not asked.stream:
+            return JSONResponse(await unless_gone(request, made.whole()))
+        chunks = made.events()
+        return EventStream(made, await unless_gone(request, anext(chunks)), chunks)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request, asked: ChatRequest) -> Response:
+        """Answer a conversation."""
+        return await reply(request, asked)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request, asked: CompletionRequest) -> Response:
+        """Continue texts, or token ids, as they stand."""
+        return await reply(request, asked)
+
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=499)
+
+    add_models(app, catalogue)
+    add_tokens(app, engine, texts)
+    add_state(app, engine)
+    return app
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"description": description}
+    for status, description in {
+        400: "A request that cannot be served as it stands.",
+        401: "No key, or a wrong one.",
+        404: "No such model or address.",
+        413: "The body is too large.",
+        429: "Too many answers wait.",
+        503: "The server stops, or a model is not reached.",
+        504: "It took too long.",
+    }.items()
+}
+
+
+def add_models(app: FastAPI, catalogue: Catalogue) -> None:
+    """What can be asked."""
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """One model for each method that this pair can serve."""
+        return {"object": "list", "data": catalogue.models()}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        """One of them, also those that are not listed (maj@N)."""
+        return catalogue.entry(model, catalogue.find(model, None))
+
+
+def add_tokens(app: FastAPI, engine: Engine, texts: TokenTexts) -> None:
+    """Between texts and tokens, as vLLM has it."""
+    slm = engine.session.slm
+
+    def ids(asked: TokenizeRequest) -> list[int]:
+        if asked.messages is not None:
+            return prompt_ids(slm, Conversation(tuple(message.turn for message in asked.messages)))
+        require_text(asked.prompt or "")
+        return tokens_of(slm, asked.prompt or "", add_special_tokens=asked.add_special_tokens)
+
+    @app.post("/tokenize")
+    async def tokenize(asked: TokenizeRequest) -> dict[str, Any]:
+        """Token ids of a text, or of the prompt that a conversation becomes."""
+        found = await asyncio.to_thread(ids, asked)
+        strings = [texts.text(token) for token in found] if asked.return_token_strs else None
+        return {"count": len(found), "max_model_len": slm.max_positions, "tokens": found, "token_strs": strings}
+
+    @app.post("/detokenize")
+    async def detokenize(asked: DetokenizeRequest) -> dict[str, str]:
+        """The text of token ids, special ones included."""
+        if wrong := [token for token in asked.tokens if token >= slm.vocab_size]:
+            raise RequestError(f"tokens: {wrong[0]} is no token id below {slm.vocab_size}", param="tokens")
+        return {"prompt": str(slm.tokenizer.decode(asked.tokens))}
+
+
+def add_state(app: FastAPI, engine: Engine) -> None:
+    """What is to be known of the server."""
+
+    @app.get("/health")
+    async def health() -> Response:
+        """200 while it takes requests."""
+        if engine.closing != "no":
+            raise RequestError("the server is stopping", 503, code="stopping")
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        """The version of this library."""
+        return {"version": __version__}
+
+    @app.get("/v1/s2t/state")
+    async def state() -> dict[str, float]:
+        """Counters."""
+        return engine.state()
+
+    @app.get("/v1/s2t/examples")
+    async def examples() -> dict[str, Any]:
+        """Problems that the bundled pair knows how to solve; none for other pairs."""
+        found = await asyncio.to_thread(example_problems) if engine.session.folder else []
+        return {"note": EXAMPLES_NOTE if found else "", "examples": found}
+
+
+@cache
+def example_problems() -> list[dict[str, str]]:
+    """Of the validation split."""
+    problems = load_split("validation", limit_per_domain=EXAMPLES)
+    return [{"domain": each.domain, "question": each.question, "answer": each.answer} for each in problems]

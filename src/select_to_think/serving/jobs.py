@@ -1,0 +1,175 @@
+"""From a request to the runs that answer it.
+
+Non-goals: running them (`engine.py`), and the forms of answers.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from select_to_think.artefacts import Question
+from select_to_think.config import LARGEST_SEED, MethodSettings, ServeConfig
+from select_to_think.methods import Decoder, Method, find_method
+from select_to_think.models.prompting import Conversation, require_text, tokens_of
+from select_to_think.policies.score import score_output
+from select_to_think.runs import Run
+from select_to_think.serving.catalogue import Catalogue
+from select_to_think.serving.errors import RequestError
+from select_to_think.serving.schemas import ChatRequest, CompletionRequest
+from select_to_think.session import Session
+from select_to_think.structures import PromptTooLong, Role
+
+TRACED_ALTERNATIVES = 8  # of a step, where a trace does not say how many
+COLDEST = 0.01  # temperature; below it sampling is taken as greedy decoding
+SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+
+
+@dataclass(frozen=True)
+class Order:
+    """One answer that is to be written, and the log-probabilities of its prompt if these are asked for."""
+
+    method: Method
+    decoder: Decoder
+    settings: MethodSettings
+    prompt: list[int]
+    begun: tuple[int, ...]  # of the prompt, the tokens that belong to the answer
+    run: Run | None  # None where no token is to be written
+    scoring: Run | None = None
+    echo: str = ""  # text of the prompt, where it is to be told again
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Makes orders of requests."""
+
+    session: Session
+    catalogue: Catalogue
+    settings: MethodSettings
+    limits: ServeConfig
+
+    def chat(self, request: ChatRequest) -> list[Order]:
+        """The orders of a conversation."""
+        turns = tuple(message.turn for message in request.messages)
+        return self.orders(request, [Conversation(turns, tuple(request.s2t.answer_tokens))])
+
+    def completion(self, request: CompletionRequest) -> list[Order]:
+        """The orders of prompts."""
+        given: Any = request.prompt
+        prompts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
+        questions = [[*self.prompt_ids(prompt), *request.s2t.answer_tokens] for prompt in prompts]
+        orders = self.orders(request, questions)
+        if not request.echo:
+            return orders
+        texts = [prompt if isinstance(prompt, str) else self.session.text(prompt) for prompt in prompts]
+        return [replace(order, echo=texts[place // (request.n or 1)]) for place, order in enumerate(orders)]
+
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The token ids of a prompt that is continued as it stands."""
+        if not isinstance(prompt, str):
+            return list(prompt)
+        require_text(prompt)
+        return tokens_of(self.session.slm, prompt)
+
+    def orders(self, request: ChatRequest | CompletionRequest, questions: Sequence[Question]) -> list[Order]:
+        """`n` orders for each question, those of one question one after the other."""
+        n = request.n or 1
+        if n * len(questions) > self.limits.max_n:
+            raise RequestError(f"prompts times n must be at most {self.limits.max_n} in one request", param="n")
+        method = self.catalogue.find(request.model, request.s2t.method)
+        if method.draws and not method.mentor and request.temperature is not None and request.temperature < COLDEST:
+            method = find_method("greedy")
+        settings = self.chosen(request, method)
+        decoder = self.session.decoder(method.name, settings)
+        return [
+            self.order(request, method, decoder, seeded(settings, number), question)
+            for question in questions
+            for number in range(n)
+        ]
+
+    def chosen(self, request: ChatRequest | CompletionRequest, method: Method) -> MethodSettings:
+        """The settings of a method under a request: the server's, where it does not say."""
+        drawn: dict[str, Any] = {name: value for name in SAMPLING if (value := getattr(request, name)) is not None}
+        if "temperature" in drawn:
+            drawn["temperature"] = max(COLDEST, drawn["temperature"])
+        if "top_k" in drawn:
+            drawn["top_k"] = max(0, drawn["top_k"])
+        seed = request.seed
+        if seed is None and method.draws and not method.mentor:
+            seed = secrets.randbelow(LARGEST_SEED)
+        if seed is not None:
+            drawn["seed"] = seed % (LARGEST_SEED + 1)
+        for text in (*request.stops, request.s2t.verifier_template or "", request.s2t.verifier_opening or ""):
+            require_text(text)
+        own = {name: value for name, value in request.s2t if value is not None}
+
+        def changed(config: Any) -> Any:
+            return replace(config, **{spec.name: own[spec.name] for spec in fields(config) if spec.name in own})
+
+        traced = own.get("alternatives", TRACED_ALTERNATIVES) if request.s2t.trace else 0
+        return MethodSettings(
+            replace(self.settings.decode, **drawn),
+            changed(self.settings.select),
+            changed(self.settings.mentor),
+            request.stops,
+            max(request.alternatives or 0, traced),
+            self.bias(request, method),
+        )
+
+    def bias(self, request: ChatRequest | CompletionRequest, method: Method) -> tuple[tuple[int, float], ...]:
+        """(token id, nats) of a request."""
+        size, pairs = self.session.slm.vocab_size, request.logit_bias or {}
+        if pairs and method.asks_llm and not self.session.shares_vocabulary:
+            raise RequestError(f"{method.name} asks an LLM with other tokens: leave logit_bias out", param="logit_bias")
+        if wrong := [token for token in pairs if not token.isdecimal() or len(token) > 10 or int(token) >= size]:
+            raise RequestError(f"logit_bias: {wrong[0]!r} is no token id below {size}", param="logit_bias")
+        return tuple((int(token), nats) for token, nats in pairs.items() if nats)
+
+    def order(
+        self,
+        request: ChatRequest | CompletionRequest,
+        method: Method,
+        decoder: Decoder,
+        settings: MethodSettings,
+        question: Question,
+    ) -> Order:
+        """One answer to one question."""
+        session, wanted = self.session, request.longest
+        room = session.room(with_llm=method.asks_llm)
+        try:
+            prompt = session.prompt(question, 1 if wanted is None else wanted, with_llm=method.asks_llm)
+        except PromptTooLong as error:
+            raise RequestError(
+                f"the context is {room} tokens{session.shortened}, and the prompt has {error.tokens}"
+                + (f" with {wanted} more wanted" if wanted else "")
+                + ": shorten it, or lower max_tokens",
+                param="messages" if isinstance(request, ChatRequest) else "prompt",
+                code="context_length_exceeded",
+            ) from None
+        longest = min(settings.decode.max_new_tokens, room - len(prompt)) if wanted is None else wanted
+        run = None
+        if longest:
+            settings = replace(settings, decode=replace(settings.decode, max_new_tokens=longest))
+            run = session.answering(method, decoder, question, prompt, settings)
+        scoring = None
+        if isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None:
+            scoring = self.scoring(decoder, prompt, request.logprobs)
+        return Order(method, decoder, settings, prompt, tuple(request.s2t.answer_tokens), run, scoring)
+
+    def scoring(self, decoder: Decoder, prompt: Sequence[int], alternatives: int) -> Run | None:
+        """The run that scores a prompt: by the SLM as the method has it, or by the LLM where there is only that."""
+        if len(prompt) < 2:
+            return None
+        role = decoder.roles.get("slm") or decoder.roles["llm"]
+        if role == Role("llm") and not self.session.shares_vocabulary:
+            raise RequestError("an LLM with another vocabulary than the SLM scores no prompts", param="logprobs")
+        policy = score_output(prompt[:1], prompt[1:], max(1, alternatives))
+        return self.session.run(policy, {"slm": role}, len(prompt))
+
+
+def seeded(settings: MethodSettings, number: int) -> MethodSettings:
+    """The settings of the `number`-th answer to one prompt."""
+    seed = (settings.decode.seed + number) % (LARGEST_SEED + 1)
+    return replace(settings, decode=replace(settings.decode, seed=seed))
