@@ -88,6 +88,7 @@ class RuntimeConfig(Checked):
         0, "Keys and values of ended sequences that are kept for prompts that begin alike, in tokens.", low=0
     )
     max_wait_steps: int = option(1000, "Steps that a row waits for the LLM so that others can ask with it.", low=0)
+    llm_guess: bool = option(True, "While a server selects for the only row, go on behind the likely choices.")
     llm_concurrency: int = option(32, "Requests to a server at once.", low=1)
     llm_timeout: float = option(60.0, "Seconds for one request to a server.", low=0.01)
     llm_deadline: float = option(120.0, "Seconds for an answer of a server, all attempts together.", low=0.01)

@@ -21,6 +21,7 @@ from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
+from select_to_think.policies.optimistic import Optimistic
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
@@ -133,7 +134,9 @@ def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder
         if not takeover and not session.shares_vocabulary and session.inexact_llm:
             raise S2TError(f"s2t over two vocabularies needs {session.inexact_llm}; or choose takeover or mentor-free")
         trigger = trigger_of(METHODS["takeover" if takeover else "s2t"], session, settings)
-        form = BlockVerified if trigger.kind.needs_llm and select.block_verified else Select
+        form = Optimistic if session.guesses and not trigger.kind.needs_llm else Select
+        if trigger.kind.needs_llm and select.block_verified:
+            form = BlockVerified
         goes_on = settings.decode.on_llm_failure == "continue"
         selector = LLMSelector(takeover, goes_on)
         policy = form(limits(session, settings), trigger, selector, select.candidates, goes_on)

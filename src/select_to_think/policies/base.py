@@ -22,6 +22,11 @@ class Task:
 class Policy(ABC):
     """One decoding method; `run` is straight-line code for ONE sequence."""
 
+    @property
+    def leaf_tokens(self) -> int:
+        """Room beside the sequence that its leaves may need, beyond that for candidates."""
+        return 0
+
     def about(self, task: Task) -> Self:
         """This policy for one question."""
         return self
