@@ -107,7 +107,7 @@ def open_page(browser: Browser, served: Served) -> Iterator[Open]:
         else:
             pages.append(page)
         page.goto(f"{served.url}/{fragment}")
-        page.locator(".example, .card, #key-field:visible").first.wait_for()
+        page.locator(".lane, #key-field:visible").first.wait_for(state="attached")
         return page
 
     yield opened
@@ -469,7 +469,7 @@ def test_settings_go_along(page: Page) -> None:
     lane.get_by_label("Budget %").fill("10")
     lane.get_by_label("Candidates K").fill("4")
     other.get_by_label("Asks at % of words").fill("100")
-    page.get_by_label("Longest answer").fill("9")
+    page.get_by_label("Most tokens").fill("9")
     page.get_by_label("Seed").fill("3")
     bodies: list[Any] = []
     page.on("request", lambda sent: bodies.append(sent.post_data_json) if sent.method == "POST" else None)
@@ -632,6 +632,35 @@ def test_another_file_is_refused(page: Page, tmp_path: Path, content: str) -> No
     ask(page)
 
 
+@pytest.mark.parametrize("method", ["sample", "maj@8", "distill", "llm", "takeover", "mentor-mlp", "mentor-coin"])
+def test_every_method_is_shown(page: Page, served: Served, method: str) -> None:
+    ask(page, QUESTION, method)
+    expected = served.answer(method=method)
+    assert text_of(card(page)) == expected["message"]["content"]
+    assert (f"Votes: {', '.join(expected['s2t']['votes'])}" in card(page).inner_text()) == (method == "maj@8")
+    page.locator(".token").nth(4).click()
+    assert page.locator("#inspector h2").is_visible()
+
+
+@pytest.mark.parametrize("chats", [True, False])
+def test_earlier_turns_go_along_unless_the_pair_knows_only_its_examples(open_page: Open, chats: bool) -> None:
+    bare = {"note": "", "examples": []}
+    page = open_page(
+        before=lambda page: page.route(
+            "**/v1/s2t/examples", lambda route: route.fulfill(json=bare) if chats else route.continue_()
+        )
+    )
+    ask(page, QUESTION, "greedy", "s2t-local")
+    with page.expect_request(
+        lambda sent: sent.method == "POST" and "s2t-local" in sent.post_data_json["model"]
+    ) as sent:
+        ask(page, "And Kira?", cards=4)
+    answer = text_of(card(page.locator(".turn").first, 2))  # type: ignore[arg-type]
+    said = [(each["role"], each["content"]) for each in sent.value.post_data_json["messages"]]
+    before = [("user", QUESTION), ("assistant", answer)] if chats else []
+    assert said == [*before, ("user", "And Kira?")]
+
+
 def test_a_key_is_asked_for_and_kept_in_the_tab(open_page: Open) -> None:
     wrong = {"error": {"message": "this key is not known", "type": "authentication_error", "param": None, "code": None}}
 
@@ -707,6 +736,8 @@ def test_the_picture_of_the_readme_is_of_this_page(open_page: Open, tmp_path: Pa
     ask(page, QUESTION, "s2t-local", "greedy")
     page.locator("#refused").check()
     page.locator(".token.flip").first.click()
+    page.locator("#inspector .refused .option").click()
+    settle(page, 3)
     page.mouse.move(1, 1)
     path = PICTURE if os.environ.get("S2T_PICTURE") else tmp_path / "playground.png"
     page.screenshot(path=path)

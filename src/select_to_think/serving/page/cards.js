@@ -69,6 +69,7 @@ export class Card {
       parts.push("Final answer ", make("strong", { text: answer.final }));
       if (expected !== null) parts.push(verdict(answer.final, expected));
     }
+    if (answer.votes?.length) parts.push(make("span", { class: "quiet", text: ` Votes: ${answer.votes.join(", ")}` }));
     this.final.replaceChildren(...parts);
   }
 

@@ -47,34 +47,32 @@ export async function loadMethods() {
   return new Map(served.map((model) => [model.s2t.method, { ...model.s2t, id: model.id }]));
 }
 
-// Yields the chunks of a streamed chat completion.
+// Yields the chunks of a streamed chat completion. Throws an ApiError, or an AbortError once `signal` says so.
 export async function* streamChat(body, signal) {
   const streamed = { ...body, stream: true, stream_options: { include_usage: true } };
   const response = await postJson("v1/chat/completions", streamed, signal);
-  for await (const data of serverSentEvents(response.body)) {
-    if (data === "[DONE]") return;
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new ApiError(chunk.error.message, response.status);
-    yield chunk;
-  }
-  throw new ApiError("The connection broke before the answer was finished.", 0);
-}
-
-async function* serverSentEvents(stream) {
-  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let waiting = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
+      const { done, value } = await reader.read().catch(broken);
+      if (done) broken();
       const events = (waiting + value.replace(/\r/g, "")).split("\n\n");
       waiting = events.pop();
       for (const event of events) {
-        const lines = event.split("\n").filter((line) => line.startsWith("data:"));
-        if (lines.length) yield lines.map((line) => line.slice(5).replace(/^ /, "")).join("\n");
+        const data = event.replace(/^data: ?/, "");
+        if (data === "[DONE]") return;
+        const chunk = JSON.parse(data);
+        if (chunk.error) throw new ApiError(chunk.error.message, response.status);
+        yield chunk;
       }
     }
   } finally {
     reader.cancel().catch(() => {});
   }
+}
+
+function broken(error) {
+  if (error?.name === "AbortError") throw error;
+  throw new ApiError("The connection broke before the answer was finished.", 0);
 }

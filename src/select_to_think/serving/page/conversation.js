@@ -3,7 +3,7 @@
 // An answer: {number, settings, origin, kept, steps, status ...}. `kept` are the steps that it took over from the answer
 // `origin.answer` up to token `origin.at`, the last of them chosen by hand unless the origin was only rewound.
 
-import { detokenize, streamChat } from "./client.js";
+import { ApiError, detokenize, streamChat } from "./client.js";
 
 const MOST_ALTERNATIVES = 20;
 
@@ -42,7 +42,7 @@ function addAnswer(turn, answer) {
 // What an answer is before it is asked for.
 export function unwritten() {
   return { steps: [], status: "waiting", error: null, final: null, finish: null, counts: null, threshold: null,
-    trigger: null, usage: null, seconds: 0 };
+    trigger: null, votes: null, usage: null, seconds: 0 };
 }
 
 const descends = (answer, from) => answer === from || (answer.origin && descends(answer.origin.answer, from));
@@ -91,8 +91,9 @@ export async function run(turn, answer, signal, changed) {
     }
     answer.status = "done";
   } catch (error) {
-    answer.status = error.name === "AbortError" ? "stopped" : "failed";
-    answer.error = error.name === "AbortError" ? null : error;
+    if (error instanceof ApiError) Object.assign(answer, { status: "failed", error });
+    else if (error.name === "AbortError") answer.status = "stopped";
+    else throw error;
   }
   changed();
 }
@@ -103,7 +104,7 @@ function take(answer, chunk) {
   if (!choice) return;
   const { steps = [], answer: final, ...facts } = choice.s2t ?? {};
   answer.steps.push(...steps);
-  for (const name of ["counts", "threshold", "trigger"]) if (name in facts) answer[name] = facts[name];
+  for (const name of ["counts", "threshold", "trigger", "votes"]) if (name in facts) answer[name] = facts[name];
   if (final !== undefined) answer.final = final;
   if (choice.finish_reason) answer.finish = choice.finish_reason;
 }

@@ -91,7 +91,9 @@ function nameCell({ option, options, step, author }, actions) {
   const twins = options.filter((other) => other.text.trim() === option.text.trim());
   const code = make("code", { text: twins.length > 1 ? visible(option.text) : trimmed(option.text) });
   const taken = option.id === step.token;
-  const tags = [author, taken && (step.mine ? "yours" : "chosen"), rowClass(option, step) === "refused" && "refused"].filter(Boolean);
+  const refused = rowClass(option, step) === "refused";
+  const llmsFirst = option.id === step.llm_top && !author;
+  const tags = present([author, taken && (step.mine ? "yours" : "chosen"), refused && "refused", llmsFirst && "LLM’s first"]);
   const name = taken
     ? make("strong", {}, code)
     : make("button", { type: "button", class: "option", "aria-label": `Go on from ${code.textContent} instead`, onclick: () => actions.force(option) }, code);

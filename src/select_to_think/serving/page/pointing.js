@@ -21,9 +21,9 @@ export class Pointing {
     });
   }
 
-  // After an answer has changed, or has left the page.
+  // After an answer has changed, was begun anew, or has left the page.
   refresh(answer) {
-    if (this.shown && !this.stage.cards.has(this.shown.answer)) this.shown = null;
+    if (this.shown && !this.stage.cards.get(this.shown.answer)?.tokens.elements[this.shown.at]) this.shown = null;
     if (this.shown?.answer === answer) this.show(this.shown);
     if (!this.shown) this.rest();
   }

@@ -19,7 +19,7 @@ export class Stage {
     const turn = this.begin(question);
     const answers = lanes.map((settings, lane) => newAnswer(turn, lane, settings));
     this.render();
-    byId("conversation").lastElementChild.scrollIntoView({ block: "start", behavior: "smooth" });
+    byId("conversation").lastElementChild.scrollIntoView({ block: "start" });
     await Promise.all(answers.map((answer) => this.write(turn, answer)));
   }
 
@@ -31,9 +31,9 @@ export class Stage {
 
   async goOn(turn, origin, at, choice, settings) {
     const answer = await branch(turn, origin, at, choice, settings).catch(this.settled);
-    if (!answer) return null;
+    if (!answer) return null; // the server did not answer, and the page has said so
     this.render();
-    this.cards.get(answer).node.scrollIntoView({ block: "center", behavior: "smooth" });
+    this.cards.get(answer).node.scrollIntoView({ block: "center" });
     await this.write(turn, answer);
     return answer;
   }
@@ -90,13 +90,14 @@ export class Stage {
 
   section(turn) {
     return make("section", { class: "turn", "aria-label": "Question and answers" },
-      make("h2", { text: turn.question }),
+      make("h2", { text: turn.question, tabindex: -1 }),
       make("div", { class: "answers" }, ...turn.answers.map((answer) => this.card(turn, answer).node)));
   }
 
   card(turn, answer) {
     if (!this.cards.has(answer)) {
-      const method = this.methods.get(answer.settings.method) ?? { method: answer.settings.method, help: "not served here" };
+      const { method: name, trigger } = answer.settings;
+      const method = this.methods.get(name) ?? { method: name, trigger, help: "this server does not have it" };
       const actions = { remove: () => this.remove(turn, answer), retry: () => this.retry(turn, answer) };
       this.cards.set(answer, new Card(turn, answer, method, this.expected(turn.question), actions));
     }
@@ -109,12 +110,14 @@ export class Stage {
     this.render();
     this.changed(answer);
     this.settled(null);
+    byId("conversation").querySelector("h2:last-of-type")?.focus({ preventScroll: true });
   }
 
   retry(turn, answer) {
     Object.assign(answer, unwritten());
     this.cards.delete(answer);
     this.render();
+    this.changed(answer);
     this.write(turn, answer);
   }
 }
