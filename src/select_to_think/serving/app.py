@@ -67,7 +67,7 @@ def create_app(
         title="Select to Think",
         version=__version__,
         lifespan=lifespan,
-        responses=REFUSALS,
+        responses=errors.REFUSALS,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
@@ -90,12 +90,12 @@ def create_app(
         chunks = made.events()
         return EventStream(made, await unless_gone(request, anext(chunks)), chunks)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
         """Answer a conversation."""
         return await reply(request, asked)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMED)
     async def completions(request: Request, asked: CompletionRequest) -> Response:
         """Continue texts, or token ids, as they stand."""
         return await reply(request, asked)
@@ -112,17 +112,8 @@ def create_app(
     return app
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"description": description}
-    for status, description in {
-        400: "A request that cannot be served as it stands.",
-        401: "No key, or a wrong one.",
-        404: "No such model or address.",
-        413: "The body is too large.",
-        429: "Too many answers wait.",
-        503: "The server stops, or a model is not reached.",
-        504: "It took too long.",
-    }.items()
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer, or its stream."}
 }
 
 

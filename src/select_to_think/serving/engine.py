@@ -49,13 +49,17 @@ class Client:
     inbox: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
     open: int = 0  # runs that have not ended
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+    async def events(self, deadline: float) -> AsyncIterator[tuple[int, Event]]:
         """(index, event) of all runs as they come, `Failed` ones included.
 
         Steps that came while nobody read come together, so that a reader who is behind catches up.
+
+        Raises:
+            TimeoutError: nothing came until `deadline`, in the time of the event loop.
         """
         while self.open:
-            news = [await self.inbox.get()]
+            async with asyncio.timeout_at(deadline):  # each time: a generator may go on in another task
+                news = [await self.inbox.get()]
             while not self.inbox.empty():
                 news.append(self.inbox.get_nowait())
             for index, event in joined(news):
