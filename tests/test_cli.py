@@ -39,6 +39,7 @@ COMMANDS = (
     "demo",
     "generate",
     "chat",
+    "serve",
     "measure",
     "calibrate",
     "collect",
