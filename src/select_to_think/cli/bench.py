@@ -17,6 +17,7 @@ from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
 from select_to_think.config import BenchConfig, DataConfig, PairConfig, ScorerConfig
+from select_to_think.pairs.problems import DOMAINS
 from select_to_think.structures import S2TError
 
 COLLECTION = "collection"  # in the folder of a pair
@@ -54,13 +55,17 @@ def decode(
     from select_to_think.evaluation.bench import bench_decode
     from select_to_think.session import Session
 
-    questions: list[str] = []
-    if config.questions:
-        items = choose_items(pair, DataConfig(split="validation", limit=config.questions))
-        questions = [item.question for item in items][:: max(1, len(items) // config.questions)][: config.questions]
+    questions = validation_questions(pair, config.questions) if config.questions else []
     with progress("timing") as report:
         rows = bench_decode(config, Session.load(pair), questions, report)
     return Reply({"schema": 1, "rows": rows, "config": asdict(config)}, lambda console: show(console, rows))
+
+
+def validation_questions(pair: PairConfig, count: int) -> list[str]:
+    """The first validation problems of the bundled pair, an equal share of each domain."""
+    share = -(-count // len(DOMAINS))
+    items = choose_items(pair, DataConfig(split="validation", limit=share))
+    return [item.question for item in items][:count]
 
 
 def show(console: Console, rows: list[dict[str, Any]]) -> None:
