@@ -47,7 +47,7 @@ class Writing:
     def __init__(self, session: Session, order: Order, *, trace: bool, alternatives: int | None) -> None:
         """Nothing is written yet. `alternatives`: tokens told beside each chosen one; None: not even that one."""
         self.session, self.order, self.trace, self.alternatives = session, order, trace, alternatives
-        self.offset = 0  # characters so far, those behind a stop string included
+        self.offset = len(order.echo)  # characters so far, those behind a stop string included
         self.text, self.stop = Detokenizer(session.slm.tokenizer), order.settings.stop
         for token in order.begun:
             self.text.push(token)
@@ -58,13 +58,13 @@ class Writing:
 
     def echo(self, scored: Generation | None) -> Delta:
         """The prompt, with its log-probabilities if it was scored."""
-        delta, text = Delta(self.order.echo), Detokenizer(self.session.slm.tokenizer)
+        delta, text, offset = Delta(self.order.echo), Detokenizer(self.session.slm.tokenizer), 0
         if self.alternatives is not None:
             first = StepRecord(self.order.prompt[0], 0.0)
             for step in (first, *(scored.steps if scored else ())):
-                delta.logprobs.append(self.logprob(step, text.push(step.token)))
+                delta.logprobs.append(self.logprob(step, offset))
+                offset += len(text.push(step.token))
             delta.logprobs[0] = replace(delta.logprobs[0], logprob=None, alternatives=())
-        self.offset = len(delta.text)
         return delta
 
     def add(self, steps: Sequence[StepRecord]) -> Delta:
@@ -76,16 +76,16 @@ class Writing:
             if self.trace:
                 delta.steps.append(step_trace(self.session.text, step, self.steps, added))
             if self.alternatives is not None:
-                delta.logprobs.append(self.logprob(step, added))
+                delta.logprobs.append(self.logprob(step, self.offset))
+            self.offset += len(added)
             self.steps += 1
         return delta
 
-    def logprob(self, step: StepRecord, added: str) -> TokenLogprob:
-        """What is told of a step's probabilities."""
+    def logprob(self, step: StepRecord, offset: int) -> TokenLogprob:
+        """What is told of the probabilities of a step whose text begins at `offset`."""
         told = None if self.order.settings.alternative_ids else self.alternatives
         pairs = zip(step.alternatives[:told], step.alternative_logprobs, strict=False)
-        self.offset += len(added)
-        return TokenLogprob(step.token, step.logprob, tuple(pairs), self.offset - len(added))
+        return TokenLogprob(step.token, step.logprob, tuple(pairs), offset)
 
     def finish(self, generation: Generation) -> Delta:
         """The end."""

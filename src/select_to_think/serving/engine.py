@@ -49,10 +49,15 @@ class Client:
     inbox: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
     open: int = 0  # runs that have not ended
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
-        """(index, event) of all runs as they come, `Failed` ones included."""
+    async def events(self, deadline: float) -> AsyncIterator[tuple[int, Event]]:
+        """(index, event) of all runs as they come, `Failed` ones included.
+
+        Raises:
+            TimeoutError: nothing came until `deadline`, in the time of the event loop.
+        """
         while self.open:
-            index, event = await self.inbox.get()
+            async with asyncio.timeout_at(deadline):  # each time: a generator may go on in another task
+                index, event = await self.inbox.get()
             self.open -= not isinstance(event, Committed)
             yield index, event
 

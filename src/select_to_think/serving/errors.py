@@ -99,7 +99,7 @@ def invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> RequestError:
     if not path:
         if found["type"] == "value_error":
             return RequestError(str(found["ctx"]["error"]), code="invalid_value")
-        return RequestError("the body must be a JSON object, sent with Content-Type: application/json")
+        return RequestError("the body must be a JSON object in UTF-8, sent with Content-Type: application/json")
     return RequestError(f"{param}: {found['msg']}", param=param, code="invalid_value")
 
 

@@ -89,24 +89,23 @@ class Reply:
                 if place not in awaited:
                     yield place, writing.echo(None)
         try:
-            async with asyncio.timeout_at(self.deadline):
-                async for index, event in self.client.events():
-                    place = self.places[index]
-                    if isinstance(event, Failed):
-                        raise request_error(event.error)
-                    if index >= self.answers:
-                        if isinstance(event, Finished):
-                            self.scored[place] = event.result
-                            yield place, self.writings[place].echo(event.result)
-                            for held in awaited.pop(place):
-                                yield place, held
-                        continue
-                    writing = self.writings[place]
-                    delta = writing.add(event.steps) if isinstance(event, Committed) else writing.finish(event.result)
-                    if place in awaited:
-                        awaited[place].append(delta)
-                    else:
-                        yield place, delta
+            async for index, event in self.client.events(self.deadline):
+                place = self.places[index]
+                if isinstance(event, Failed):
+                    raise request_error(event.error)
+                if index >= self.answers:
+                    if isinstance(event, Finished):
+                        self.scored[place] = event.result
+                        yield place, self.writings[place].echo(event.result)
+                        for held in awaited.pop(place):
+                            yield place, held
+                    continue
+                writing = self.writings[place]
+                delta = writing.add(event.steps) if isinstance(event, Committed) else writing.finish(event.result)
+                if place in awaited:
+                    awaited[place].append(delta)
+                else:
+                    yield place, delta
         except TimeoutError:
             raise RequestError(f"the request took longer than {self.timeout_s:g} s", 504, code="timeout") from None
         finally:
