@@ -1,8 +1,8 @@
 """Real servers: the decisions of the bundled pair with its LLM behind llama-server or vLLM are those in process.
 
 `make test-servers` installs them and runs this; `S2T_SERVERS` names where they are. 200 problems of the test split,
-fp32. Where an answer differs, its first different step is a tie: two tokens whose log-probabilities in process lie closer
-than `TIE_NATS`.
+fp32. Where an answer differs, its first different step is a tie: two tokens whose log-probabilities in process lie
+closer than `TIE_NATS`.
 """
 
 from __future__ import annotations
