@@ -23,10 +23,10 @@ from select_to_think.structures import S2TError
 
 def serve(
     pair: PairConfig,
-    decode: Annotated[DecodeConfig, Only(defaults=(("max_batch", 64), ("on_llm_failure", "continue")))],
+    decode: Annotated[DecodeConfig, Only(defaults=(("max_batch", 64),))],
     select: SelectConfig,
     mentor: MentorConfig,
-    runtime: Annotated[RuntimeConfig, Only(defaults=(("max_wait_steps", 32), ("prefix_cache_tokens", 16384)))],
+    runtime: Annotated[RuntimeConfig, Only(defaults=(("max_wait_steps", 32),))],
     server: ServeConfig,
 ) -> Reply:
     """Serve every method of the pair to OpenAI's clients until Ctrl-C; settings count where a request has none."""
