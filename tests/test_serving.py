@@ -231,6 +231,27 @@ def test_a_conversation_is_put_through_the_template(served: Served, session: Ses
     assert served.post("/tokenize", {"messages": turns}).json()["tokens"] == ids
 
 
+def test_a_pair_of_two_vocabularies() -> None:
+    pair = PairConfig(pair="demo-x")
+    session = Session.load(pair, SMALL)
+    with serving(Session.load(pair, SMALL)) as served:
+        for method in ("llm", "s2t", "takeover", "mentor-free"):
+            (expected,) = session.generate(QUESTIONS[:1], method)
+            sent: dict[str, Any] = {"model": f"demo-x:{method}", "messages": messages(QUESTIONS[0])}
+            answer = served.client.chat.completions.create(**sent, logprobs=True, top_logprobs=2)
+            assert answer.choices[0].message.content == expected.text
+            told = answer.choices[0].logprobs
+            assert told is not None and told.content is not None and len(told.content) == len(expected.tokens)
+            if method != "mentor-free":  # its draws follow from the prompt, and these tokens are of the prompt
+                begun = expected.tokens[:6]
+                answer = served.client.chat.completions.create(**sent, extra_body=own(answer_tokens=begun))
+                assert session.text(begun) + (answer.choices[0].message.content or "") == expected.text
+            with pytest.raises(openai.BadRequestError, match="other tokens"):
+                served.client.chat.completions.create(**sent, logit_bias={"5": 1})
+        with pytest.raises(openai.BadRequestError, match="scores no prompts"):
+            served.client.completions.create(model="demo-x:llm", prompt="Ida has", echo=True, logprobs=1)
+
+
 def test_models(served: Served) -> None:
     names = [model.id for model in served.client.models.list()]
     assert names[0] == "demo" and {f"demo:{method}" for method in METHODS if method != "maj@4"} < set(names)
@@ -298,24 +319,3 @@ def test_settings_of_the_server_are_the_defaults(session: Session) -> None:
     with serving(Session.load(runtime=SMALL), settings=settings) as served:
         answer = served.client.chat.completions.create(model="demo", messages=messages(QUESTIONS[0]))
     assert answer.choices[0].message.content == expected.text and answer.choices[0].finish_reason == "length"
-
-
-def test_a_pair_of_two_vocabularies() -> None:
-    pair = PairConfig(pair="demo-x")
-    session = Session.load(pair, SMALL)
-    with serving(Session.load(pair, SMALL)) as served:
-        for method in ("llm", "s2t", "takeover", "mentor-free"):
-            (expected,) = session.generate(QUESTIONS[:1], method)
-            sent: dict[str, Any] = {"model": f"demo-x:{method}", "messages": messages(QUESTIONS[0])}
-            answer = served.client.chat.completions.create(**sent, logprobs=True, top_logprobs=2)
-            assert answer.choices[0].message.content == expected.text
-            told = answer.choices[0].logprobs
-            assert told is not None and told.content is not None and len(told.content) == len(expected.tokens)
-            if method != "mentor-free":  # its draws follow from the prompt, and these tokens are of the prompt
-                begun = expected.tokens[:6]
-                answer = served.client.chat.completions.create(**sent, extra_body=own(answer_tokens=begun))
-                assert session.text(begun) + (answer.choices[0].message.content or "") == expected.text
-            with pytest.raises(openai.BadRequestError, match="other tokens"):
-                served.client.chat.completions.create(**sent, logit_bias={"5": 1})
-        with pytest.raises(openai.BadRequestError, match="scores no prompts"):
-            served.client.completions.create(model="demo-x:llm", prompt="Ida has", echo=True, logprobs=1)
