@@ -151,6 +151,6 @@ def usage(writings: Sequence[Writing], scored: Sequence[Generation], n: int) -> 
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
-        "prompt_tokens_details": {"cached_tokens": spent.get("slm_tokens_cached", 0)},
+        "prompt_tokens_details": {"cached_tokens": min(read, spent.get("slm_tokens_cached", 0))},
         "s2t": {"triggered": triggered, "flips": flips, **spent},
     }
