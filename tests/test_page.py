@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> &lt;b&gt; \u202e {{7*7}}'
 PICTURE = Path(__file__).parents[1] / "docs" / "playground.png"
-PICTURE_SIZE = {"width": 1280, "height": 800}
+PICTURE_SIZE = {"width": 1440, "height": 800}
 LONGEST_SCRIPT = 300  # lines
 PHONE = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True}
 
@@ -741,7 +741,7 @@ def test_the_picture_of_the_readme_is_of_this_page(open_page: Open, tmp_path: Pa
     page.mouse.move(1, 1)
     path = PICTURE if os.environ.get("S2T_PICTURE") else tmp_path / "playground.png"
     page.screenshot(path=path)
-    assert (size_of(path), size_of(PICTURE)) == ((1280, 800), (1280, 800))
+    assert (size_of(path), size_of(PICTURE)) == ((1440, 800), (1440, 800))
 
 
 def size_of(picture: Path) -> tuple[int, ...]:
