@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from drive import free_slots
 from select_to_think.cli import app
 from select_to_think.cli.chat.base import Example, Turn
-from select_to_think.cli.chat.commands import COMMANDS, completions
+from select_to_think.cli.chat.commands import COMMANDS, completions, converse
+from select_to_think.cli.chat.dialogue import Dialogue
+from select_to_think.cli.chat.lines import typed
 from select_to_think.cli.chat.local import LocalChat, from_a_thread
-from select_to_think.cli.chat.loop import Loop
 from select_to_think.cli.output import console
 from select_to_think.cli.trace import Ending, Part
 from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
@@ -101,7 +102,7 @@ class Script:
 def talk(chat: Script, *lines: str, interactive: bool = True, settings: MethodSettings = MethodSettings()) -> str:
     """What is shown of a conversation."""
     screen = io.StringIO()
-    Loop(chat, None, settings, console(screen), interactive=interactive).run(lines)
+    converse(Dialogue(chat, None, settings, console(screen), interactive=interactive), lines)
     return screen.getvalue()
 
 
@@ -174,11 +175,11 @@ def test_a_mistake_is_one_line_and_the_conversation_goes_on(
 def test_no_command_is_without_help_and_completion() -> None:
     shown = talk(Script(), "/help")
     assert all(f"/{name}" in shown and command.help in shown for name, command in COMMANDS.items())
-    loop = Loop(Script(), None, MethodSettings(), console(io.StringIO()), interactive=True)
-    assert completions(loop, "/") == [f"/{name}{' ' if c.argument else ''}" for name, c in COMMANDS.items()]
-    assert completions(loop, "/me") == ["/method "] and completions(loop, "/method g") == ["greedy"]
-    assert completions(loop, "/trigger ") == ["default", "kl", "entropy", "margin", "random", "learned"]
-    assert completions(loop, "/why ") == completions(loop, "/nonsense x") == completions(loop, "me") == []
+    dialogue = Dialogue(Script(), None, MethodSettings(), console(io.StringIO()), interactive=True)
+    assert completions(dialogue, "/") == [f"/{name}{' ' if c.argument else ''}" for name, c in COMMANDS.items()]
+    assert completions(dialogue, "/me") == ["/method "] and completions(dialogue, "/method g") == ["greedy"]
+    assert completions(dialogue, "/trigger ") == ["default", "kl", "entropy", "margin", "random", "learned"]
+    assert completions(dialogue, "/why ") == completions(dialogue, "/nonsense x") == completions(dialogue, "me") == []
 
 
 def test_why_a_step_did_not_trigger() -> None:
@@ -231,9 +232,16 @@ def test_retry_asks_again_with_the_next_seed() -> None:
     assert after[2].decode.seed == before[2].decode.seed + 1
 
 
+def test_retry_asks_again_what_could_not_be_answered() -> None:
+    chat = Script(STEPS, [S2TError("no such model")], [S2TError("no such model")])
+    talk(chat, "a", "b", "/method greedy", "/retry", "/method s2t", "/retry")
+    assert [turns[-1] for turns, _, _ in chat.asked[1:]] == [("user", "b")] * 3
+    assert all(turns[:-1] == [("user", "a"), ("assistant", "one two three")] for turns, _, _ in chat.asked[1:])
+
+
 def test_reset_forgets() -> None:
     chat = Script()
-    talk(chat, "a", "/reset", "b", "/retry")
+    talk(chat, "a", "/reset", "/retry", "/why 0", "b", "/retry")
     assert [turns for turns, _, _ in chat.asked][1:] == [[("user", "b")]] * 2
 
 
@@ -251,6 +259,24 @@ def test_an_answer_that_was_stopped_leaves_what_was_written(
         talk(Script([error]), "a", interactive=False)
 
 
+@pytest.mark.parametrize(("terminal", "prompt"), [(True, "> "), (False, "")])
+def test_the_prompt_is_for_a_terminal(terminal: bool, prompt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[str] = []
+
+    def typed_line(shown: str) -> str:
+        prompts.append(shown)
+        if len(prompts) == 2:
+            raise KeyboardInterrupt
+        if len(prompts) == 3:
+            raise EOFError
+        return "a"
+
+    monkeypatch.setattr("builtins.input", typed_line)
+    monkeypatch.setattr("sys.stdout", screen := io.StringIO())
+    monkeypatch.setattr(screen, "isatty", lambda: terminal)
+    assert list(typed()) == ["a"] and prompts == [prompt] * 3 and not screen.getvalue()
+
+
 @given(
     st.lists(
         st.one_of(
@@ -263,9 +289,9 @@ def test_an_answer_that_was_stopped_leaves_what_was_written(
     )
 )
 @settings(deadline=None, derandomize=True)
-def test_whatever_is_typed_is_answered_or_refused(typed: list[str]) -> None:
+def test_whatever_is_typed_is_answered_or_refused(lines: list[str]) -> None:
     chat = Script(examples=[Example("a", "what?", "three")])
-    talk(chat, *typed)
+    talk(chat, *lines)
     assert all(turns[-1][0] == "user" and turns[-1][1].strip() for turns, _, _ in chat.asked)
     assert all(0 <= asked.select.trigger_budget <= 1 <= asked.select.candidates for _, _, asked in chat.asked)
 

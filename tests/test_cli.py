@@ -28,7 +28,7 @@ from select_to_think.cli.errors import explain
 from select_to_think.cli.generate import describe
 from select_to_think.cli.options import PANELS, Only, completing
 from select_to_think.cli.output import Reply
-from select_to_think.cli.trace import marked
+from select_to_think.cli.trace import marked, weighed
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
 from select_to_think.evaluation.tracing import pieces, step_json
 from select_to_think.methods import METHODS
@@ -39,6 +39,7 @@ COMMANDS = (
     "demo",
     "generate",
     "chat",
+    "serve",
     "measure",
     "calibrate",
     "collect",
@@ -463,6 +464,19 @@ def test_scores_of_masked_candidates_can_be_shown() -> None:
 
     step = StepRecord(97, 0.0, candidates=(97, 98), candidate_logprobs=(-1.0, -2.0), scores=(float(-np.inf), 0.5))
     assert candidates(step_json(letters, step)) == "b: 0.50  a: -inf"
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_no_column_of_the_choices_is_lost(width: int) -> None:
+    first = segment("two long words " * 4, "drei " * 9, greedy="drei")[0]
+    steps = steps_of(Generation((first.token,), "stop", (first,)))
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(weighed([{**each, "statistic": 0.123456} for each in steps]))
+    lines = stream.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines) and "…" not in stream.getvalue()
+    assert lines[1].split() == ["step", "statistic", "greedy", "choice", "by", "candidates:", "score"] or width < 80
+    shown = stream.getvalue()
+    assert "0.123" in shown and shown.count("drei") == 18 and shown.count("long") == 8 and "-1.00" in shown
 
 
 @pytest.fixture

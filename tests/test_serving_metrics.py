@@ -50,11 +50,11 @@ def test_the_numbers_are_those_of_the_answers() -> None:
         client, leaver = engine.submit(runs), engine.submit([("s2t", run) for _, run in session.runs(*LEAVER)])
         assert values(metrics)["s2t_queue"] == 4
         engine.start()
-        async for _, event in leaver.events():
+        async for _, event in leaver.events(asyncio.get_running_loop().time() + 60):
             assert isinstance(event, Committed)
             during = values(metrics)
             leaver.leave()
-        async for _, event in client.events():
+        async for _, event in client.events(asyncio.get_running_loop().time() + 60):
             if isinstance(event, Finished):
                 results.append(event.result)
 

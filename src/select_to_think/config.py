@@ -280,7 +280,9 @@ class BenchConfig(Checked):
     new_tokens: int = option(128, "Tokens written after it.", low=1)
     plain_tokens: int = option(4, "Tokens that the plain reference writes; it is too slow for more.", low=1)
     bench_budget: float = option(0.01, "Fraction of triggered steps.", low=0.0, high=1.0)
-    questions: int = option(12, "Questions that the pair answers; 0 times only the shapes.", low=0)
+    questions: int = option(
+        12, "Questions that the pair answers, an equal share of each domain; 0 times only the shapes.", low=0
+    )
     repeats: int = option(5, "Medians are over so many runs of every row, in turn.", low=1)
     bench_dtype: Literal["bfloat16", "float32", "float16"] = option("bfloat16", "Weight type of the shapes.")
 

@@ -17,6 +17,7 @@ from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
 from select_to_think.config import BenchConfig, DataConfig, PairConfig, ScorerConfig, SelectConfig
+from select_to_think.pairs.problems import DOMAINS
 from select_to_think.serving.settings import BenchServeConfig
 from select_to_think.structures import S2TError, comma_separated
 
@@ -56,10 +57,7 @@ def decode(
     from select_to_think.evaluation.bench import bench_decode
     from select_to_think.session import Session
 
-    questions: list[str] = []
-    if config.questions:
-        items = choose_items(pair, DataConfig(split="validation", limit=config.questions))
-        questions = [item.question for item in items][:: max(1, len(items) // config.questions)][: config.questions]
+    questions = validation_questions(pair, config.questions) if config.questions else []
     with progress("timing") as report:
         rows = bench_decode(config, Session.load(pair), questions, report)
     return Reply({"schema": 1, "rows": rows, "config": asdict(config)}, lambda console: show(console, rows))
@@ -99,12 +97,10 @@ def remote(
         latencies = []
     if not latencies or min(latencies) < 0:
         raise S2TError(f"latency must be milliseconds, separated by commas, got {latency_ms!r}")
-    items = choose_items(pair, DataConfig(split="validation", limit=max(1, config.questions)))
-    questions = [item.question for item in items][:: max(1, len(items) // max(1, config.questions))]
     with progress("timing") as report:
         rows = bench_remote(
             pair,
-            questions[: config.questions],
+            validation_questions(pair, max(1, config.questions)),
             method,
             select,
             latencies_ms=latencies,
@@ -114,6 +110,13 @@ def remote(
             progress=report,
         )
     return Reply({"schema": 1, "rows": rows, "method": method}, lambda console: show(console, rows))
+
+
+def validation_questions(pair: PairConfig, count: int) -> list[str]:
+    """The first validation problems of the bundled pair, an equal share of each domain."""
+    share = -(-count // len(DOMAINS))
+    items = choose_items(pair, DataConfig(split="validation", limit=share))
+    return [item.question for item in items][:count]
 
 
 def show(console: Console, rows: list[dict[str, Any]]) -> None:

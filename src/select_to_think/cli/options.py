@@ -36,6 +36,7 @@ from select_to_think.config import (
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
+from select_to_think.methods import METHODS
 from select_to_think.serving.settings import AccessConfig, BenchServeConfig
 from select_to_think.triggers.table import TRIGGERS
 
@@ -62,7 +63,11 @@ PANELS = {
 
 METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", float | None: "FLOAT", Path | None: "PATH"}
 
-TABLES: dict[str, Mapping[str, Any]] = {"trigger": TRIGGERS, "triggers": TRIGGERS}  # field -> what it names
+TABLES: dict[str, Mapping[str, Any]] = {  # field -> what it names
+    "trigger": TRIGGERS,
+    "triggers": TRIGGERS,
+    "method": METHODS,
+}
 
 Result = TypeVar("Result")
 

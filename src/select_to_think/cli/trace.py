@@ -40,6 +40,7 @@ Part = Step | Ending  # of an answer that is being written
 
 TABLE_ROWS = 24
 SHOWN_CANDIDATES = 8
+SEGMENT_WIDTH = 30  # columns
 KEPT = "underline"
 FLIPPED = "bold underline magenta"
 FAILED = "underline red"  # the LLM was asked and did not answer
@@ -113,10 +114,11 @@ def legend(*, colours: bool) -> Text:
 def weighed(steps: Sequence[Step]) -> Table:
     """A table of the triggered steps: who chose what among which candidates (score, or log-probability, in nats)."""
     table = Table(title="triggered steps", title_justify="left", box=None, pad_edge=False)
-    for heading in ("step", "statistic", "greedy", "choice", "by"):
-        table.add_column(
-            heading, justify="right" if heading in ("step", "statistic") else "left", no_wrap=True, max_width=40
-        )
+    for heading in ("step", "statistic"):
+        table.add_column(heading, justify="right", min_width=len(heading))
+    for heading in ("greedy", "choice"):
+        table.add_column(heading, max_width=SEGMENT_WIDTH)
+    table.add_column("by", min_width=len("scorer"))
     table.add_column("candidates: score")
     fired = [step for step in steps if step["fired"]]
     for step in fired[:TABLE_ROWS]:

@@ -75,6 +75,19 @@ def create_app(
     app.state.engine, app.state.catalogue = engine, catalogue
     errors.install(app)
 
+    add_answers(app, engine, planner, texts)
+    add_models(app, catalogue)
+    add_tokens(app, engine, texts)
+    add_state(app, engine)
+    if metrics is not None:
+        add_metrics(app, engine, metrics)
+    app.router.routes.extend(page_routes())
+    return app
+
+
+def add_answers(app: FastAPI, engine: Engine, planner: Planner, texts: TokenTexts) -> None:
+    """Chats and completions."""
+
     async def reply(request: Request, asked: ChatRequest | CompletionRequest) -> Response:
         """Answer a chat or a completion."""
         as_ids = bool(asked.return_tokens_as_token_ids)
@@ -84,7 +97,14 @@ def create_app(
         else:
             orders = await asyncio.to_thread(planner.completion, asked)
             form = CompletionForm(texts, as_ids=as_ids)
-        made = Reply(engine, f"{catalogue.name}:{orders[0].method.name}", asked, orders, form, serve.request_timeout_s)
+        made = Reply(
+            engine,
+            f"{planner.catalogue.name}:{orders[0].method.name}",
+            asked,
+            orders,
+            form,
+            planner.limits.request_timeout_s,
+        )
         request.state.model, request.state.usage = made.model, made.usage  # for the log
         if not asked.stream:
             return JSONResponse(await unless_gone(request, made.whole()))
@@ -104,14 +124,6 @@ def create_app(
     @app.exception_handler(ClientGone)
     async def gone(request: Request, error: ClientGone) -> Response:
         return Response(status_code=499)
-
-    add_models(app, catalogue)
-    add_tokens(app, engine, texts)
-    add_state(app, engine)
-    if metrics is not None:
-        add_metrics(app, engine, metrics)
-    app.router.routes.extend(page_routes())
-    return app
 
 
 STREAMED: dict[int | str, dict[str, Any]] = {

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from select_to_think.cli.chat.commands import completions
+from select_to_think.cli.chat.base import KEY_VARIABLE
+from select_to_think.cli.chat.commands import completions, converse
+from select_to_think.cli.chat.dialogue import SINGLE, Dialogue
 from select_to_think.cli.chat.lines import lines
-from select_to_think.cli.chat.loop import SINGLE, Loop
 from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply, console, note
@@ -27,7 +28,6 @@ from select_to_think.structures import S2TError
 if TYPE_CHECKING:
     from select_to_think.cli.chat.base import Chat
 
-KEY_VARIABLE = "S2T_API_KEY"
 ALTERNATIVES = 8  # tokens that /why shows where nothing triggered
 
 Decoding = Annotated[DecodeConfig, Only(("max_new_tokens", "temperature", "top_p", "seed"))]
@@ -66,16 +66,16 @@ def chat(
     settings = MethodSettings(decode, select, mentor, alternatives=ALTERNATIVES)
     asked = choose(pair, url)
 
-    def talk(screen: Console) -> Loop:
+    def talk(screen: Console) -> Dialogue:
         interactive = sys.stdin.isatty()
-        loop = Loop(asked, method, settings, screen, interactive=interactive)
+        dialogue = Dialogue(asked, method, settings, screen, interactive=interactive)
         if interactive:
             note(f"{asked.name}, {method or asked.default}; /help tells what can be typed, Ctrl-D leaves")
-        if loop.examples:
+        if dialogue.examples:
             note(SINGLE)
-        with closing(lines(lambda typed: completions(loop, typed))) as given:
-            loop.run(given)
-        return loop
+        with closing(lines(lambda typed: completions(dialogue, typed))) as given:
+            converse(dialogue, given)
+        return dialogue
 
     return Reply(lambda: {"schema": 1, "answers": talk(console(sys.stdout)).results}, talk)
 

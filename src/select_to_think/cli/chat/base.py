@@ -1,6 +1,6 @@
 """What a chat talks to: a pair in this process, or a server.
 
-Non-goals: reading lines, showing answers (`loop.py`).
+Non-goals: reading lines, showing answers (`dialogue.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol
 from select_to_think.cli.trace import Part
 from select_to_think.config import MethodSettings
 
+KEY_VARIABLE = "S2T_API_KEY"  # of the environment, with the key of a server
 Turn = tuple[str, str]  # who said it (user or assistant), and what
 
 

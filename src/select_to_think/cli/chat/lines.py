@@ -29,13 +29,12 @@ def typed() -> Iterator[str]:
     """Lines from the keyboard until Ctrl-D."""
     while True:
         try:
-            yield input(PROMPT)
+            yield input(PROMPT if sys.stdout.isatty() else "")  # into a pipe go the answers alone
         except EOFError:
-            print()
+            note("")
             return
         except KeyboardInterrupt:
-            print()
-            note("Ctrl-D leaves")
+            note("\nCtrl-D leaves")
 
 
 @contextmanager

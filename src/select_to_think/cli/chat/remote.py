@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.checked import Checked
-from select_to_think.cli.chat.base import Answering, Example, Turn, in_turn
+from select_to_think.cli.chat.base import KEY_VARIABLE, Answering, Example, Turn, in_turn
 from select_to_think.cli.trace import Ending
 from select_to_think.config import MethodSettings
 from select_to_think.structures import S2TError
@@ -126,7 +126,7 @@ def refuse(response: httpx.Response) -> None:
     except (ValueError, LookupError, TypeError):
         message = f"the server answered {response.status_code} {response.reason_phrase}"
     if response.status_code == 401:
-        message += " (the key is read from S2T_API_KEY)"
+        message += f" (the key is read from {KEY_VARIABLE})"
     raise S2TError(message)
 
 

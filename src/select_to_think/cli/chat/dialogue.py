@@ -1,12 +1,12 @@
-"""Question after question: what was said, how the next answer is decoded, and what of it is shown.
+"""What was said, how the next answer is decoded, and what of it is shown.
 
-Non-goals: where answers come from (`base.py`), what commands do (`commands.py`).
+Non-goals: where answers come from (`base.py`), reading what is typed (`commands.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -16,8 +16,6 @@ from typing import Any
 from rich.console import Console
 
 from select_to_think.cli.chat.base import Chat, Example, Turn
-from select_to_think.cli.command import print_error
-from select_to_think.cli.errors import explain
 from select_to_think.cli.output import note
 from select_to_think.cli.trace import LiveAnswer
 from select_to_think.config import MethodSettings, SelectConfig
@@ -26,19 +24,19 @@ from select_to_think.structures import S2TError
 SINGLE = "this pair knows one kind of question, each on its own, and nothing else: /example asks one"
 
 
-class Loop:
-    """One conversation."""
+class Dialogue:
+    """Question after question."""
 
     def __init__(
         self, chat: Chat, method: str | None, settings: MethodSettings, console: Console, *, interactive: bool
     ) -> None:
-        """Nothing was said yet; `interactive`: a person types, so a mistake is told and the conversation goes on."""
+        """Nothing was said yet; `interactive`: a person types, and is told what an answer took."""
         self.chat, self.method, self.settings = chat, method, settings
         self.console, self.interactive = console, interactive
         self.turns: list[Turn] = []
         self.last = LiveAnswer()
         self.results: list[dict[str, Any]] = []
-        self.right: str | None = None  # answer to the question that is being asked
+        self.asked: tuple[str, str | None] | None = None  # the last question, and its right answer if that is known
         self.examples = chat.examples()
 
     @cached_property
@@ -48,34 +46,10 @@ class Loop:
             raise S2TError("only the bundled pair comes with questions: type one of your own")
         return cycle(self.examples)
 
-    def run(self, lines: Iterable[str]) -> None:
-        """Answer every line."""
-        for line in lines:
-            try:
-                self.take(line)
-            except KeyboardInterrupt:
-                if not self.interactive:
-                    raise
-                note("stopped")
-            except Exception as error:
-                explained = explain(error)
-                if explained is None or not self.interactive:
-                    raise
-                print_error(explained)
-
-    def take(self, line: str) -> None:
-        """A question, or a command if it begins with a slash."""
-        from select_to_think.cli.chat.commands import run_command
-
-        if line.startswith("/"):
-            run_command(self, line)
-        elif line.strip():
-            self.ask(line.strip())
-
     def ask(self, question: str, right: str | None = None) -> None:
         """Put a question and show the answer; `right` is what it should say, if that is known."""
         self.turns.append(("user", question))
-        self.last, self.right = LiveAnswer(), right
+        self.last, self.asked = LiveAnswer(), (question, right)
         turns = self.turns[-1:] if self.examples else self.turns
         start = time.monotonic()
         try:
@@ -88,7 +62,7 @@ class Loop:
             else:  # what was not answered was not asked
                 self.turns.pop()
         if self.interactive:
-            self.sum_up(time.monotonic() - start)
+            self.sum_up(time.monotonic() - start, right)
 
     def result(self, question: str) -> dict[str, Any]:
         """The last answer with its whole trace, as JSON; nothing is known of the ending of one that was stopped."""
@@ -96,7 +70,7 @@ class Loop:
         ending.pop("tail", None)
         return {"question": question, "text": self.last.text, **ending, "steps": self.last.steps}
 
-    def sum_up(self, seconds: float) -> None:
+    def sum_up(self, seconds: float, right: str | None) -> None:
         """What the answer took."""
         steps, ending = self.last.steps, self.last.ending
         fired, flips = sum(step["fired"] for step in steps), sum(step["flip"] for step in steps)
@@ -107,23 +81,24 @@ class Loop:
                 said.append(f"votes: {', '.join(ending.votes)}")
             if ending.finish_reason == "length":
                 said.append("cut off: raise --max-new-tokens")
-        if self.right is not None:
-            said.append(f"right answer: {self.right}")
+        if right is not None:
+            said.append(f"right answer: {right}")
         note(" · ".join(said) + "\n")
 
     def retry(self) -> None:
         """Ask the last question again, with the next seed."""
-        if not self.turns:
+        if self.asked is None:
             raise S2TError("nothing was asked yet: type a question")
-        question = self.turns[-2][1]
-        del self.turns[-2:]
+        question, right = self.asked
+        if self.turns[-2:-1] == [("user", question)]:
+            del self.turns[-2:]
         decode = replace(self.settings.decode, seed=self.settings.decode.seed + 1)
         self.settings = replace(self.settings, decode=decode)
-        self.ask(question, self.right)
+        self.ask(question, right)
 
     def reset(self) -> None:
         """Forget what was said."""
-        self.turns, self.last = [], LiveAnswer()
+        self.turns, self.last, self.asked = [], LiveAnswer(), None
 
     def select(self, **changes: Any) -> None:
         """Change how choices are made from the next answer on."""
