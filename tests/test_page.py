@@ -180,6 +180,7 @@ def test_the_answer_streams_in_and_is_that_of_the_api(page: Page, served: Served
     expected = api_answer(served)
     assert text_of(card(page)) == expected["message"]["content"]
     assert len(page.evaluate("[...window.sizes]")) > 5
+    assert card(page).locator("p.unseen").text_content() == expected["message"]["content"], "for who listens"
     steps = expected["s2t"]["steps"]
     assert page.locator(".token").count() == len(steps)
     assert page.locator(".token.flip").count() == sum(step["flip"] for step in steps) > 0
@@ -498,8 +499,8 @@ def test_segments_are_shaded_by_their_author(page: Page, served: Served) -> None
     ]
     page.locator("#inspector .option").click()
     settle(page, 2)
-    chosen = card(page, 2).locator(".yours").inner_text()
-    assert chosen == "+", "its first token, not the whole segment"
+    assert card(page, 2).locator(".yours").inner_text() == "+", "its first token, not the whole segment"
+    assert card(page, 2).locator("h3").inner_text() == "2What if: “+”"
 
 
 def test_failures_are_red_and_can_be_tried_again(open_page: Open) -> None:
@@ -574,7 +575,9 @@ def test_the_address_holds_the_conversation(page: Page, open_page: Open) -> None
     assert other.locator("#welcome").is_visible()
 
 
-@pytest.mark.parametrize("fragment", ["#ask=e30", "#askz=1ZIx", "#ask=%%%", "#askz=", "#ask=bnVsbA"])
+@pytest.mark.parametrize(
+    "fragment", ["#ask=e30", "#askz=1ZIx", "#ask=%%%", "#askz=", "#ask=bnVsbA", "#ask=" + 60_000 * "e"]
+)
 def test_an_address_that_is_cut_off_says_so(open_page: Open, fragment: str) -> None:
     page = open_page(fragment)
     page.locator("#notice").get_by_text("The address holds no conversation that can be read").wait_for()
@@ -598,6 +601,12 @@ def test_a_saved_conversation_is_shown_without_asking_again(page: Page, open_pag
     assert rows_of(other)[0][0].startswith("+")
     other.locator("#inspector .option").nth(1).click()
     settle(other, 3)
+    content = json.loads(Path(saved.value.path()).read_text(encoding="utf-8"))
+    content["turns"][0]["answers"][0]["steps"][4]["candidates"][0]["score"] = "high"
+    tampered = {"name": "a.json", "mimeType": "application/json", "buffer": json.dumps(content).encode()}
+    other.locator("#file").set_input_files(tampered)  # type: ignore[arg-type]
+    other.locator("#notice").get_by_text("This file holds no conversation of this page.").wait_for()
+    assert other.locator(".card").count() == 3
 
 
 @pytest.mark.parametrize(
