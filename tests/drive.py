@@ -13,7 +13,8 @@ from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.models.adapter import Adapter, AdapterSwitch, inject_adapter, load_adapter
 from select_to_think.models.loading import LoadedModel
-from select_to_think.runtime import Finished, Run, Runtime
+from select_to_think.runs import Finished, Run
+from select_to_think.runtime import Runtime
 from select_to_think.streams import Streams
 from select_to_think.structures import Role
 
@@ -57,9 +58,11 @@ def free_slots(extents: Extents) -> int:
 def assert_closed(backends: Mapping[str, Any]) -> None:
     for backend in backends.values():
         if isinstance(backend, TransformersBackend):
+            kept = sum(context.size for context in backend.prefixes.kept)
             extents = backend.extents
             unused = extents.slots % 64
-            assert free_slots(extents) == extents.slots - unused, "a context was not closed"
+            assert free_slots(extents) == extents.slots - unused - kept, "a context was not closed"
+            assert not backend.live and kept <= backend.config.prefix_cache_tokens
             assert not backend.waiting and not backend.ends and not backend.seen
 
 

@@ -31,7 +31,8 @@ from select_to_think.config import (
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.methods import find_method
-from select_to_think.structures import Counts, Generation, Labels, PromptTooLong, StepRecord
+from select_to_think.policies.label import Labels
+from select_to_think.structures import Counts, Generation, PromptTooLong, StepRecord
 from select_to_think.triggers.calibration import Calibration
 
 VOCABULARY, SUPPORT = 100, 64
@@ -53,7 +54,7 @@ class Device(str):
 
 
 class FakeSession:
-    shares_vocabulary = True
+    shares_vocabulary, incomparable_llm = True, None
 
     def __init__(self, *, fingerprint: str = "slm", scorer: Path | None = None) -> None:
         self.config = PairConfig()
@@ -61,7 +62,9 @@ class FakeSession:
         self.slm = SimpleNamespace(
             fingerprint=fingerprint, model=SimpleNamespace(device=Device("cpu"), dtype="torch.float32", config=SHAPE)
         )
-        self.llm = SimpleNamespace(fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6}))
+        self.llm = self.local_llm = SimpleNamespace(
+            fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6})
+        )
         self.calibration = replace(
             Calibration.fit(
                 {name: list(np.linspace(0, 1, 500)) for name in ("kl", "entropy", "margin")}, ["c0"], fingerprint, "llm"
@@ -152,7 +155,7 @@ class FakeSession:
             llm_tokens_processed=asked,
             llm_forwards=asked,
             consultations=4 if find_method(method).mentor else 0,
-            mentor_failures=1 if find_method(method).mentor else 0,
+            llm_failures=1 if find_method(method).mentor else 0,
         )
         return Generation(tokens, "stop", tuple(steps), counts, text, votes)
 

@@ -32,7 +32,7 @@ LAYERS = (
     ("triggers", "selectors", "verifiers"),
     ("policies",),
     ("methods",),
-    ("runtime", "streams"),
+    ("runs", "runtime", "streams"),
     ("pairs",),
     ("artefacts", "session"),
     ("collect", "training", "evaluation"),

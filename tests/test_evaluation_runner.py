@@ -26,7 +26,7 @@ ROW = [
     "method", "domain", "n", "accuracy", "stderr", "tokens", "seconds", "tokens_per_second", "trigger_rate",
     "flip_rate", "hit_at_8", "llm_tokens_generated", "llm_tokens_processed", "llm_forwards",
     "truncated", "prompts_too_long", "slm_tokens_processed", "llm_tokens_share", "flops", "money", "seeds", "baseline",
-    "paired", "consultations", "disagreements", "mentor_choices", "mentor_tokens_rejected", "mentor_failures",
+    "paired", "llm_failures", "consultations", "disagreements", "mentor_choices", "mentor_tokens_rejected",
 ]  # fmt: skip
 
 
@@ -374,7 +374,7 @@ def test_questions_of_the_training_are_not_tested(tmp_path: Path) -> None:
 def test_mentor_rows_count_consultations_and_say_that_the_mentor_failed() -> None:
     results = evaluate(FakeSession(), ITEMS, ["greedy", "mentor-coin"], SETTINGS)
     rows = {row.method: row for row in results.rows if row.domain == "all"}
-    assert rows["greedy"].consultations is rows["greedy"].mentor_failures is None
-    assert (rows["mentor-coin"].consultations, rows["mentor-coin"].mentor_failures) == (4 * len(ITEMS), len(ITEMS))
-    assert any("mentor failed at 20 of 80" in note for note in results.provenance["notes"])
+    assert rows["greedy"].consultations is rows["greedy"].llm_failures is None
+    assert (rows["mentor-coin"].consultations, rows["mentor-coin"].llm_failures) == (4 * len(ITEMS), len(ITEMS))
+    assert any("mentor-coin: the LLM was not reached 20 times" in note for note in results.provenance["notes"])
     assert results.provenance["config"]["mentor"]["consult_rate"] == 0.25

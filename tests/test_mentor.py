@@ -68,7 +68,7 @@ FREE = FreeVerifier(Asked(), "debiased")
 
 
 def policy(verifier: Any = FREE, rate: float = RATE, segment: int = SEGMENT, words: Words = WORDS) -> Mentor:
-    return Mentor(LIMITS, words, verifier, rate, segment)
+    return Mentor(LIMITS, words, verifier, rate, segment, goes_on=True)
 
 
 def run(policy, pair, max_rows=4, seed="seed/{}", **replaced: TransformersBackend) -> list[Generation]:
@@ -257,12 +257,14 @@ class Flaky(TransformersBackend):
 def test_the_slm_goes_on_alone_when_the_mentor_fails(qwen) -> None:
     dead = run(policy(rate=1.0), qwen, llm=Flaky(qwen["llm"], 1))
     assert tokens(dead) == tokens(run(Greedy(LIMITS), qwen))
-    assert all(r.counts.mentor_failures == r.counts.consultations > 0 == r.counts.llm_tokens_generated for r in dead)
+    assert all(r.counts.llm_failures == r.counts.consultations > 0 == r.counts.llm_tokens_generated for r in dead)
     flaky = run(policy(Always(1.0), rate=1.0), qwen, llm=Flaky(qwen["llm"], 20))
     for result in flaky:
         assert result.finish_reason == "stop" or len(result.tokens) == 24
-        assert result.counts.mentor_failures <= result.counts.consultations
-    assert all(sum(getattr(r.counts, name) for r in flaky) for name in ("mentor_failures", "mentor_choices"))
+        assert result.counts.llm_failures <= result.counts.consultations
+    assert all(sum(getattr(r.counts, name) for r in flaky) for name in ("llm_failures", "mentor_choices"))
+    with pytest.raises(ModelUnavailable):
+        run(replace(policy(rate=1.0), goes_on=False), qwen, llm=Flaky(qwen["llm"], 20))
 
 
 def test_a_policy_that_needs_its_model_ends_with_the_error(qwen) -> None:

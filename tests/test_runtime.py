@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -30,7 +31,8 @@ from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
-from select_to_think.runtime import Committed, Event, Failed, Finished, Run, Runtime
+from select_to_think.runs import Committed, Event, Failed, Finished, Run
+from select_to_think.runtime import Runtime
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.structures import (
@@ -600,3 +602,105 @@ def test_extents_never_overlap_and_all_memory_comes_back(slots: int, moves: list
         extents.give(*extent)
     assert {size: starts for size, starts in extents.free.items() if starts} == free
     assert (extents.take(largest) is not None) == (largest > 0)
+
+
+class Elsewhere(TransformersBackend):
+    """Answers from another machine: some are on their way for a while, and overtake each other."""
+
+    def __init__(self, *args: Any, seed: int = 0, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.remote, self.random = True, random.Random(seed)
+        self.under_way: list[Ask] = []
+        self.waits: list[float] = []  # seconds that somebody was ready to wait
+
+    def submit(self, ask: Ask) -> None:
+        super().submit(ask)
+        self.under_way.append(ask)
+
+    def step(self, patience_s: float = 0.0) -> list[Ask]:
+        self.waits.append(patience_s)
+        arrived = [ask for ask in self.under_way if patience_s or self.random.random() < 0.1]
+        self.under_way = [ask for ask in self.under_way if ask not in arrived]
+        others = [ask for ask in self.waiting if ask not in arrived]
+        self.waiting = [ask for ask in self.waiting if ask in arrived]
+        answered = []
+        while self.waiting:
+            answered += super().step()
+        self.waiting = others
+        return answered
+
+    def close(self, context: Any) -> None:
+        super().close(context)
+        self.under_way = [ask for ask in self.under_way if ask.context is not context]
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@given(mixture=MIXTURES, seed=st.integers(0, 99))
+def test_answers_do_not_depend_on_when_a_remote_model_answers(plain, mixture, seed) -> None:
+    away = Elsewhere(copy.deepcopy(models()["llm"]), config=SMALL, cost=20.0, seed=seed)
+    arrivals = {i: (arrival, KINDS[name].run(case)) for i, (name, case, arrival) in enumerate(mixture)}
+    events = drive(Runtime({**plain, "llm": away}), arrivals)
+    for i, (name, case, _) in enumerate(mixture):
+        assert told(result(events[i])) == alone(name, case), (name, case)
+
+
+def test_nobody_waits_for_an_answer_from_elsewhere_while_others_can_go_on(plain) -> None:
+    away = Elsewhere(copy.deepcopy(models()["llm"]), config=SMALL, cost=20.0)
+    runs = {"asks": (0, KINDS["llm"].run(1)), "goes on": (0, KINDS["greedy"].run(2))}
+    before, busy = plain["slm"].forwards, []
+    drive(Runtime({**plain, "llm": away}), runs, lambda step: busy.append(plain["slm"].forwards - before))
+    steps = busy[-1]
+    assert set(away.waits[: steps - 1]) == {0.0} and away.waits[-1] > 0.0
+    assert busy[: steps + 1] == list(range(steps + 1)), "the SLM missed a step"
+
+
+def test_what_goes_wrong_in_a_forward_ends_who_took_part(plain) -> None:
+    class Full(TransformersBackend):
+        def forward(self, plan: Any) -> None:
+            if any(context.tokens[:1] == [17] for context in plan.contexts):
+                raise MemoryError("out of memory")
+            super().forward(plan)
+
+    slm = Full(copy.deepcopy(models()["slm"]), config=RuntimeConfig(kv_memory_gib=0.02, max_step_tokens=64))
+    long = Run(Greedy(LIMITS).run([17] * 200, "s"), {"slm": SLM}, 300)
+    events = drive(Runtime({"slm": slm}), {"bad": (0, long), "later": (3, KINDS["greedy"].run(2))})
+    assert isinstance(events["bad"][-1], Failed) and "out of memory" in str(events["bad"][-1].error)
+    assert told(result(events["later"])) == alone("greedy", 2)
+
+
+class Dead(TransformersBackend):
+    """Answers nothing from its n-th request on; what the request would have appended is not there."""
+
+    lives = 0
+
+    def submit(self, ask: Ask) -> None:
+        self.lives -= 1
+        if self.lives >= 0:
+            super().submit(ask)
+        else:
+            ask.answer = ModelUnavailable("no answer")
+            self.waiting.append(ask)
+
+
+@pytest.mark.parametrize("name", ["s2t-kl", "s2t-steps", "s2t-entropy", "takeover", "takeover-margin", "mentor"])
+@pytest.mark.parametrize("lives", [0, 1, 4])
+def test_where_the_llm_is_not_reached_the_slm_goes_on_or_the_answer_ends(plain, name: str, lives: int) -> None:
+    backends = {**plain, "llm": Dead(copy.deepcopy(models()["llm"]), config=SMALL, cost=20.0)}
+    kind = KINDS[name]
+    policy = replace(kind.policy, goes_on=True)
+    if isinstance(policy, Select):
+        policy = replace(policy, selector=replace(policy.selector, goes_on=True))
+    backends["llm"].lives = lives
+    found = result(drive(Runtime(backends), {0: (0, replace(kind, policy=policy).run(1))})[0])
+    failed = [i for i, step in enumerate(found.steps) if step.llm_failed]
+    assert found.counts.llm_failures == len(failed) > 0
+    assert all(found.steps[i].token == found.steps[i].greedy_token and not found.steps[i].flip for i in failed)
+    if lives == 0:
+        assert found.tokens == alone("greedy", 1)[0][: len(found.tokens)] and not found.counts.llm_tokens_generated
+    else:
+        whole = alone(name, 1)[0]
+        assert found.tokens[: failed[0]] == whole[: failed[0]], "before the failure the answer is the same"
+    backends["llm"].lives = lives
+    refused = drive(Runtime(backends), {0: (0, kind.run(1)), 1: (0, KINDS["greedy"].run(2))})
+    ended = [isinstance(refused[0][-1], Failed)]
+    assert ended == [True] and told(result(refused[1])) == alone("greedy", 2)

@@ -14,6 +14,9 @@ import pytest
 from select_to_think import Session
 from select_to_think.config import DecodeConfig, MethodSettings, SelectConfig
 from select_to_think.pairs.problems import load_split
+from select_to_think.runtime import Committed, Finished
+from select_to_think.serving.engine import joined
+from select_to_think.structures import StepRecord
 from serve import SMALL, Served, serving
 
 QUESTIONS = [problem.question for problem in load_split("validation", limit_per_domain=2)]
@@ -298,3 +301,16 @@ def test_settings_of_the_server_are_the_defaults(session: Session) -> None:
     with serving(Session.load(runtime=SMALL), settings=settings) as served:
         answer = served.client.chat.completions.create(model="demo", messages=messages(QUESTIONS[0]))
     assert answer.choices[0].message.content == expected.text and answer.choices[0].finish_reason == "length"
+
+
+def test_a_reader_who_is_behind_gets_several_steps_at_once() -> None:
+    steps = [StepRecord(token, 0.0) for token in range(5)]
+    end = Finished(1, None)
+    news = [(0, Committed(7, steps[:1])), (0, Committed(7, steps[1:2])), (1, Committed(8, steps[2:3])), (1, end)]
+    assert joined([*news, (0, Committed(7, steps[3:]))]) == [
+        (0, Committed(7, steps[:2])),
+        (1, Committed(8, steps[2:3])),
+        (1, end),
+        (0, Committed(7, steps[3:])),
+    ]
+    assert joined(news[-1:]) == news[-1:]

@@ -6,10 +6,11 @@ Non-goals: the settings (`config.py`).
 from __future__ import annotations
 
 from dataclasses import field
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from select_to_think.structures import S2TError, unknown_name
 
@@ -21,11 +22,12 @@ def option(default: Any, help: str, *, low: float | None = None, high: float | N
     return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
+@cache
 def value_types(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
     """By field of a configuration, what its value may be: classes (None if it may be missing), or names."""
     found = {}
     for name, hint in get_type_hints(cls).items():
-        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         found[name] = tuple(each for part in parts for each in (get_args(part) or (part,)))
     return found
 
@@ -35,8 +37,9 @@ class Checked:
 
     def __post_init__(self) -> None:
         """Compare each field with its type, and with the bounds written beside its default."""
-        for name, spec in self.__dataclass_fields__.items():  # type: ignore[attr-defined]
-            value, allowed = getattr(self, name), value_types(type(self))[name]
+        cls: Any = type(self)
+        for name, spec in cls.__dataclass_fields__.items():
+            value, allowed = getattr(self, name), value_types(cls)[name]
             if value is None and NoneType in allowed:
                 continue
             names = [each for each in allowed if isinstance(each, str)]

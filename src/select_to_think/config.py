@@ -24,6 +24,8 @@ DistillKind = Literal["kd", "sft"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Order = Literal["ab", "debiased"]
 CodeExecution = Literal["confined", "unconfined"]
+OnLLMFailure = Literal["continue", "abort"]
+ServerKind = Literal["vllm", "sglang", "llama-server", "s2t", "openai"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,16 @@ class PairConfig(Checked):
 
     pair: str = option("demo", "A bundled pair by name: demo or demo-x; ignored when --slm is given.")
     slm: str | None = option(None, "Small model: a Hugging Face name or a local folder.")
-    llm: str | None = option(None, "Large model: a Hugging Face name or a local folder.")
+    llm: str | None = option(
+        None, "Large model: a Hugging Face name, a local folder, or a server (http://host:port/v1)."
+    )
+    llm_model: str | None = option(None, "The model's name at the server (default: the first that it serves).")
+    llm_kind: ServerKind | None = option(
+        None, "What the server is: vllm, sglang, llama-server, s2t or openai (default: as it says itself)."
+    )
+    llm_tokenizer: str | None = option(
+        None, "Tokenizer of the LLM behind a server: a name or folder (default: the SLM's, if the server has the same)."
+    )
     scorer: str | None = option(None, "Scorer folder for s2t-local (default: the one shipped with the pair).")
     trigger_head: str | None = option(None, "Folder of a learned trigger (default: the one shipped with the pair).")
     distill: str | None = option(None, "Folder of a distilled SLM (default: the one shipped with the pair).")
@@ -57,6 +68,9 @@ class DecodeConfig(Checked):
     min_p: float = option(0.0, "Drop tokens below this share of the best one's probability.", low=0.0, high=1.0)
     early_stop: bool = option(True, "maj@N: stop the other samples once the vote is decided.")
     seed: int = option(0, "Seed of every random choice.", low=0, high=LARGEST_SEED)
+    on_llm_failure: OnLLMFailure = option(
+        "abort", "Where the LLM is not reached: continue with the SLM's own choice (and count it), or abort the answer."
+    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,14 @@ class RuntimeConfig(Checked):
     leaf_tokens: int = option(
         256, "Candidates also show what follows them in forwards of at most so many tokens; else a step later.", low=0
     )
+    prefix_cache_tokens: int = option(
+        0, "Keys and values of ended sequences that are kept for prompts that begin alike, in tokens.", low=0
+    )
     max_wait_steps: int = option(1000, "Steps that a row waits for the LLM so that others can ask with it.", low=0)
+    llm_guess: bool = option(True, "While a server selects for the only row, go on behind the likely choices.")
+    llm_concurrency: int = option(32, "Requests to a server at once.", low=1)
+    llm_timeout: float = option(60.0, "Seconds for one request to a server.", low=0.01)
+    llm_deadline: float = option(120.0, "Seconds for an answer of a server, all attempts together.", low=0.01)
 
 
 @dataclass(frozen=True)

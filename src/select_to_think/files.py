@@ -141,6 +141,7 @@ def parse_record(kind: type[Kind], content: bytes, where: str, *, remedy: str) -
     from pydantic import ValidationError
 
     decoded(content, where, remedy=remedy)
+    content = content.replace(b'"mentor_failures":', b'"llm_failures":')  # its name in files of earlier versions
     try:
         found: Kind = _checker(cast(Any, kind)).validate_json(content, strict=True, extra="forbid")
     except ValidationError as error:

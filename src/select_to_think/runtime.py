@@ -4,22 +4,26 @@ A policy waits for an answer, or it has ended. A step lets rows that fit join, m
 that somebody waits for, and resumes who was answered. A dear model is asked when no row can go on without it, or when
 those who wait for it have waited as long as its forward is worth, and then for all at once.
 
+What is asked of a model elsewhere is sent at once, and nobody waits for it while there is something else to compute.
+
 Non-goals: knowing methods or tokens. Policies decide, backends compute, and whoever adds a run reads its events.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from select_to_think.config import RuntimeConfig
 from select_to_think.contexts.protocol import Account, Ask, Backend, Context
+from select_to_think.runs import Committed, Event, Failed, Finished, Row, Run
 from select_to_think.structures import (
     Adopt,
     Branch,
+    Collect,
     Commit,
     Counts,
     Extend,
@@ -28,72 +32,12 @@ from select_to_think.structures import (
     Join,
     PolicyRun,
     Requests,
-    Role,
     S2TError,
-    StepRecord,
+    Submit,
     Truncate,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A policy to be run. `tokens` is the length of its longest sequence, `copies` how many children may fork."""
-
-    policy: PolicyRun
-    roles: Mapping[str, Role]
-    tokens: int
-    copies: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """Steps of a run that are final."""
-
-    key: Hashable
-    steps: Sequence[StepRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A run's result."""
-
-    key: Hashable
-    result: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Why a run has none."""
-
-    key: Hashable
-    error: Exception
-
-
-Event = Committed | Finished | Failed
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One running policy: its contexts, the requests it waits for, and its place in a family."""
-
-    key: Hashable
-    run: Run
-    parent: Row | None = None
-    contexts: dict[str, Context] = field(default_factory=dict)
-    accounts: dict[str, Account] = field(default_factory=dict)  # by backend
-    asks: list[Ask] = field(default_factory=list)
-    several: bool = False  # they came as a tuple
-    joining: bool = False
-    children: list[Row] = field(default_factory=list)
-    spares: list[dict[str, Context]] = field(default_factory=list)  # for children
-    finished_children: deque[Generation] = field(default_factory=deque)
-    spent: Counts = field(default_factory=Counts)  # by children
-    ended: bool = False
-
-    @property
-    def root(self) -> Row:
-        """The row that the family began with."""
-        return self if self.parent is None else self.parent.root
+PATIENCE_S = 0.02  # how long a step waits for an answer from elsewhere where nothing else is to be done
 
 
 class Runtime:
@@ -131,6 +75,9 @@ class Runtime:
         """One forward for those who wait; what came of it. Nothing waits if nothing comes and nobody is `busy`."""
         self.steps += 1
         self.admit()
+        for backend in [backend for backend in self.backends.values() if backend.remote and backend.waiting]:
+            for ask in backend.step(0.0 if self.events or self.wanted() else PATIENCE_S):
+                self.answer(ask)
         for backend in self.due():
             for ask in backend.step():
                 self.answer(ask)
@@ -142,13 +89,18 @@ class Runtime:
         """Whether a run has not ended yet."""
         return bool(self.live or self.queue or self.events)
 
+    def wanted(self) -> list[Backend]:
+        """The models in process that are waited for, the cheapest first."""
+        waited = [backend for backend in self.backends.values() if backend.waiting and not backend.remote]
+        return sorted(waited, key=lambda backend: backend.cost)
+
     def due(self) -> list[Backend]:
         """The cheapest model that is waited for, and dearer ones that are worth their forward by now.
 
         A dear forward is worth it when its rows together have waited as long as it would hold up all rows: its cost in
         cheap steps, times the rows. Nobody waits longer than `max_wait_steps`.
         """
-        wanted = sorted((backend for backend in self.backends.values() if backend.waiting), key=lambda b: b.cost)
+        wanted = self.wanted()
         found = wanted[:1]
         for backend in wanted[1:]:
             waits = [self.steps - self.asked[ask][1] for ask in backend.waiting]
@@ -196,7 +148,12 @@ class Runtime:
     def answer(self, ask: Ask) -> None:
         """Resume the row that asked, once all that it asked is answered."""
         row, _ = self.asked.pop(ask, (None, 0))
-        if row is None or any(other.answer is None for other in row.asks):
+        if row is not None and ask is row.submitted:
+            if row.collecting:
+                row.collecting, row.submitted = False, None
+                self.advance(row, ask.answer)
+            return
+        if row is None or any(other in self.asked for other in row.asks):
             return
         answers = [other.answer for other in row.asks]
         row.asks = []
@@ -211,6 +168,8 @@ class Runtime:
                 reply = None
                 if isinstance(request, Join) and row.finished_children:
                     reply = row.finished_children.popleft()
+                elif isinstance(request, Collect) and row.submitted is not None and row.submitted not in self.asked:
+                    reply, row.submitted = row.submitted.answer, None
                 elif not self.settle(row, request):
                     return
         except StopIteration as end:
@@ -232,6 +191,11 @@ class Runtime:
             case Commit():
                 if row.parent is None:
                     self.events.append(Committed(row.key, request.steps))
+            case Submit():
+                row.submitted = self.submit(row, request.request)
+            case Collect():
+                row.collecting = request.wait or len(self.live) > 1  # who is not alone would hold up others
+                return not row.collecting
             case Fork():
                 self.fork(row, request.children)
             case Join():
@@ -242,17 +206,17 @@ class Runtime:
             case _:
                 row.several = isinstance(request, tuple)
                 for single in request if isinstance(request, tuple) else (request,):
-                    self.submit(row, single)
+                    row.asks.append(self.submit(row, single))
                 return False
         return True
 
-    def submit(self, row: Row, request: Extend | Branch) -> None:
+    def submit(self, row: Row, request: Extend | Branch) -> Ask:
         """Ask the backend of a role."""
         adapter = getattr(request, "adapter", None)
         ask = Ask(row.contexts[request.model], request, adapter and row.run.roles[adapter].adapter)
         self.backends[row.run.roles[request.model].backend].submit(ask)
-        row.asks.append(ask)
         self.asked[ask] = row, self.steps
+        return ask
 
     def fork(self, parent: Row, policies: Iterable[PolicyRun]) -> None:
         """Start children on copies of the parent's contexts."""
@@ -274,7 +238,7 @@ class Runtime:
         for child in list(row.children):
             self.leave(child)
         if isinstance(result, Generation):
-            counts = self.cost(row)
+            counts = row.cost()
             counts.add(result.counts)
             result = replace(result, counts=counts)
         self.leave(row)
@@ -293,26 +257,13 @@ class Runtime:
             self.leave(child)
         if row.parent is not None:
             row.parent.children.remove(row)
-            row.parent.spent.add(self.cost(row))
+            row.parent.spent.add(row.cost())
         self.live.remove(row)
         row.ended = True
-        for ask in row.asks:
-            self.asked.pop(ask, None)
-        row.asks = []
+        for ask in (*row.asks, row.submitted):
+            self.asked.pop(ask, None)  # type: ignore[arg-type]
+        row.asks, row.submitted = [], None
         with suppress(Exception):  # of a policy that was stopped, on its way out
             row.run.policy.close()
         for contexts in (row.contexts, *row.spares):
             self.close(row, contexts)
-
-    def cost(self, row: Row) -> Counts:
-        """Tokens and forwards of the row's contexts and of its children that left."""
-        counts = Counts()
-        counts.add(row.spent)
-        for backend, account in row.accounts.items():
-            if backend == "llm":
-                counts.llm_tokens_processed += account.tokens_processed
-                counts.llm_forwards += account.forwards
-            else:
-                counts.slm_tokens_processed += account.tokens_processed
-                counts.slm_forwards += account.forwards
-        return counts

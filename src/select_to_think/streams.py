@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
-from select_to_think.runtime import Committed, Event, Failed, Run, Runtime
+from select_to_think.runs import Committed, Event, Failed, Run
+from select_to_think.runtime import Runtime
 
 
 @dataclass(eq=False)

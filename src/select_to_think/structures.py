@@ -9,7 +9,7 @@ Non-goals: behaviour. These are records; the meaning of each field is defined he
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -46,6 +46,10 @@ class PromptTooLong(S2TError):
 
 class ModelUnavailable(S2TError):
     """A model that is reached over a network did not answer. A policy that can go on without it catches this."""
+
+
+class Undecided(ModelUnavailable):
+    """A model answered, and what it told leaves the choice among the candidates open."""
 
 
 def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
@@ -106,6 +110,7 @@ class Observe:
     hidden: bool = False
     every: bool = False
     bias: tuple[tuple[int, float], ...] = ()  # (token id, nats) added to logits before anything is computed from them
+    best_only: bool = False  # of `ids` only the best one matters: a server may then tell less than log-probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,21 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
+class Submit:
+    """Ask, and go on at once; `Collect` brings the answer. One request of a sequence may be under way like this."""
+
+    request: Extend | Branch
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """The answer to what was submitted. Without `wait` it may be None: not there yet, and nobody else has anything to
+    compute, so the sequence may compute ahead of the answer and ask again."""
+
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """Go on with one leaf of the context's last branch (one without `adapter`). Free: no forward."""
 
@@ -200,7 +220,7 @@ class Join:
     """Wait for the next child that finishes; the answer is its `Generation`, in order of finishing."""
 
 
-Request = Extend | Branch | Truncate | Adopt | Commit | Fork | Join
+Request = Extend | Branch | Submit | Collect | Truncate | Adopt | Commit | Fork | Join
 Requests = Request | tuple[Extend | Branch, ...]  # a tuple is asked at once, and answered together
 
 
@@ -217,17 +237,20 @@ class Counts:
     """What a sequence cost. Tokens are counted as tokens, forwards as forwards that this sequence took part in."""
 
     slm_tokens_processed: int = 0
+    slm_tokens_cached: int = 0  # copied from a sequence that began alike
     slm_forwards: int = 0
+    slm_tokens_discarded: int = 0  # of those processed: computed ahead of the LLM's choice, behind other candidates
     llm_tokens_generated: int = 0  # of the output, written by the LLM; those that it only selected are the SLM's
     llm_tokens_processed: int = 0
+    llm_tokens_cached: int = 0
     llm_forwards: int = 0
+    llm_failures: int = 0  # steps (words, under MentorCollab) at which the LLM was not reached: the SLM chose alone
     # MentorCollab. Tokens that both models wrote are the SLM's own.
     consultations: int = 0  # words at which the mentor was asked for its own
     disagreements: int = 0  # consultations at which that was another word
     mentor_choices: int = 0  # disagreements at which the verifier took the mentor's segment
     mentor_tokens_accepted: int = 0
     mentor_tokens_rejected: int = 0
-    mentor_failures: int = 0  # consultations that the mentor did not answer: the SLM went on alone
 
     def add(self, other: Counts) -> None:
         """Add `other` to this, field by field."""
@@ -290,22 +313,6 @@ class Generation:
     def flip_count(self) -> int:
         """Number of flips."""
         return sum(step.flip for step in self.steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What both models say at each of the P output tokens of a finished sequence (one forward each).
-
-    Row p describes the distribution from which output token p was chosen. Without an LLM its fields are None.
-    """
-
-    slm_ids: Ids  # (P, S) the SLM's top-S tokens, best first
-    slm_logprobs: Floats  # (P, S) nats
-    statistics: Mapping[str, Floats]  # trigger -> (P,) its statistic; those that need an LLM only with one
-    hidden: Floats | None = None  # (P, hidden_size) of the SLM
-    llm_logprobs: Floats | None = None  # (P, S) of `slm_ids`, nats
-    llm_top_ids: Ids | None = None  # (P, S) the LLM's top-S tokens, best first
-    llm_top_logprobs: Floats | None = None  # (P, S) nats
 
 
 PolicyRun = Generator[Requests, Any, Generation]

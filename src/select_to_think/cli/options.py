@@ -37,6 +37,7 @@ from select_to_think.config import (
     VerifierTrainConfig,
 )
 from select_to_think.methods import METHODS
+from select_to_think.serving.settings import AccessConfig, BenchServeConfig
 from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"
@@ -55,6 +56,8 @@ PANELS = {
     TriggerTrainConfig: "Training",
     VerifierTrainConfig: "Training",
     BenchConfig: "Timing",
+    BenchServeConfig: "Timing",
+    AccessConfig: "Access",
     ServeConfig: "Server",
 }
 
@@ -80,7 +83,7 @@ class Only:
     defaults: tuple[tuple[str, Any], ...] = ()
 
 
-MODELS = ("pair", "slm", "llm", "device", "dtype", "trust_remote_code")
+MODELS = ("pair", "slm", "llm", "llm_model", "llm_kind", "llm_tokenizer", "device", "dtype", "trust_remote_code")
 Models = Annotated[PairConfig, Only(MODELS)]
 CalibratedModels = Annotated[PairConfig, Only((*MODELS, "calibration"))]
 Batching = Annotated[DecodeConfig, Only(("max_new_tokens", "max_batch", "seed"))]

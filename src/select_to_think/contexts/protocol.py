@@ -18,36 +18,42 @@ class Account:
     """What one row spent on one set of weights, whatever contexts it has there."""
 
     tokens_processed: int = 0
+    tokens_cached: int = 0  # known from another sequence, copied
     forwards: int = 0
     last_forward: int = 0  # number of the latest one, so that two contexts in one forward count it once
 
 
 @dataclass(slots=True, eq=False)
 class Context:
-    """One sequence in one model: `stored` tokens are in the cache, `pending` ones wait for the next forward."""
+    """One sequence in one model: the first `stored` of its tokens are in the cache, the others wait for a forward."""
 
     start: int  # first slot of its extent
     size: int  # slots of its extent
     adapter: str | None = None
+    tokens: list[int] = field(default_factory=list)
     stored: int = 0
-    pending: list[int] = field(default_factory=list)
     account: Account = field(default_factory=Account)
-    leaves: list[tuple[int, int]] = field(default_factory=list)  # (slot, tokens) of the leaves that can be adopted
+    leaves: list[tuple[int, Sequence[int]]] = field(default_factory=list)  # (slot, tokens) of those to be adopted
 
     def __len__(self) -> int:
         """Tokens of the sequence so far."""
-        return self.stored + len(self.pending)
+        return len(self.tokens)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that wait for the next forward."""
+        return len(self.tokens) - self.stored
 
     def append(self, tokens: Sequence[int]) -> None:
         """Queue tokens; they cost nothing until the next request."""
-        self.pending.extend(tokens)
+        self.tokens.extend(tokens)
         self.leaves.clear()
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens."""
         if not 0 <= length <= len(self):
             raise ValueError(f"cannot truncate a context of {len(self)} tokens to {length}")
-        del self.pending[max(0, length - self.stored) :]
+        del self.tokens[length:]
         self.stored = min(self.stored, length)
         self.leaves.clear()
 
@@ -67,6 +73,7 @@ class Backend(Protocol):
 
     cost: float  # of a forward, relative to the other backends
     forwards: int  # of the whole model so far
+    remote: bool  # what is submitted is computed elsewhere; `step` collects what has been answered
 
     @property
     def waiting(self) -> Sequence[Ask]:
@@ -97,10 +104,12 @@ class Backend(Protocol):
         """Queue a request."""
         ...
 
-    def step(self) -> list[Ask]:
+    def step(self, patience_s: float = 0.0) -> list[Ask]:
         """Make one forward for what waits; return the requests that are answered now.
 
+        A remote backend makes none: it waits for an answer, for at most `patience_s` seconds.
+
         A request that could not be answered has an exception for an answer (`ModelUnavailable` where the model was not
-        reached); its context stays as it was.
+        reached); its context stays as it was before the request.
         """
         ...

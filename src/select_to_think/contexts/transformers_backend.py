@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -23,6 +22,7 @@ from select_to_think.contexts.kv import KVMemory, slots_in
 from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.observing import NOT_A_NUMBER, Look, joined, read
+from select_to_think.contexts.prefix_cache import PrefixCache
 from select_to_think.contexts.protocol import Ask, Context
 from select_to_think.contexts.self_check import disagreement
 from select_to_think.models.adapter import Adapter
@@ -80,13 +80,15 @@ class TransformersBackend:
             S2TError: a model that cannot be driven by flat forwards, or memory for not even one short sequence.
         """
         self.flat = FlatModel(model)
-        self.config, self.cost, self.forwards = config, cost, 0
+        self.config, self.cost, self.forwards, self.remote = config, cost, 0, False
         self.forbidden = torch.tensor(sorted(forbidden), dtype=torch.long, device=model.device)
         self.adapters: set[str] = set()
         self.bin_rows: dict[str, Tensor] = {}
         longest = self.flat.config.max_position_embeddings + config.leaf_tokens
         slots = slots_in(config.kv_memory_gib, self.flat.shapes, model.dtype, model.device, longest)
         self.extents = Extents(slots)
+        self.prefixes = PrefixCache(self.extents, config.prefix_cache_tokens)
+        self.live: dict[Context, None] = {}
         self.memory = KVMemory(self.flat.shapes, slots, model.dtype, model.device)
         if found := disagreement(self.flat, self.memory):
             raise self.flat.refusal(found)
@@ -103,8 +105,12 @@ class TransformersBackend:
 
     def open(self, tokens: int, adapter: str | None = None) -> Context | None:
         """An empty context with room for `tokens` tokens, or None while there is no memory for it."""
-        extent = self.extents.take(tokens)
-        return None if extent is None else Context(*extent, adapter=adapter)
+        extent = self.prefixes.take(tokens)
+        if extent is None:
+            return None
+        context = Context(*extent, adapter=adapter)
+        self.live[context] = None
+        return context
 
     def capacity(self, tokens: int) -> int:
         """How many contexts of `tokens` tokens there is memory for."""
@@ -115,11 +121,12 @@ class TransformersBackend:
         """Give `target` the tokens of `source`."""
         self.reserve(target, source.stored)
         self.memory.copy(source.start, target.start, source.stored)
-        target.stored, target.pending = source.stored, list(source.pending)
+        target.stored, target.tokens = source.stored, list(source.tokens)
 
     def close(self, context: Context) -> None:
-        """Give the extent back; its content is overwritten by the next owner."""
-        self.extents.give(context.start, context.size)
+        """Give the extent back, or keep it for others that begin alike."""
+        del self.live[context]
+        self.prefixes.keep(context)
         for ask in [ask for ask in self.waiting if ask.context is context]:
             self.waiting.remove(ask)
             self.ends.pop(ask, None)
@@ -132,9 +139,9 @@ class TransformersBackend:
             raise RuntimeError("only a leaf of the branch just made can be adopted")
         slot, tokens = context.leaves[leaf]
         if slot != context.stored:
-            self.memory.copy(context.start + slot, context.start + context.stored, tokens)
-        context.stored += tokens
-        context.leaves.clear()
+            self.memory.copy(context.start + slot, context.start + context.stored, len(tokens))
+        context.append(tokens)
+        context.stored = len(context)
 
     def reserve(self, context: Context, tokens: int) -> None:
         """Make sure that the context has room for `tokens` tokens; a larger extent takes over what is stored.
@@ -144,7 +151,7 @@ class TransformersBackend:
         """
         if tokens <= context.size:
             return
-        extent = self.extents.take(tokens)
+        extent = self.prefixes.take(tokens)
         if extent is None:
             raise S2TError("the key-value memory is full: raise kv_memory_gib or lower max_batch")
         self.memory.copy(context.start, extent[0], context.stored)
@@ -161,22 +168,31 @@ class TransformersBackend:
         self.waiting.append(ask)
 
     @torch.inference_mode()
-    def step(self) -> list[Ask]:
-        """One flat forward for what waits; the requests that are answered now."""
+    def step(self, patience_s: float = 0.0) -> list[Ask]:
+        """One flat forward for what waits; the requests that are answered now.
+
+        What goes wrong in it (memory, mostly) is the answer to everything that took part.
+        """
         by_context: dict[Context, list[Ask]] = {}
         for ask in self.waiting:
             if ask.answer is None:
                 by_context.setdefault(ask.context, []).append(ask)
-        plan = Plan(short=sum(n for context in by_context if (n := len(context.pending)) <= SHORT))
-        for context in sorted(by_context, key=lambda context: len(context.pending) > SHORT):
-            count = len(context.pending)
+        for context, asks in by_context.items():
+            if not context.stored and self.config.prefix_cache_tokens:
+                self.reuse(context, asks)
+        plan = Plan(short=sum(n for context in by_context if (n := context.pending) <= SHORT))
+        for context in sorted(by_context, key=lambda context: context.pending > SHORT):
+            count = context.pending
             if count > SHORT:
                 count = min(count, max(SHORT if not plan.long else 0, self.config.max_step_tokens - plan.tokens))
                 plan.long = True
             if count or not context.pending:
                 self.plan(plan, context, by_context[context], count)
         if plan.segments:
-            self.forward(plan)
+            try:
+                self.forward(plan)
+            except Exception as error:
+                self.fail(plan.contexts, error)
         answered = [ask for ask in self.waiting if ask.answer is not None]
         self.waiting = [ask for ask in self.waiting if ask.answer is None]
         for ask in answered:
@@ -184,10 +200,21 @@ class TransformersBackend:
             self.seen.pop(ask, None)
         return answered
 
+    def reuse(self, context: Context, asks: Sequence[Ask]) -> None:
+        """Copy what is known of a context's beginning, up to the first token that is asked about."""
+        unseen = [observed(ask, self.ends[ask]).start for ask in asks if isinstance(ask.request, Extend)]
+        found = self.prefixes.longest(context, self.live, min(unseen, default=len(context)))
+        if found is not None:
+            source, length = found
+            self.reserve(context, length)
+            self.memory.copy(source.start, context.start, length)
+            context.stored = length
+            context.account.tokens_cached += length
+
     def plan(self, plan: Plan, context: Context, asks: Sequence[Ask], count: int) -> None:
         """Take the first `count` pending tokens of a context into the forward and, if these are all, its leaves."""
         branches: list[tuple[Ask, Branch]] = []
-        if count == len(context.pending):
+        if count == context.pending:
             branches = [(ask, ask.request) for ask in asks if isinstance(ask.request, Branch)]
         branches = [(ask, request) for ask, request in branches if self.shown(plan, ask, request)]
         behind = context.stored + count
@@ -199,7 +226,7 @@ class TransformersBackend:
             return
         place = context.start, context.size
         if count:
-            tokens = context.pending[:count]
+            tokens = context.tokens[context.stored : context.stored + count]
             segment = Segment(*place, context.stored, context.stored, tokens, adapter=context.adapter)
             plan.add(context, segment, count)
             plan.parts += [part for ask in asks if (part := self.part(ask, len(plan.segments) - 1, count))]
@@ -213,7 +240,8 @@ class TransformersBackend:
             plan.add(context, Segment(*place, behind, slot, tokens, lengths, adapter), 0)
             plan.parts.append(Part(ask, len(plan.segments) - 1, [end - 1 for end in ends], adapter))
             if ask.adapter is None:
-                context.leaves = [(slot + end - n, n) for end, n in zip(ends, lengths, strict=True)]
+                begins = [slot + end - n for end, n in zip(ends, lengths, strict=True)]
+                context.leaves = list(zip(begins, request.continuations, strict=True))
             slot += request.width
 
     def shown(self, plan: Plan, ask: Ask, request: Branch) -> bool:
@@ -229,9 +257,8 @@ class TransformersBackend:
         """What the next `count` tokens of its context bring to an `Extend`."""
         if not isinstance(ask.request, Extend):
             return None
-        observe, stored, end = ask.request.observe, ask.context.stored, self.ends[ask]
-        assert observe is not None
-        asked = range(end - (max(1, len(ask.request.tokens)) if observe.every else 1), end)
+        stored, end = ask.context.stored, self.ends[ask]
+        asked = observed(ask, end)
         seen = range(max(stored, asked.start), min(stored + count, end))
         if not seen:
             return None
@@ -245,7 +272,6 @@ class TransformersBackend:
         self.forwards += 1
         for context, segment, count in zip(plan.contexts, plan.segments, plan.counts, strict=True):
             context.stored += count
-            del context.pending[:count]
             context.account.tokens_processed += segment.width
             context.account.forwards += context.account.last_forward != self.forwards
             context.account.last_forward = self.forwards
@@ -257,7 +283,12 @@ class TransformersBackend:
             looks.append(Look(part.ask.request.observe, lines, part.adapter, part.first))
         found, nan = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
         if nan.any():
-            self.fail(plan, step.offsets, nan)
+            segments = zip(plan.contexts, plan.segments, step.offsets, strict=True)
+            wrong = [c for c, segment, first in segments if nan[first : first + segment.width].any()]
+            for context in wrong:  # the next owner might read it
+                self.memory.clear(context.start, context.size)
+                context.stored = 0
+            self.fail(wrong, S2TError(NOT_A_NUMBER))
         for part, observation in zip(plan.parts, found, strict=True):
             ask = part.ask
             if isinstance(observation, Exception):
@@ -268,11 +299,14 @@ class TransformersBackend:
                 if part.last:
                     ask.answer = joined(seen)
 
-    def fail(self, plan: Plan, offsets: Sequence[int], nan: np.ndarray) -> None:
-        """Answer contexts with NaN among their tokens, observed or not, and wipe what the next owner might read."""
-        for context, segment, first in zip(plan.contexts, plan.segments, offsets, strict=True):
-            if nan[first : first + segment.width].any():
-                self.memory.clear(context.start, context.size)
-                for ask in self.waiting:
-                    if ask.context is context:
-                        ask.answer = S2TError(NOT_A_NUMBER)
+    def fail(self, contexts: Sequence[Context], error: Exception) -> None:
+        """Answer all that is asked about these contexts with an error."""
+        for ask in self.waiting:
+            if ask.context in contexts:
+                ask.answer = error
+
+
+def observed(ask: Ask, end: int) -> range:
+    """The tokens of its context that an `Extend` observes, which ends behind token `end`."""
+    every = ask.request.observe is not None and ask.request.observe.every
+    return range(end - (max(1, len(ask.request.tokens)) if every else 1), end)  # type: ignore[union-attr]

@@ -46,7 +46,8 @@ from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.probability import bucketed_kl_nats
-from select_to_think.runtime import Committed, Event, Finished, Run, Runtime
+from select_to_think.runs import Committed, Event, Finished, Run
+from select_to_think.runtime import Runtime
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.streams import Streams
@@ -218,7 +219,7 @@ def pair_contenders(session: Session, config: BenchConfig, batch: int, questions
         top = small.topk(min(SUPPORT, len(small))).indices
         return float(bucketed_kl_nats(large[top], small[top])) > threshold
 
-    slm, llm = session.slm.model, session.llm.model
+    slm, llm = session.slm.model, session.local_llm.model
     return [
         timed("greedy", "greedy"),
         *(timed(f"s2t-local-{mode}", "s2t-local", scorer_mode=mode) for mode in get_args(ScorerMode)),
@@ -257,7 +258,8 @@ def mentor_contenders(session: Session, config: BenchConfig, batch: int, questio
         return timed_events(session.events(runs, batch), session.backends, min(batch, len(questions)))
 
     def slow() -> Cost:
-        slm, llm = (plain.PlainModel(each.model, forbidden, logits_to_keep=1) for each in (session.slm, session.llm))
+        pair = session.slm, session.local_llm
+        slm, llm = (plain.PlainModel(each.model, forbidden, logits_to_keep=1) for each in pair)
 
         def write(number: int) -> list[int]:
             about = asked.about(questions[number])

@@ -20,7 +20,7 @@ from select_to_think.methods import find_method
 from select_to_think.structures import Counts, S2TError
 
 HIT_K = 8
-MENTOR_COUNTS = ("consultations", "disagreements", "mentor_choices", "mentor_tokens_rejected", "mentor_failures")
+MENTOR_COUNTS = ("consultations", "disagreements", "mentor_choices", "mentor_tokens_rejected")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def _row(
     triggered: bool,
     prices: PriceConfig,
 ) -> ResultRow:
+    asked = find_method(method)
     tokens = sum(record.tokens for record in records)
     seconds = math.fsum(record.seconds for record in records)
     fired = sum(record.fired for record in records)
@@ -104,7 +105,8 @@ def _row(
         flops=known_sum(record.flops for record in records),
         money=money(cost, prices),
         seeds=len(right),
-        **({name: getattr(cost, name) for name in MENTOR_COUNTS} if find_method(method).mentor else {}),
+        llm_failures=cost.llm_failures if asked.asks_llm else None,
+        **({name: getattr(cost, name) for name in MENTOR_COUNTS} if asked.mentor else {}),
     )
 
 

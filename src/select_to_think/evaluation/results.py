@@ -65,12 +65,12 @@ class ResultRow:
     seeds: int = 1  # runs that differ by seed; counts are summed over them
     baseline: str | None = None  # what `paired` compares with; None for the baseline itself and without its answers
     paired: PairedDifference | None = None  # this method minus the baseline, on the same items
+    llm_failures: int | None = None  # see `Counts`; None for methods that ask no LLM
     # MentorCollab, see `Counts`; None for other methods. The accepted tokens are `llm_tokens_generated`.
     consultations: int | None = None
     disagreements: int | None = None
     mentor_choices: int | None = None
     mentor_tokens_rejected: int | None = None
-    mentor_failures: int | None = None
 
 
 class Candidate(TypedDict):

@@ -190,13 +190,12 @@ def tabulate(
 
 
 def remarks(rows: Iterable[ResultRow]) -> list[str]:
-    """What a person must be told beside the rows: prompts that did not fit, a mentor that did not answer."""
+    """What a person must be told beside the rows: prompts that did not fit, an LLM that did not answer."""
     whole = [row for row in rows if row.domain == "all"]
     said = [
-        f"{row.method}: the mentor failed at {row.mentor_failures} of {row.consultations} consultations; there the SLM "
-        "went on alone"
+        f"{row.method}: the LLM was not reached {row.llm_failures} times; there the SLM went on alone"
         for row in whole
-        if row.mentor_failures
+        if row.llm_failures
     ]
     most = max(whole, key=lambda row: row.prompts_too_long or 0)
     if most.prompts_too_long:

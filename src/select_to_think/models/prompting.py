@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
-    from select_to_think.models.loading import LoadedModel
+    from select_to_think.models.remote import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Conversation:
 CHARACTERS_PER_TOKEN = 32  # more text than this for every place of the context is measured by its beginning
 
 
-def prompt_ids(loaded: LoadedModel, question: str | Conversation, *, begun: str = "") -> list[int]:
+def prompt_ids(loaded: Model, question: str | Conversation, *, begun: str = "") -> list[int]:
     """Token ids of the prompt that asks `question`, ready to be continued with the answer or, if its first words are
     given, with what follows `begun`. The `answer_tokens` of a conversation are not among them.
 
@@ -60,7 +60,7 @@ def prompt_ids(loaded: LoadedModel, question: str | Conversation, *, begun: str 
     return tokens_of(loaded, text + begun, add_special_tokens=False)
 
 
-def tokens_of(loaded: LoadedModel, text: str, *, add_special_tokens: bool = True) -> list[int]:
+def tokens_of(loaded: Model, text: str, *, add_special_tokens: bool = True) -> list[int]:
     """Token ids of `text`, or of a beginning that does not fit the context."""
     start = text[: CHARACTERS_PER_TOKEN * loaded.max_positions]
     ids = list(loaded.tokenizer(start, add_special_tokens=add_special_tokens).input_ids)

@@ -22,6 +22,11 @@ class Task:
 class Policy(ABC):
     """One decoding method; `run` is straight-line code for ONE sequence."""
 
+    @property
+    def leaf_tokens(self) -> int:
+        """Room beside the sequence that its leaves may need, beyond that for candidates."""
+        return 0
+
     def about(self, task: Task) -> Self:
         """This policy for one question."""
         return self
@@ -85,5 +90,6 @@ class Answer:
     def finish(self, llm_tokens_generated: int = 0, counts: Counts | None = None) -> Generation:
         """The finished sequence; the runtime adds what it cost."""
         counts = counts or Counts(llm_tokens_generated=llm_tokens_generated)
+        counts.llm_failures = sum(step.llm_failed for step in self.steps)
         tokens = tuple(step.token for step in self.steps)
         return Generation(tokens, "stop" if self.ended else "length", tuple(self.steps), counts)

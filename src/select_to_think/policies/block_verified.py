@@ -53,12 +53,16 @@ class BlockVerified(Select):
                 break
         return drafts
 
-    def verify(self, fresh: Sequence[int], drafts: Sequence[Observation]) -> Generator[Requests, Any, Observation]:
+    def verify(
+        self, fresh: Sequence[int], drafts: Sequence[Observation]
+    ) -> Generator[Requests, Any, Observation | None]:
         """The LLM's view of every drafted step, in one forward."""
         yield Extend("llm", fresh[:-1])
         tokens = [fresh[-1], *(int(seen.top_ids[0, 0]) for seen in drafts[:-1])]
         ids = tuple(tuple(seen.top_ids[0]) for seen in drafts)
-        seen: Observation = yield Extend("llm", tokens, Observe(top_k=1, ids=ids, every=True))
+        seen = yield from self.reached(Extend("llm", tokens, Observe(top_k=1, ids=ids, every=True)))
+        if seen is None:
+            yield Extend("llm", tokens)
         return seen
 
 

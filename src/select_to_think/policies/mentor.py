@@ -39,6 +39,7 @@ class Mentor(Policy):
     verifier: Verifier
     consult_rate: float
     segment_tokens: int  # of a segment, unless its word is longer
+    goes_on: bool = False  # with the SLM's word where the mentor is not reached
     guesses: bool = True  # show the mentor the SLM's word: agreeing costs one forward; needs one vocabulary
 
     def about(self, task: Task) -> Mentor:
@@ -57,7 +58,10 @@ class Mentor(Policy):
             settled = own(slm.draft[:word])
             if random.random() < self.consult_rate:
                 counts.consultations += 1
-                if segment := (yield from self.contradiction(mentor, slm.tokens(word), room, counts)):
+                segment = yield from self.contradiction(mentor, slm.tokens(word), room)
+                if segment is None:
+                    settled[0] = replace(settled[0], llm_failed=True)
+                elif segment:
                     yield from slm.write(longest := min(room, max(word, self.segment_tokens)))
                     dispute = Dispute(text[len(prompt) :], slm.tokens(longest), mentor.tokens(segment))
                     margin = yield from self.verifier.margin(dispute, context, random)
@@ -82,9 +86,12 @@ class Mentor(Policy):
         return size
 
     def contradiction(
-        self, mentor: GreedyDraft, word: tuple[int, ...], room: int, counts: Counts
-    ) -> Generator[Requests, Any, int]:
-        """The mentor writes: the length of its segment if it begins with another word than `word`, else 0."""
+        self, mentor: GreedyDraft, word: tuple[int, ...], room: int
+    ) -> Generator[Requests, Any, int | None]:
+        """The mentor writes: the length of its segment if it begins with another word than `word`, else 0.
+
+        None where it is not reached.
+        """
         try:
             if self.guesses:
                 yield from mentor.guess(word)
@@ -93,8 +100,9 @@ class Mentor(Policy):
                 return 0
             yield from mentor.write(size := min(room, max(size, self.segment_tokens)))
         except ModelUnavailable:
-            counts.mentor_failures += 1
-            return 0
+            if not self.goes_on:
+                raise
+            return None
         return min(size, len(mentor.draft))
 
 

@@ -39,6 +39,7 @@ class Choice:
     chooser: Chooser
     llm_top_token: int | None = None
     ahead: Observation | None = None  # (K lines) what the SLM sees behind each candidate; it may adopt one
+    llm_failed: bool = False  # the LLM was not reached
 
 
 class Selector(Protocol):

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.tracing import step_trace
+from select_to_think.files import finite
 from select_to_think.models.detokenizer import Detokenizer
 from select_to_think.serving.jobs import Order
 from select_to_think.session import Session
@@ -124,7 +126,8 @@ class Writing:
         return {
             "method": self.order.method.name,
             "trigger": trigger and trigger.kind.name,
-            "threshold": trigger and trigger.threshold,
+            "threshold": trigger and finite(trigger.threshold),
+            "answer": extract(self.session.text(self.text.tokens, self.stop), "text").extracted,
             "seed": self.order.settings.decode.seed,
             "votes": list(self.generation.votes),
             "counts": asdict(self.generation.counts),

@@ -6,7 +6,6 @@ Non-goals: what the parts look like (`chat.py`, `completions.py`).
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -16,9 +15,10 @@ from uuid import uuid4
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from select_to_think.runtime import Committed, Failed, Finished
+from select_to_think.runs import Committed, Failed, Finished
 from select_to_think.serving.answers import Delta, Writing, usage
 from select_to_think.serving.engine import Client, Engine
 from select_to_think.serving.errors import RequestError, request_error
@@ -174,15 +174,15 @@ class Reply:
         return usage(self.writings, list(self.scored.values()), self.request.n or 1)
 
 
-async def server_sent(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def server_sent(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     """Chunks as server-sent events; what fails in their midst is the last of them."""
-    yield f"data: {json.dumps(first)}\n\n"
+    yield b"data: %b\n\n" % to_json(first)
     try:
         async for chunk in rest:
-            yield f"data: {json.dumps(chunk)}\n\n"
+            yield b"data: %b\n\n" % to_json(chunk)
     except Exception as error:
-        yield f"data: {json.dumps(request_error(error).body)}\n\n"
-    yield "data: [DONE]\n\n"
+        yield b"data: %b\n\n" % to_json(request_error(error).body)
+    yield b"data: [DONE]\n\n"
 
 
 class EventStream(StreamingResponse):

@@ -23,7 +23,7 @@ from select_to_think.files import Journal
 from select_to_think.methods import SLM
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
-from select_to_think.runtime import Run
+from select_to_think.runs import Run
 from select_to_think.structures import Progress, Requests
 from select_to_think.verifiers.base import Dispute, Follower
 from select_to_think.verifiers.coin import CoinVerifier

@@ -55,7 +55,7 @@ class LocalChat:
         """Answer one question."""
         from select_to_think.evaluation.tracing import step_trace
         from select_to_think.models.detokenizer import Detokenizer
-        from select_to_think.runtime import Committed, Finished
+        from select_to_think.runs import Committed, Finished
 
         session, written = self.session, Detokenizer(self.session.slm.tokenizer)
         runs = session.runs([question], method, settings)
