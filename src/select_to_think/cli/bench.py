@@ -65,13 +65,6 @@ def decode(
     return Reply({"schema": 1, "rows": rows, "config": asdict(config)}, lambda console: show(console, rows))
 
 
-def validation_questions(pair: PairConfig, count: int) -> list[str]:
-    """The first validation problems of the bundled pair, an equal share of each domain."""
-    share = -(-count // len(DOMAINS))
-    items = choose_items(pair, DataConfig(split="validation", limit=share))
-    return [item.question for item in items][:count]
-
-
 def serve(pair: Annotated[PairConfig, Only(("pair",))], config: BenchServeConfig) -> Reply:
     """Serve the bundled pair in one process, ask it from another, and compare with the offline runtime."""
     from select_to_think.serving.bench import bench_serve
@@ -119,6 +112,13 @@ def remote(
             progress=report,
         )
     return Reply({"schema": 1, "rows": rows, "method": method}, lambda console: show(console, rows))
+
+
+def validation_questions(pair: PairConfig, count: int) -> list[str]:
+    """The first validation problems of the bundled pair, an equal share of each domain."""
+    share = -(-count // len(DOMAINS))
+    items = choose_items(pair, DataConfig(split="validation", limit=share))
+    return [item.question for item in items][:count]
 
 
 def show(console: Console, rows: list[dict[str, Any]]) -> None:
