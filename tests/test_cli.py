@@ -451,6 +451,20 @@ def test_what_was_decided_together_is_marked_as_a_whole(steps: list[StepRecord],
     assert grouped == runs
 
 
+@pytest.mark.parametrize("fired", [False, True])
+def test_where_the_llm_failed_is_marked(fired: bool) -> None:
+    options = (ord("a"),) if fired else ()
+    steps = (
+        StepRecord(ord("a"), -1.0, ord("a"), None, fired, options, (-1.0,) * len(options), llm_failed=True),
+        StepRecord(ord("b"), -1.0, ord("b")),
+    )
+    shown = steps_of(Generation((97, 98), "length", steps))
+    assert marked(shown, colours=False).plain == "[a: no LLM]b"
+    assert [(span.start, span.end, span.style) for span in marked(shown, colours=True).spans] == [
+        (0, 1, "underline red")
+    ]
+
+
 def test_marks_without_colours() -> None:
     assert marked(steps_of(example()), colours=False).plain == "a[b][x -> c]"
 
