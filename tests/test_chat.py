@@ -352,6 +352,7 @@ def test_json_holds_every_answer_with_its_trace(
         ("q\n", ("--url", "http://127.0.0.1:9"), "nobody answers at http://127.0.0.1:9"),
         ("q\n", ("--url", "127.0.0.1:9"), "cannot be asked"),
         ("q\n", ("--url", "http://127.0.0.1:9", "--slm", "x"), "leave out --slm"),
+        ("q\n", ("--url", "http://127.0.0.1:9", "--kv-memory-gib", "1"), "leave out --kv-memory-gib"),
         ("\ud800\n", (), "half a character"),
         (f"{'x ' * 2000}\n", (), "exceed the context"),
     ],

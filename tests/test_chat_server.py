@@ -127,7 +127,8 @@ def test_only_what_was_chosen_is_sent() -> None:
         "stream": True,
         "s2t": {"method": "s2t", "trace": True, "alternatives": 0},
     }
-    decode, select = DecodeConfig(max_new_tokens=7, seed=3, top_p=0.5), SelectConfig(trigger="margin", candidates=4)
+    decode = DecodeConfig(max_new_tokens=7, seed=3, top_p=0.5, on_llm_failure="continue")  # that is the server's choice
+    select = SelectConfig(trigger="margin", candidates=4)
     sent = request(ASKED, "s2t", MethodSettings(decode, select, MentorConfig(consult_rate=0.5), alternatives=2))
     assert (sent["max_tokens"], sent["seed"], sent["top_p"]) == (7, 3, 0.5) and "temperature" not in sent
     assert sent["s2t"] == {
