@@ -16,7 +16,8 @@ from select_to_think.policies.base import Answer
 from select_to_think.policies.select import Select
 from select_to_think.structures import Extend, Observation, Observe, PolicyRun, Requests, Truncate
 
-FIRST_BLOCK, SMALLEST_BLOCK, LARGEST_BLOCK = 16, 4, 64
+# Rows of a batch wait for the LLM together, as long as the longest of their blocks: blocks must not differ much.
+FIRST_BLOCK, SMALLEST_BLOCK, LARGEST_BLOCK = 16, 12, 32
 
 
 @dataclass(frozen=True)

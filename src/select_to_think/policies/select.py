@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -41,7 +42,7 @@ class Select(Policy):
     candidates: int
     goes_on: bool = False  # with the SLM's own choice where a trigger that needs the LLM does not reach it
 
-    @property
+    @cached_property
     def observe(self) -> Observe:
         """What a step asks of the SLM."""
         kind = self.trigger.kind
