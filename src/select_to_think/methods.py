@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Literal
 
 from select_to_think.config import MentorConfig, MethodSettings, SelectConfig
 from select_to_think.models.detokenizer import StopStrings
-from select_to_think.models.scorer import Scorer
-from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.policies.base import Limits, Policy
 from select_to_think.policies.block_verified import BlockVerified
@@ -37,6 +35,7 @@ from select_to_think.verifiers.free import FreeVerifier
 from select_to_think.verifiers.mlp import MLPVerifier
 
 if TYPE_CHECKING:
+    from select_to_think.models.scorer import Scorer
     from select_to_think.session import Session
 
 SLM, LLM = Role("slm"), Role("llm")
@@ -87,7 +86,8 @@ def limits(session: Session, settings: MethodSettings) -> Limits:
     """When answers end."""
     stop, tokenizer = settings.stop, session.slm.tokenizer
     watch = (lambda: StopStrings(tokenizer, stop)) if stop else None
-    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch, settings.alternatives)
+    told = settings.alternatives, settings.alternative_ids
+    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch, *told)
 
 
 def greedy(session: Session, settings: MethodSettings, samples: int) -> Decoder:
@@ -191,6 +191,8 @@ def free(session: Session, mentor: MentorConfig) -> Verifier:
 
 def trained(session: Session, mentor: MentorConfig) -> Verifier:
     """A network on the SLM's hidden state."""
+    from select_to_think.models.verifier import load_verifier
+
     prompt = prompt_of(session, mentor)
     head = load_verifier(session.verifier_folder, session.slm, (prompt.template, prompt.opening))
     return MLPVerifier(prompt, mentor.order, head)

@@ -174,13 +174,23 @@ class Session(Artefacts):
     ) -> AsyncIterator[StepRecord]:
         """The steps of one answer as they become final; other work of the event loop goes on meanwhile."""
         events = self.events(self.runs([question], method, settings), 1)
-        try:
-            while (found := await asyncio.to_thread(next, events, None)) is not None:
+
+        def leave(read: asyncio.Future[tuple[int, Event] | None]) -> None:
+            read.exception()  # nobody else asks for it
+            events.close()  # type: ignore[attr-defined]
+
+        while True:
+            reading = asyncio.get_running_loop().run_in_executor(None, next, events, None)
+            try:
+                found = await asyncio.shield(reading)
+                if found is None:
+                    return
                 if isinstance(found[1], Committed):
                     for step in found[1].steps:
                         yield step
-        finally:
-            events.close()  # type: ignore[attr-defined]
+            except BaseException:  # cancelled, perhaps in the midst of a step, or left
+                reading.add_done_callback(leave)
+                raise
 
     def runs(
         self, questions: Iterable[Question], method: str, settings: MethodSettings, extract: Extract | None = None

@@ -13,10 +13,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.structures import S2TError, shared_length
+
+if TYPE_CHECKING:
+    from select_to_think.models.loading import LoadedModel
 
 LETTERS = ("A", "B")
 

@@ -51,10 +51,13 @@ class Limits:
     stop_ids: frozenset[int]
     max_new_tokens: int
     watch: Callable[[], StopWatch] | None = None  # makes what looks for stop strings in one answer
-    alternatives: int = 0  # most probable tokens that each step carries
+    alternatives: int = 0  # most probable tokens that each step carries ...
+    alternative_ids: tuple[int, ...] = ()  # ... or these, where the policy asks for them
 
     def best(self, seen: Observation, line: int = 0) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The alternatives of a step: tokens and log-probabilities. Those that can never be written are left out."""
+        if self.alternative_ids:
+            return self.alternative_ids, tuple(map(float, seen.asked_logprobs[line]))
         if not self.alternatives:
             return (), ()
         logprobs = tuple(v for v in map(float, seen.top_logprobs[line, : self.alternatives]) if v > -math.inf)

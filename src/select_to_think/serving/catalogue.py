@@ -98,6 +98,7 @@ class Catalogue:
             "budgets": list(BUDGETS) if method.trigger else [],
             "trigger_budget": self.settings.select.trigger_budget if method.trigger else None,
             "uses": method.uses,
+            "chat_template": bool(self.session.slm.tokenizer.chat_template),
             "llm_fingerprint": self.session.llm.fingerprint if method.asks_llm else None,
             "default": method.name == self.default.name,
         }

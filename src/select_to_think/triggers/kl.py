@@ -3,9 +3,6 @@ the two models disagree?"""
 
 from __future__ import annotations
 
-import torch
-
-from select_to_think.probability import bucketed_kl_nats
 from select_to_think.structures import Floats, Observation
 from select_to_think.triggers.base import TriggerKind
 
@@ -18,6 +15,10 @@ def kl(slm: Observation, llm: Observation | None) -> Floats:
     A lower bound of the full divergence. It needs the LLM's distribution at every step; `policies/block_verified.py`
     gets it with about one LLM forward per block of steps.
     """
+    import torch
+
+    from select_to_think.probability import bucketed_kl_nats
+
     assert llm is not None
     theirs, ours = (torch.from_numpy(of[:, :SUPPORT]) for of in (llm.asked_logprobs, slm.top_logprobs))
     return bucketed_kl_nats(theirs, ours).numpy()
