@@ -7,15 +7,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fake_llm_server import FAULTS, FakeServer
-from select_to_think.config import PairConfig, RuntimeConfig
+from select_to_think.collect.collect import collect
+from select_to_think.collect.records import read_trajectories
+from select_to_think.config import CollectConfig, EvalSettings, PairConfig, RuntimeConfig
 from select_to_think.contexts.remote.transport import Transport
+from select_to_think.evaluation.items import Item
+from select_to_think.evaluation.results import read_records
+from select_to_think.evaluation.runner import evaluate
 from select_to_think.session import Session
 from select_to_think.structures import ModelUnavailable, S2TError
-from test_remote_laws import DECODE, ENTROPY, LLM, QUESTIONS, SLM, apart, assert_same, beside
+from test_remote_laws import DECODE, ENTROPY, LLM, QUESTIONS, SLM, apart, assert_same, beside, items
 from tiny import tiny_loaded
 
 KINDS = ("vllm", "sglang", "llama-server", "openai")
@@ -122,6 +128,32 @@ def test_a_server_that_is_restarted_in_the_midst_changes_nothing() -> None:
         answers = session.generate(QUESTIONS, "llm", decode)
         thread.join()
         assert_same(answers, beside().generate(QUESTIONS, "llm", decode))
+
+
+def test_a_server_that_dies_ends_a_run_that_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    """Evaluation and collection: what was answered stays, and the end is that of an undisturbed run."""
+    tests = [Item(f"t{n}", question, "w1", "d", "test") for n, question in enumerate(QUESTIONS)]
+    settings = EvalSettings(replace(DECODE, max_batch=1), ENTROPY)
+
+    def evaluated(session: Session, folder: str) -> list:
+        evaluate(session, tests, ["takeover"], settings, out=tmp_path / folder)
+        [file] = (tmp_path / folder).rglob("*.jsonl")
+        return sorted((record.id, record.text) for record in read_records(file))
+
+    def collected(session: Session, folder: str) -> list:
+        config = CollectConfig(collect_budget=0.5, entropy_budget=0.5, group_size=6)
+        collect(session, items(), config, replace(DECODE, max_batch=1), tmp_path / folder)
+        return [trajectory.output_ids for trajectory in read_trajectories(tmp_path / folder)]
+
+    for work in (evaluated, collected):
+        with FakeServer(LLM, "vllm").running() as server:
+            undisturbed = work(known(server, PATIENT), f"{work.__name__} undisturbed")
+            session, last = known(server), server.asked + 15
+            server.faults = lambda n, last=last: "reset" if n > last else None  # type: ignore[misc]
+            with pytest.raises(ModelUnavailable):
+                work(session, f"{work.__name__} again")
+            server.faults = lambda n: None
+            assert work(known(server, PATIENT), f"{work.__name__} again") == undisturbed
 
 
 def change_weights(server: FakeServer) -> None:
