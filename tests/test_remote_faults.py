@@ -233,6 +233,20 @@ def test_what_cannot_work_is_refused_at_the_start(settings: dict, pair: dict, me
         _ = Session(PairConfig(llm=server.url, **pair), slm=SLM, runtime=SHORT).llm
 
 
+def test_a_server_that_cuts_texts_otherwise_but_has_the_same_ids_shares_the_vocabulary() -> None:
+    """As llama-server does whose checkpoint was converted with another pre-tokenizer: it is sent ids."""
+
+    class Cutting(FakeServer):
+        def answer(self, path, asked, fault):  # type: ignore[no-untyped-def]
+            return {"tokens": [5, 6]} if path == "/tokenize" else super().answer(path, asked, fault)
+
+    with Cutting(LLM, "llama-server").running() as server:
+        assert apart(server).shares_vocabulary
+        server.loaded = tiny_loaded(1, 3, words=60)  # other words from w60 on
+        with pytest.raises(S2TError, match="has other tokens"):
+            _ = apart(server).llm
+
+
 def test_nobody_at_the_address_is_told_at_once() -> None:
     begun = time.monotonic()
     with pytest.raises(S2TError, match=r"there is no LLM at http://127.0.0.1:9/v1/models \(ConnectError.* --llm"):
