@@ -25,7 +25,7 @@ LONGEST_FUNCTION = 60
 # Lower layers first: a part may import from its own layer and from those before it. Grading is a low part of its own:
 # it knows no models, and majority votes need its extraction.
 LAYERS = (
-    ("__init__", "structures", "checked", "config", "files", "grading"),
+    ("__init__", "structures", "presets", "checked", "config", "files", "grading"),
     ("probability",),
     ("models",),
     ("contexts",),
@@ -42,7 +42,7 @@ LAYERS = (
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 PAIRS_MAY_IMPORT = {"__init__", "structures", "pairs"}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "scipy"}
-LIGHT_PARTS = ("__init__", "structures", "checked", "config", "files", "pairs", "analysis", "cli", "__main__")
+LIGHT_PARTS = ("__init__", "structures", "presets", "checked", "config", "files", "pairs", "analysis", "cli", "__main__")
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 

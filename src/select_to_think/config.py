@@ -23,6 +23,10 @@ ScoreKind = Literal["bins", "anchored"]
 DistillKind = Literal["kd", "sft"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Order = Literal["ab", "debiased"]
+Definition = Literal["ours", "paper"]
+VerifierPlace = Literal["turn", "answer"]
+VerifierRule = Literal["odds", "top"]
+VerifierState = Literal["behind", "before"]
 CodeExecution = Literal["confined", "unconfined"]
 OnLLMFailure = Literal["continue", "abort"]
 
@@ -88,6 +92,8 @@ class SelectConfig(Checked):
         None, "kl, entropy, margin, random or learned (default: kl with an LLM of the same vocabulary, else entropy)."
     )
     trigger_budget: float = option(0.03, "Wanted fraction of triggered steps.", low=0.0, high=1.0)
+    trigger_definition: Definition = option("ours", "kl and entropy as defined here, or in the published code (paper).")
+    warm_up_steps: int = option(0, "First steps of an answer at which no trigger fires: 0, or 3 (paper).", low=0)
     candidates: int = option(8, "Candidates K: the SLM's top-K next tokens.", low=1)
     scorer_mode: ScorerMode = option(
         "activated", "Which of the pair's scorers: coupled, proposer or activated (a folder of --scorer knows its own)."
@@ -107,12 +113,27 @@ class MentorConfig(Checked):
         "{question}\n{text}\nWhich option goes on correctly?\nOption (A):{a}\nOption (B):{b}\n",
         "What the SLM is asked, with {question}, {text} (the answer so far), {a} and {b}.",
     )
+    verifier_place: VerifierPlace = option(
+        "turn", "Where the template stands: a user's turn of its own, or in the answer to the question (paper)."
+    )
     verifier_opening: str = option("My choice: Option (", "How its answer begins; the letter follows.")
+    verifier_rule: VerifierRule = option(
+        "odds", "mentor-free: the likelier of both letters, or the most probable token, B or not (top; paper)."
+    )
+    verifier_state: VerifierState = option(
+        "behind", "mentor-mlp reads the hidden state behind the opening, or before it (paper)."
+    )
+    word_form: Definition = option(
+        "ours", "paper: words begin at a blank or a line break, have at most 12 tokens, and are compared as text."
+    )
 
     def __post_init__(self) -> None:
-        """Check the ranges and the template."""
+        """Check the ranges, the template, and what goes together."""
         super().__post_init__()
-        missing = [name for name in ("{question}", "{text}", "{a}", "{b}") if name not in self.verifier_template]
+        if self.verifier_rule == "top" and self.order == "debiased":
+            raise S2TError("a most probable token has no mean over two orders: set --order ab with --verifier-rule top")
+        names = ("{text}", "{a}", "{b}") if self.verifier_place == "answer" else ("{question}", "{text}", "{a}", "{b}")
+        missing = [name for name in names if name not in self.verifier_template]
         if missing:
             raise S2TError(f"--verifier-template has no {missing[0]}: put it where that text belongs")
 
@@ -252,6 +273,7 @@ class VerifierTrainConfig(Checked):
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
     batch_prompts: int = option(64, "Prompts per optimiser step.", low=2)
     weight_decay: float = option(0.01, "Weight decay.", low=0.0)
+    network: Definition = option("ours", "paper: no norm and no ReLU behind the third layer.")
 
 
 @dataclass(frozen=True)

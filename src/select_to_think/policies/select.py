@@ -13,9 +13,9 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
+from typing import Any, Self
 
-from select_to_think.policies.base import Answer, Limits, Policy
+from select_to_think.policies.base import Answer, Limits, Policy, Task
 from select_to_think.selectors.base import Selector, Triggered
 from select_to_think.structures import (
     Adopt,
@@ -40,6 +40,11 @@ class Select(Policy):
     selector: Selector
     candidates: int
     goes_on: bool = False  # with the SLM's own choice where a trigger that needs the LLM does not reach it
+    begun: int = 0  # steps of the answer before the first one here
+
+    def about(self, task: Task) -> Self:
+        """This policy for an answer that may have begun."""
+        return replace(self, begun=task.begun)
 
     @property
     def observe(self) -> Observe:
@@ -62,7 +67,7 @@ class Select(Policy):
             look = None
             if self.trigger.kind.needs_llm:
                 look = yield from self.reached(Extend("llm", (), Observe(top_k=1, ids=(tuple(seen.top_ids[0]),))))
-            step, ahead = yield from self.decide(seen, look, 0, random, last=answer.room == 1)
+            step, ahead = yield from self.decide(seen, look, 0, len(answer.steps), random, last=answer.room == 1)
             yield answer.add(step)
             fresh = (step.token,)
         return self.finish(answer)
@@ -78,9 +83,9 @@ class Select(Policy):
         return seen
 
     def decide(
-        self, seen: Observation, look: Observation | None, line: int, random: Random, *, last: bool
+        self, seen: Observation, look: Observation | None, line: int, number: int, random: Random, *, last: bool
     ) -> Generator[Requests, Any, tuple[StepRecord, Observation | None]]:
-        """One step, and what the SLM sees behind it if that is known already.
+        """Step `number`, and what the SLM sees behind it if that is known already.
 
         The SLM saw `seen`; if the LLM was asked, line `line` of `look` is its view of this step. Nothing is looked at
         behind the `last` step.
@@ -100,7 +105,7 @@ class Select(Policy):
             alternatives=ids,
             alternative_logprobs=ids_logprobs,
         )
-        if not statistic > self.trigger.threshold:
+        if not self.trigger.fires(statistic, self.begun + number):
             return step, None
         logprobs = tuple(v for v in map(float, seen.top_logprobs[0, : self.candidates]) if v > -math.inf)
         candidates = tuple(map(int, seen.top_ids[0, : len(logprobs)]))
