@@ -64,7 +64,7 @@ class FakeSession:
         self.llm = SimpleNamespace(fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6}))
         self.calibration = replace(
             Calibration.fit(
-                {name: list(np.linspace(0, 1, 500)) for name in ("kl", "entropy", "margin")}, ["c0"], fingerprint, "llm"
+                {name: [np.linspace(0, 1, 500)] for name in ("kl", "entropy", "margin")}, ["c0"], fingerprint, "llm"
             ),
             question_keys=["k0"],
         )
