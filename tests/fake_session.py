@@ -53,7 +53,7 @@ class Device(str):
 
 
 class FakeSession:
-    shares_vocabulary = True
+    shares_vocabulary, incomparable_llm = True, None
 
     def __init__(self, *, fingerprint: str = "slm", scorer: Path | None = None) -> None:
         self.config = PairConfig()
@@ -61,7 +61,9 @@ class FakeSession:
         self.slm = SimpleNamespace(
             fingerprint=fingerprint, model=SimpleNamespace(device=Device("cpu"), dtype="torch.float32", config=SHAPE)
         )
-        self.llm = SimpleNamespace(fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6}))
+        self.llm = self.local_llm = SimpleNamespace(
+            fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6})
+        )
         self.calibration = replace(
             Calibration.fit(
                 {name: [np.linspace(0, 1, 500)] for name in ("kl", "entropy", "margin")}, ["c0"], fingerprint, "llm"
@@ -81,7 +83,7 @@ class FakeSession:
     def thresholds(self, coupled: None) -> Calibration:
         return self.calibration
 
-    def trigger(self, name: str, budget: float, coupled: None = None) -> Any:
+    def trigger(self, name: str, budget: float, coupled: None = None, warm_up_steps: int = 0) -> Any:
         return SimpleNamespace(threshold=1 - budget if name == "random" else self.calibration.threshold(name, budget))
 
     def scorer(self, select: SelectConfig) -> Any:

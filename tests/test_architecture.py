@@ -42,7 +42,18 @@ LAYERS = (
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 PAIRS_MAY_IMPORT = {"__init__", "structures", "pairs"}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "scipy"}
-LIGHT_PARTS = ("__init__", "structures", "presets", "checked", "config", "files", "pairs", "analysis", "cli", "__main__")
+LIGHT_PARTS = (
+    "__init__",
+    "structures",
+    "presets",
+    "checked",
+    "config",
+    "files",
+    "pairs",
+    "analysis",
+    "cli",
+    "__main__",
+)
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 

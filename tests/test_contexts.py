@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from drive import SMALL
 from reference import next_logprobs
+from select_to_think.contexts import observing
 from select_to_think.contexts.protocol import Ask
 from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.structures import Branch, Extend, Observe, S2TError, Sampling
+from select_to_think.structures import Branch, Extend, Observation, Observe, S2TError, Sampling
 from tiny import ARCHITECTURES, tiny_model
 
 WHOLE = Observe(top_k=64)
@@ -174,6 +177,54 @@ def test_observations() -> None:
     with torch.no_grad():
         states = model(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1]
     torch.testing.assert_close(torch.from_numpy(seen.hidden[0]), states[0, -1], atol=1e-5, rtol=0)
+
+
+def test_logits_are_read_in_pieces_and_draws_are_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other settings on each line, in one piece and line by line, in heads that hold every draw and none."""
+    generator = torch.Generator().manual_seed(0)
+    states, rows = torch.randn(6, 16, generator=generator), torch.randn(16, 5000, generator=generator)
+    observes = [
+        Observe(sampling=Sampling(0.97, top_p=0.9)),
+        Observe(top_k=3, entropy=True),
+        Observe(top_k=2, every=True, ids=((4, 5), (6, 7))),
+        Observe(entropy=True, sampling=Sampling(0.999, top_k=4000)),
+        Observe(sampling=Sampling(0.5, 2.0)),
+    ]
+    lines = [[5], [0], [2, 3], [1], [4]]
+    looks = [observing.Look(observe, line) for observe, line in zip(observes, lines, strict=True)]
+    found = []
+    for pieces, head in ((1 << 30, 5000), (1 << 30, 2), (1, 1), (12_000, 2)):
+        monkeypatch.setattr(observing, "IN_CACHE", pieces)
+        monkeypatch.setattr(observing, "HEAD", {"cpu": head})
+        found.append(observing.read(states, lambda some: some @ rows, looks, torch.tensor([3, 9]), {})[0])
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            for name in Observation.__slots__:
+                values = [getattr(seen, name) for seen in (one, two)]
+                assert (values[0] is None) == (values[1] is None), name
+                if values[0] is not None:
+                    np.testing.assert_allclose(*values, atol=1e-5, err_msg=name)
+
+
+def test_the_device_is_not_waited_for_before_everything_is_computed() -> None:
+    """Fake tensors raise where the host would have to know a number of the device."""
+    observes = [
+        Observe(top_k=8, entropy=True),
+        Observe(sampling=Sampling(0.3, top_p=0.9)),
+        Observe(ids=((4, 5), (6, 7)), every=True),
+        Observe(sampling=Sampling(0.3, top_k=7), entropy=True),
+    ]
+    looks = [observing.Look(o, [2 * i, 2 * i + 1][: 1 + o.every]) for i, o in enumerate(observes)]
+    with FakeTensorMode():
+        for vocabulary in (50, 40_000):
+            states, head = torch.randn(8, 16), torch.nn.Linear(16, vocabulary)
+            found, _ = observing.read_distributions(states, head, looks, torch.tensor([3]))
+            assert {name: len(values) for name, values in found.items()} == {
+                "total": 5, "top_ids": 5, "top_logprobs": 5, "entropy": 2, "asked": 5,
+                "sampled_ids": 2, "sampled_logprobs": 2, "sampled_found": 2,
+            }  # fmt: skip
+            with pytest.raises(DataDependentOutputException):
+                bool(found["sampled_found"].all())
 
 
 def test_nan_logits_are_an_error() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fake_session import DECODE, FakeSession, fake_items, fake_labels
+from select_to_think.config import SelectConfig
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import question_key
 from select_to_think.evaluation.measure import KS, clustered_stderr, measure, top_share
@@ -64,7 +65,9 @@ def test_the_json_of_the_command() -> None:
 
 def test_one_unnamed_domain_is_one_row() -> None:
     items = [replace(item, domain="all") for item in ITEMS]
-    assert [row.domain for row in measure(FakeSession(), items, select=SelectConfig(trigger_budget=0.2)).rows] == ["all"]
+    assert [row.domain for row in measure(FakeSession(), items, select=SelectConfig(trigger_budget=0.2)).rows] == [
+        "all"
+    ]
 
 
 def test_a_domain_without_triggered_steps_has_no_rates() -> None:

@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from select_to_think.config import PairConfig, SelectConfig
+from select_to_think.config import PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.contexts.remote.detection import Reached, reach
+from select_to_think.contexts.remote.servers import inexact
 from select_to_think.models.distilled import check_distilled
 from select_to_think.models.loading import LoadedModel, load_model
 from select_to_think.models.prompting import Conversation, prompt_ids
+from select_to_think.models.remote import Model, is_address
 from select_to_think.models.scorer import Scorer, load_scorer
 from select_to_think.models.spelling import Spelling
 from select_to_think.models.translation import Translation
@@ -41,10 +44,15 @@ class Artefacts:
     """Models, adapters and thresholds of the pair that a configuration names."""
 
     def __init__(
-        self, config: PairConfig = PairConfig(), *, slm: LoadedModel | None = None, llm: LoadedModel | None = None
+        self,
+        config: PairConfig = PairConfig(),
+        *,
+        slm: LoadedModel | None = None,
+        llm: LoadedModel | None = None,
+        runtime: RuntimeConfig = RuntimeConfig(),
     ) -> None:
         """Stand for the pair that `config` names; models given as objects take its place."""
-        self.config = config
+        self.config, self.runtime_config = config, runtime
         self.folder = None if slm is not None or config.slm is not None else bundled_folder(config.pair)
         self._slm, self._llm = slm, llm
         self._calibration: Calibration | None = None
@@ -69,9 +77,34 @@ class Artefacts:
         return self._slm or self._load("slm", self.config.slm)
 
     @cached_property
-    def llm(self) -> LoadedModel:
+    def reached(self) -> Reached | None:
+        """The server that runs the LLM, where `config` names one."""
+        if self._llm is not None or not is_address(self.config.llm):
+            return None
+        return reach(self.config, self.runtime_config, self.slm)
+
+    @cached_property
+    def llm(self) -> Model:
         """The large model."""
-        return self._llm or self._load("llm", self.config.llm)
+        return self._llm or (self.reached.model if self.reached else self._load("llm", self.config.llm))
+
+    @property
+    def local_llm(self) -> LoadedModel:
+        """The large model with its weights. Raises S2TError where a server has them."""
+        if isinstance(self.llm, LoadedModel):
+            return self.llm
+        raise S2TError("this needs the weights of the LLM, which a server does not give: name a model with --llm")
+
+    @property
+    def inexact_llm(self) -> str | None:
+        """What is missing, and what would do, where a server does not tell the LLM's exact log-probabilities."""
+        reached = self.reached
+        return None if reached is None or reached.server.capability == "exact_ids" else inexact(reached.server)
+
+    @property
+    def incomparable_llm(self) -> str | None:
+        """What is missing where the two models' distributions cannot be compared."""
+        return self.inexact_llm if self.shares_vocabulary else "an LLM with the SLM's vocabulary"
 
     @cached_property
     def shares_vocabulary(self) -> bool:

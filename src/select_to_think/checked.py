@@ -9,7 +9,7 @@ from dataclasses import field
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 from select_to_think.presets import preset_values
 from select_to_think.structures import S2TError, unknown_name
@@ -26,7 +26,7 @@ def value_types(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
     """By field of a configuration, what its value may be: classes (None if it may be missing), or names."""
     found = {}
     for name, hint in get_type_hints(cls).items():
-        parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         found[name] = tuple(each for part in parts for each in (get_args(part) or (part,)))
     return found
 

@@ -29,6 +29,7 @@ VerifierRule = Literal["odds", "top"]
 VerifierState = Literal["behind", "before"]
 CodeExecution = Literal["confined", "unconfined"]
 OnLLMFailure = Literal["continue", "abort"]
+ServerKind = Literal["vllm", "sglang", "llama-server", "s2t", "openai"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,16 @@ class PairConfig(Checked):
 
     pair: str = option("demo", "A bundled pair by name: demo or demo-x; ignored when --slm is given.")
     slm: str | None = option(None, "Small model: a Hugging Face name or a local folder.")
-    llm: str | None = option(None, "Large model: a Hugging Face name or a local folder.")
+    llm: str | None = option(
+        None, "Large model: a Hugging Face name, a local folder, or a server (http://host:port/v1)."
+    )
+    llm_model: str | None = option(None, "The model's name at the server (default: the first that it serves).")
+    llm_kind: ServerKind | None = option(
+        None, "What the server is: vllm, sglang, llama-server, s2t or openai (default: as it says itself)."
+    )
+    llm_tokenizer: str | None = option(
+        None, "Tokenizer of the LLM behind a server: a name or folder (default: the SLM's, if the server has the same)."
+    )
     scorer: str | None = option(None, "Scorer folder for s2t-local (default: the one shipped with the pair).")
     trigger_head: str | None = option(None, "Folder of a learned trigger (default: the one shipped with the pair).")
     distill: str | None = option(None, "Folder of a distilled SLM (default: the one shipped with the pair).")
@@ -82,6 +92,9 @@ class RuntimeConfig(Checked):
         0, "Keys and values of ended sequences that are kept for prompts that begin alike, in tokens.", low=0
     )
     max_wait_steps: int = option(1000, "Steps that a row waits for the LLM so that others can ask with it.", low=0)
+    llm_concurrency: int = option(32, "Requests to a server at once.", low=1)
+    llm_timeout: float = option(60.0, "Seconds for one request to a server.", low=0.01)
+    llm_deadline: float = option(120.0, "Seconds for an answer of a server, all attempts together.", low=0.01)
 
 
 @dataclass(frozen=True)
@@ -113,28 +126,19 @@ class MentorConfig(Checked):
         "{question}\n{text}\nWhich option goes on correctly?\nOption (A):{a}\nOption (B):{b}\n",
         "What the SLM is asked, with {question}, {text} (the answer so far), {a} and {b}.",
     )
-    verifier_place: VerifierPlace = option(
-        "turn", "Where the template stands: a user's turn of its own, or in the answer to the question (paper)."
-    )
+    verifier_place: VerifierPlace = option("turn", "The template is a user's turn, or goes on in the answer (paper).")
     verifier_opening: str = option("My choice: Option (", "How its answer begins; the letter follows.")
-    verifier_rule: VerifierRule = option(
-        "odds", "mentor-free: the likelier of both letters, or the most probable token, B or not (top; paper)."
-    )
-    verifier_state: VerifierState = option(
-        "behind", "mentor-mlp reads the hidden state behind the opening, or before it (paper)."
-    )
-    word_form: Definition = option(
-        "ours", "paper: words begin at a blank or a line break, have at most 12 tokens, and are compared as text."
-    )
+    verifier_rule: VerifierRule = option("odds", "mentor-free: the likelier letter, or the top token (paper).")
+    verifier_state: VerifierState = option("behind", "mentor-mlp reads behind the opening, or before it (paper).")
+    word_form: Definition = option("ours", "What a word is, and when two are the same: ours, or paper.")
 
     def __post_init__(self) -> None:
         """Check the ranges, the template, and what goes together."""
         super().__post_init__()
         if self.verifier_rule == "top" and self.order == "debiased":
             raise S2TError("a most probable token has no mean over two orders: set --order ab with --verifier-rule top")
-        names = ("{text}", "{a}", "{b}") if self.verifier_place == "answer" else ("{question}", "{text}", "{a}", "{b}")
-        missing = [name for name in names if name not in self.verifier_template]
-        if missing:
+        missing = [name for name in ("{question}", "{text}", "{a}", "{b}") if name not in self.verifier_template]
+        if missing and not (self.verifier_place == "answer" and missing == ["{question}"]):
             raise S2TError(f"--verifier-template has no {missing[0]}: put it where that text belongs")
 
 

@@ -63,21 +63,22 @@ class Method:
     mentor: bool = False  # whether `MentorConfig` decides its answers
     samples: int = 1  # answers that it draws for each question
 
-    def trigger_name(self, select: SelectConfig, shared_vocabulary: bool = True) -> str:
+    def trigger_name(self, select: SelectConfig, missing: str | None = None) -> str:
         """The trigger that this method uses: the one of the paper where none is named and it works.
 
+        `missing` is what the LLM lacks for a comparison of the two models' distributions, if anything.
+
         Raises:
-            S2TError: it has none, or an unknown one, or one that needs an LLM where there is none (or one with another
-                vocabulary).
+            S2TError: it has none, or an unknown one, or one that needs an LLM where there is none that can be compared.
         """
         assert self.trigger is not None
-        comparable = self.asks_llm and shared_vocabulary
+        comparable = self.asks_llm and missing is None
         named = select.trigger or (self.trigger if comparable else "entropy")
         kind = find_trigger(named, select.trigger_definition)
         if kind.needs_llm and not comparable:
             choices = ", ".join(name for name, other in TRIGGERS.items() if not other.needs_llm)
             if self.asks_llm:
-                raise S2TError(f"the {kind.name} trigger needs an LLM with the SLM's vocabulary: choose {choices}")
+                raise S2TError(f"the {kind.name} trigger needs {missing}: choose {choices}")
             raise S2TError(f"{self.name} runs without an LLM, which the {kind.name} trigger needs: choose {choices}")
         return kind.name
 
@@ -121,7 +122,7 @@ def trigger_of(method: Method, session: Session, settings: MethodSettings, coupl
     if select.candidates > session.ordinary_vocabulary:
         size = session.ordinary_vocabulary
         raise S2TError(f"{select.candidates} candidates asked of a vocabulary of {size} tokens: lower --candidates")
-    name = method.trigger_name(select, not method.asks_llm or session.shares_vocabulary)
+    name = method.trigger_name(select, session.incomparable_llm if method.asks_llm else None)
     return session.trigger(name, select.trigger_budget, coupled, select.warm_up_steps)
 
 
@@ -130,6 +131,8 @@ def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder
 
     def build(session: Session, settings: MethodSettings, samples: int) -> Decoder:
         select = settings.select
+        if not takeover and not session.shares_vocabulary and session.inexact_llm:
+            raise S2TError(f"s2t over two vocabularies needs {session.inexact_llm}; or choose takeover or mentor-free")
         trigger = trigger_of(METHODS["takeover" if takeover else "s2t"], session, settings)
         form = BlockVerified if trigger.kind.needs_llm and select.block_verified else Select
         goes_on = settings.decode.on_llm_failure == "continue"

@@ -25,10 +25,54 @@ def permitted(logits: Tensor, forbidden: Tensor | None = None) -> Tensor:
     return logits
 
 
-def entropy_nats(logprobs: Tensor) -> Tensor:
-    """Shannon entropy -sum p log p of (..., V) log-probabilities -> (...)."""
-    terms: Tensor = torch.special.entr(logprobs.exp())
-    return terms.sum(-1)
+LOWEST = -200.0  # nats below the largest logit at which a probability in fp32 surely is zero
+
+
+def totals(logits: Tensor, largest: Tensor, *, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """Log of the summed exponentials of (..., V) logits; if wanted, also the entropy -sum p log p in nats, (...) each.
+
+    `largest` (...) are the largest logits.
+    """
+    p = torch.softmax(logits, -1)
+    log_sum = -p.amax(-1).log()  # of exp(logit - largest)
+    if not entropy:
+        return largest + log_sum, None
+    below = (logits - largest[..., None]).clamp_min_(LOWEST)
+    return largest + log_sum, log_sum - p.mul_(below).sum(-1)
+
+
+LARGE = 1 << 14  # a vocabulary in which it pays to look for the top tokens by blocks
+
+
+def top_tokens(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Top-k of fp32 (N, V), best first, the lowest id first among equals -> values (N, k), ids (N, k).
+
+    In a large vocabulary only k blocks are looked into: those of the largest maxima, which hold all of the top-k.
+    """
+    vocabulary = values.shape[-1]
+    if k == vocabulary:
+        return torch.sort(values, dim=-1, descending=True, stable=True)
+    size = 1 << (vocabulary // k).bit_length() // 2  # about sqrt(V / k)
+    whole = vocabulary // size * size
+    if vocabulary < LARGE or 2 * k * size > whole:
+        ids = top_places(values, k)
+        return values.gather(-1, ids), ids
+    blocks = top_places(values[:, :whole].view(len(values), -1, size).amax(-1), k).sort(-1).values  # (N, k)
+    inside, rest = (torch.arange(*span, device=values.device) for span in ((size,), (whole, vocabulary)))
+    ids = torch.cat([(blocks[..., None] * size + inside).flatten(1), rest.expand(len(values), -1)], -1)
+    found = values.gather(-1, ids)
+    places = top_places(found, k)
+    return found.gather(-1, places), ids.gather(-1, places)
+
+
+def top_places(values: Tensor, k: int) -> Tensor:
+    """Where the top-k of fp32 (N, M) stand, best first, the first place first among equals -> (N, k)."""
+    if k == 1:
+        return values.max(-1, keepdim=True).indices
+    bits = (values + 0.0).view(torch.int32)  # no negative zero
+    ordered = bits ^ ((bits >> 31) & torch.iinfo(torch.int32).max)  # integers in the order of the numbers
+    places = torch.arange(values.shape[-1], device=values.device)
+    return ((ordered.long() << 32) - places).topk(k, -1).indices
 
 
 def bucketed_kl_nats(llm_logprobs: Tensor, slm_logprobs: Tensor) -> Tensor:
@@ -52,6 +96,12 @@ def renormalised(logprobs: Tensor) -> Tensor:
     return whole
 
 
+def renormalised_entropy_nats(logprobs: Tensor) -> Tensor:
+    """Shannon entropy of a distribution over a support alone, (..., S) -> (...)."""
+    terms: Tensor = torch.special.entr(renormalised(logprobs).exp())
+    return terms.sum(-1)
+
+
 def renormalised_kl_nats(slm_logprobs: Tensor, llm_logprobs: Tensor, smallest: float) -> Tensor:
     """D_KL(p_SLM || p_LLM) over a support on which both are renormalised, (..., S) x (..., S) -> (...).
 
@@ -73,43 +123,32 @@ def expected_bin(hidden: Tensor, bin_rows: Tensor) -> Tensor:
     return distribution @ values
 
 
-HEADS = (64, 1024)  # most probable tokens among which a filtered draw is looked for before all are sorted
+SETTINGS = ("uniform", "temperature", "top_p", "top_k", "min_p")  # of a draw
 
 
-def draw(logprobs: Tensor, uniform: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
-    """Draw one token a row by inverting the distribution function at `uniform`, (B, V) x five (B,) -> (B,).
+def draw(logprobs: Tensor, settings: Tensor, head: int) -> tuple[Tensor, Tensor]:
+    """Draw one token a row by inverting the distribution function at `uniform`, (B, V) x `SETTINGS` (5, B) -> (B,).
 
     Filters as in `transformers`: temperature, then top-k (0 keeps all), then top-p, then min-p; the best token always
-    stays. The draw depends on its own row only, so neighbours and batch size cannot change it.
+    stays. The draw depends on its own row only, so neighbours and batch size cannot change it. It is looked for among
+    the `head` most probable tokens; the second result (B,) says where nothing behind them could have been drawn.
     """
-    scaled = torch.log_softmax(logprobs / temperature[:, None], -1)
-    settings = torch.stack([uniform, top_p, top_k.to(uniform), min_p], -1)  # (B, 4)
-    tokens = torch.empty_like(top_k)
-    left = torch.arange(len(scaled), device=scaled.device)  # rows whose token is not drawn yet
-    for size in (head for head in HEADS if head < scaled.shape[-1]):
-        values, ids = scaled[left].topk(size, -1)
-        by_mass = (top_k[left] == 0) & (top_p[left] < 1) & (values.exp().sum(-1) >= top_p[left])
-        covered = by_mass | (top_k[left] > 0) & (top_k[left] <= size)  # nothing behind the head is kept
-        tokens[left[covered]] = invert(values[covered], ids[covered], *settings[left[covered]].unbind(-1))
-        left = left[~covered]
-        if not len(left):
-            return tokens
-    values, ids = torch.sort(scaled[left], dim=-1, descending=True, stable=True)
-    tokens[left] = invert(values, ids, *settings[left].unbind(-1))
-    return tokens
-
-
-def invert(values: Tensor, ids: Tensor, uniform: Tensor, top_p: Tensor, top_k: Tensor, min_p: Tensor) -> Tensor:
-    """Filter and draw among tokens in order of probability: log-probabilities and ids (B, N) x four (B,) -> (B,)."""
-    rank = torch.arange(values.shape[-1], device=values.device)
-    keep = (top_k[:, None] == 0) | (rank < top_k[:, None])
-    probabilities = values.double().exp().masked_fill(~keep, 0)
-    whole = torch.where(top_k > 0, probabilities.sum(-1), 1.0)  # mass of what the top-k filter left
-    probabilities = probabilities / whole[:, None]
-    keep &= (probabilities.cumsum(-1) - probabilities < top_p[:, None]) | (top_p[:, None] >= 1)
-    keep &= probabilities >= min_p[:, None] * probabilities[:, :1]
+    uniform, temperature, top_p, top_k, min_p = settings
+    size = min(head, logprobs.shape[-1])
+    scaled = torch.log_softmax(logprobs / temperature[:, None].to(logprobs), -1)
+    values, ids = top_tokens(scaled, size)
+    keep = (top_k[:, None] == 0) | (torch.arange(size, device=values.device) < top_k[:, None])
+    p = values.double().exp().masked_fill(~keep, 0)
+    p = p / torch.where(top_k > 0, p.sum(-1), 1.0)[:, None]  # the mass of what the top-k filter left
+    keep &= (p.cumsum(-1) - p < top_p[:, None]) | (top_p[:, None] >= 1)
+    keep &= p >= min_p[:, None] * p[:, :1]
     keep[:, 0] = True
-    cumulative = probabilities.masked_fill(~keep, 0).cumsum(-1)
-    position = torch.searchsorted(cumulative, uniform[:, None].double() * cumulative[:, -1:], right=True)
+    cumulative = p.masked_fill(~keep, 0).cumsum(-1)
+    filtered = (top_k > 0) | (top_p < 1) | (min_p > 0)
+    target = uniform * torch.where(filtered, cumulative[:, -1], 1.0)
+    place = torch.searchsorted(cumulative, target[:, None], right=True)
     last = keep.sum(-1, keepdim=True) - 1
-    return ids.gather(-1, torch.minimum(position, last)).squeeze(-1)
+    tokens = ids.gather(-1, torch.minimum(place, last)).squeeze(-1)
+    inside = torch.where(filtered, ~keep[:, -1], cumulative[:, -1] > target)
+    found = torch.where(top_k > 0, top_k <= size, inside) | (size == logprobs.shape[-1])
+    return tokens, found

@@ -25,6 +25,7 @@ from torch import Tensor
 from select_to_think.artefacts import Artefacts, Question
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.contexts.protocol import Backend
+from select_to_think.contexts.remote.backend import RemoteBackend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation.grading import extract as extract_answer
 from select_to_think.methods import LLM, SLM, Decoder, Method, find_method
@@ -66,9 +67,9 @@ class Session(Artefacts):
         runtime: RuntimeConfig = RuntimeConfig(),
     ) -> None:
         """Stand for the pair that `config` names; models given as objects take its place."""
-        super().__init__(config, slm=slm, llm=llm)
+        super().__init__(config, slm=slm, llm=llm, runtime=runtime)
         self.backends: dict[str, Backend] = {}  # of models; each is made when a method first needs it
-        self.runtime_config, self.making = runtime, RLock()  # what is missing is made by one thread at a time
+        self.making = RLock()  # what is missing is made by one thread at a time
         self.streams = Streams(Runtime(self.backends, runtime))
 
     @classmethod
@@ -80,14 +81,20 @@ class Session(Artefacts):
         """The backend of `slm` or `llm`."""
         with self.making:
             if model not in self.backends:
-                loaded = self.slm if model == "slm" else self.llm
-                self.backends[model] = TransformersBackend(
-                    loaded.model,
-                    forbidden=sorted(reserved_ids(loaded)),
-                    config=self.runtime_config,
-                    cost=float(loaded.model.num_parameters()),
-                )
+                self.backends[model] = self.make_backend(model)
             return self.backends[model]
+
+    def make_backend(self, model: str) -> Backend:
+        """Contexts in process, or behind the server that has the LLM."""
+        if model == "llm" and self.reached is not None:
+            return RemoteBackend(self.reached.server, self.llm.vocab_size, reserved_ids(self.llm))
+        loaded = self.slm if model == "slm" else self.local_llm
+        return TransformersBackend(
+            loaded.model,
+            forbidden=sorted(reserved_ids(loaded)),
+            config=self.runtime_config,
+            cost=float(loaded.model.num_parameters()),
+        )
 
     def adapter(self, folder: Path, bin_rows: Tensor | None = None) -> str:
         """Make a trained adapter of the SLM known to its backend; returns its name there."""
@@ -245,6 +252,8 @@ class Session(Artefacts):
         """
         if with_llm:
             check_shared_vocabulary(self.slm, self.llm)
+            if self.inexact_llm:
+                raise S2TError(f"labels need {self.inexact_llm}")
         policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden)
         slm = SLM if coupled is None else self.adapted(coupled)
         roles = {"slm": slm, **({"llm": LLM} if with_llm else {})}

@@ -48,6 +48,10 @@ class ModelUnavailable(S2TError):
     """A model that is reached over a network did not answer. A policy that can go on without it catches this."""
 
 
+class Undecided(ModelUnavailable):
+    """A model answered, and what it told leaves the choice among the candidates open."""
+
+
 def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
     """How many tokens (or characters) two sequences have in common at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -106,6 +110,7 @@ class Observe:
     hidden: bool = False
     every: bool = False
     bias: tuple[tuple[int, float], ...] = ()  # (token id, nats) added to logits before anything is computed from them
+    best_only: bool = False  # of `ids` only the best one matters: a server may then tell less than log-probabilities
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class Only:
     presets: bool = False
 
 
-MODELS = ("pair", "slm", "llm", "device", "dtype", "trust_remote_code")
+MODELS = ("pair", "slm", "llm", "llm_model", "llm_kind", "llm_tokenizer", "device", "dtype", "trust_remote_code")
 Models = Annotated[PairConfig, Only(MODELS)]
 CalibratedModels = Annotated[PairConfig, Only((*MODELS, "calibration"))]
 Batching = Annotated[DecodeConfig, Only(("max_new_tokens", "max_batch", "seed"))]

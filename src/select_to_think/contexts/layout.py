@@ -13,15 +13,17 @@ Non-goals: tensors of the model; this file computes only what the forward is tol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
     """New tokens of one context. Slots count from the beginning of its extent; `start`, `size` say where that is."""
 
@@ -37,24 +39,6 @@ class Segment:
     def width(self) -> int:
         """New tokens."""
         return len(self.tokens)
-
-    @property
-    def end(self) -> int:
-        """Behind the last slot."""
-        return self.first + len(self.tokens)
-
-    def own_starts(self) -> list[int]:
-        """The first slot behind the prefix that each token sees."""
-        if not self.leaves:
-            return [self.prefix] * len(self.tokens)
-        begins = accumulate(self.leaves, initial=self.first)
-        return [begin for begin, length in zip(begins, self.leaves, strict=False) for _ in range(length)]
-
-    def positions(self) -> Iterable[int]:
-        """Places of the tokens in the sequence."""
-        if not self.leaves:
-            return range(self.first, self.end)
-        return (self.prefix + place for length in self.leaves for place in range(length))
 
 
 @dataclass
@@ -75,10 +59,7 @@ class Group:
     count: int  # rows that are computed
     causal: bool  # query t sees exactly the slots 0 ... t
     open: bool  # every query sees every slot of the span
-    prefix: Tensor  # (B, 1)
-    own_start: Tensor  # (B, W)
-    slots: Tensor  # (B, W) of the queries themselves
-    positions: Tensor  # (B, W)
+    columns: Tensor  # (4, B, W): positions of the queries, their slots, the first own slots and the prefixes they see
     known: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype, per_head: int) -> Tensor | None:
@@ -95,15 +76,15 @@ class Group:
         return self.known[key]
 
     def build(self, window: int | None, dtype: torch.dtype, per_head: int) -> Tensor:
-        slots = torch.arange(self.span, device=self.slots.device)
-        before = slots < self.prefix[..., None]  # (B, W or 1, span)
-        own = (slots >= self.own_start[..., None]) & (slots <= self.slots[..., None])
+        positions, own, own_starts, prefixes = self.columns[..., None]
+        slots = torch.arange(self.span, device=own.device)
+        before = slots < prefixes  # (B, W, span)
+        inside = (slots >= own_starts) & (slots <= own)
         if window is not None:
-            oldest = self.positions[..., None] - window  # slots before the leaves are positions
-            before = before & (slots > oldest)
-            own &= slots - self.slots[..., None] > -window
-        mask = torch.full((len(self.slots), self.width, self.span), torch.finfo(dtype).min, dtype=dtype)
-        mask = mask.to(slots.device).masked_fill_(before | own, 0)
+            before &= slots > positions - window  # slots before the leaves are positions
+            inside &= slots - own > -window
+        mask = torch.full(inside.shape, torch.finfo(dtype).min, dtype=dtype, device=own.device)
+        mask.masked_fill_(before | inside, 0)
         if self.places is not None:
             mask = mask.new_zeros(self.count, self.width, self.span).index_copy_(0, self.places, mask)
         return mask.repeat(1, per_head if self.width > 1 else 1, 1)[:, None]
@@ -123,54 +104,59 @@ class Step:
 
 def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
     """Arrange segments (each at least one token) as one forward."""
-    keys = [(s.adapter or "", s.width, s.size, bool(s.leaves), bool(s.prefix), s.start) for s in segments]
+    keys = [(s.adapter or "", len(s.tokens), s.size, bool(s.leaves), s.prefix > 0, s.start) for s in segments]
     order = sorted(range(len(segments)), key=keys.__getitem__)
     ordered = [segments[i] for i in order]
-    begins = list(accumulate((segment.width for segment in ordered), initial=0))
-    columns: tuple[list[int], ...] = ([], [], [], [], [], [])
-    for segment in ordered:
-        rows = (
-            segment.tokens,
-            segment.positions(),
-            range(segment.start + segment.first, segment.start + segment.end),
-            range(segment.first, segment.end),
-            segment.own_starts(),
-            [segment.prefix] * segment.width,
-        )
-        for column, values in zip(columns, rows, strict=True):
-            column.extend(values)
-    ids, positions, places, own, own_starts, prefixes = torch.tensor(columns).to(device)  # (6, T): one transfer
+    begins = list(accumulate((len(segment.tokens) for segment in ordered), initial=0))
+    table = on_device(columns(ordered, begins), device)  # one transfer
     groups, adapters, at = [], [], 0
-    for _, members in groupby(range(len(ordered)), key=lambda i: keys[order[i]][:5]):
-        found = list(members)
-        begin, end = begins[found[0]], begins[found[-1] + 1]
-        parts = (t[begin:end].view(len(found), -1) for t in (prefixes, own_starts, own, positions))
-        groups.append(group([ordered[i] for i in found], begin, end, *parts))
-    for name, adapted in groupby(ordered, key=lambda segment: segment.adapter):
-        end = at + sum(segment.width for segment in adapted)
+    for key, members in groupby(order, key=lambda i: keys[i][:5]):
+        found = [segments[i] for i in members]
+        count = len(found) * key[1]
+        groups.append(group(found, at, table[2:, at : at + count].view(5, len(found), -1)))
+        at += count
+    for name, adapted in groupby(range(len(ordered)), key=lambda place: ordered[place].adapter):
         if name is not None:
-            adapters.append((name, at, end))
-        at = end
+            places = list(adapted)
+            adapters.append((name, begins[places[0]], begins[places[-1] + 1]))
     offsets = [0] * len(segments)
-    for place, i in enumerate(order):
-        offsets[i] = begins[place]
-    return Step(ids[None], positions[None], places, groups, adapters, offsets)
+    for i, begin in zip(order, begins, strict=False):
+        offsets[i] = begin
+    return Step(table[:1], table[3:4], table[1], groups, adapters, offsets)
 
 
-def group(
-    members: Sequence[Segment],
-    begin: int,
-    end: int,
-    prefix: Tensor,
-    own_start: Tensor,
-    slots: Tensor,
-    positions: Tensor,
-) -> Group:
-    """The group of segments alike, in order of their extents; the tensors are (B, W)."""
+def columns(segments: Sequence[Segment], begins: Sequence[int]) -> np.ndarray:
+    """(7, T): of each token its id, its slot in the memory, the row of its extent among those of one size, and what
+    `Group.columns` holds."""
+    numbers = np.array([(s.start, s.size, s.first, s.prefix, len(s.tokens)) for s in segments])
+    start, size, first, prefix, _ = np.repeat(numbers, numbers[:, 4], axis=0).T
+    table = np.empty((7, begins[-1]), np.int64)
+    ids, slots, rows, positions, own, own_starts, prefixes = table
+    ids[:] = np.fromiter(chain.from_iterable(segment.tokens for segment in segments), np.int64, begins[-1])
+    own[:] = first + np.arange(begins[-1]) - np.repeat(begins[:-1], numbers[:, 4])
+    slots[:], rows[:], positions[:], own_starts[:], prefixes[:] = start + own, start // size, own, prefix, prefix
+    for segment, begin in zip(segments, begins, strict=False):
+        if segment.leaves:
+            lengths = np.array(segment.leaves)
+            behind = np.repeat(lengths.cumsum() - lengths, lengths)  # where the leaf of each token begins
+            here = slice(begin, begin + segment.width)
+            own_starts[here] = segment.first + behind
+            positions[here] = segment.prefix + own[here] - own_starts[here]
+    return table
+
+
+def on_device(values: Sequence[Any] | np.ndarray, device: torch.device) -> Tensor:
+    """Numbers of the host on the device, which is not waited for."""
+    tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else torch.tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def group(members: Sequence[Segment], begin: int, table: Tensor) -> Group:
+    """The group of segments alike, in order of their extents; `table` (5, B, W) begins with their rows."""
     size, width = members[0].size, members[0].width
     rows = [segment.start // size for segment in members]
     low, high = rows[0], rows[-1] + 1
-    ends = [segment.end for segment in members]
+    ends = [segment.first + width for segment in members]
     span = max(ends)
     distinct = len(set(rows)) == len(rows)
     dense = distinct and 2 * len(rows) >= high - low
@@ -178,17 +164,14 @@ def group(
     sequence = not members[0].leaves
     return Group(
         begin=begin,
-        end=end,
+        end=begin + width * len(members),
         width=width,
         size=size,
         span=span,
-        rows=slice(low, high) if dense else torch.tensor(rows, device=slots.device),
-        places=torch.tensor(rows, device=slots.device) - low if dense and not full else None,
+        rows=slice(low, high) if dense else table[0, :, 0],
+        places=table[0, :, 0] - low if dense and not full else None,
         count=high - low if dense else len(rows),
-        causal=sequence and all(segment.prefix == 0 for segment in members),
+        causal=sequence and members[0].prefix == 0,
         open=sequence and width == 1 and min(ends) == span,
-        prefix=prefix[:, :1],
-        own_start=own_start,
-        slots=slots,
-        positions=positions,
+        columns=table[1:],
     )

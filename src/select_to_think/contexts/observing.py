@@ -5,8 +5,9 @@ Non-goals: running models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,17 @@ import torch
 from torch import Tensor
 
 from select_to_think import probability
-from select_to_think.structures import Observation, Observe, S2TError, Sampling
+from select_to_think.contexts.layout import on_device
+from select_to_think.structures import Observation, Observe, S2TError
 
-MOST_LOGITS = 1 << 27  # at a time: 512 MiB in fp32
+MOST_LOGITS = 1 << 27  # of the head at a time: 512 MiB in fp32
 SURELY_FEW = 256  # lines whose logits fit at any size of the vocabulary
+IN_CACHE = 1 << 19  # logits read at a time on a CPU
+HEAD = {"cpu": 64, "cuda": 1024}  # most probable tokens among which a draw is looked for first; a miss costs a wait
 NOT_A_NUMBER = "the model produced NaN logits: try --dtype float32 or bfloat16, or check the checkpoint"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """What is asked of the tokens `lines` of a forward, of which the first is number `first` of those asked about."""
 
@@ -43,6 +47,32 @@ class Look:
         return [()] * len(self.lines) if ids is None else ids[self.first : self.first + len(self.lines)]
 
 
+@dataclass(slots=True)
+class Draws:
+    """Tokens to be drawn on B lines, the first of which is number `first` of all that are drawn on."""
+
+    first: int
+    logprobs: Tensor  # (B, V)
+    settings: Tensor  # (5, B), of `probability.draw`
+
+    def among(self, head: int) -> dict[str, Tensor]:
+        """Tokens drawn among the `head` most probable ones, their log-probabilities, and whether they are the drawn."""
+        tokens, found = probability.draw(self.logprobs, self.settings, head)
+        logprobs = self.logprobs.gather(-1, tokens[:, None])[:, 0]
+        return {"sampled_ids": tokens, "sampled_logprobs": logprobs, "sampled_found": found}
+
+    def complete(self, host: Mapping[str, np.ndarray]) -> None:
+        """Draw those again, among more tokens, that were not found."""
+        device, mine = self.logprobs.device, slice(self.first, self.first + len(self.logprobs))
+        head = HEAD[device.type]
+        while len(missed := np.flatnonzero(~host["sampled_found"][mine])):
+            head *= 16
+            rows = on_device(missed, device)
+            again = Draws(0, self.logprobs[rows], self.settings[:, rows])
+            for name, values in to_host(again.among(head)).items():
+                host[name][mine][missed] = values
+
+
 def read(
     hidden: Tensor,
     head: Callable[[Tensor], Tensor],
@@ -52,59 +82,66 @@ def read(
 ) -> tuple[list[Observation | S2TError], np.ndarray]:
     """What each look asked of the hidden states (T, H) of a forward, after the final norm; which tokens (T,) are NaN.
 
-    Everything is computed before anything is brought to the host, so the device is waited for once. A line whose
-    distribution is not a number is the error of its own look.
+    Everything is computed before anything is brought to the host, so the device is waited for once, but for draws that
+    fall behind the most probable tokens. A line whose distribution is not a number is the error of its own look.
     """
-    tensors: dict[str, Tensor] = {"nan": hidden.isnan().any(-1)}
-    distributions = [look for look in looks if look.needs_logits]
-    if distributions:
-        tensors |= read_distributions(hidden, head, distributions, forbidden)
+    tensors: dict[str, Tensor] = {"largest": hidden.amax(-1).float()}
+    draws: list[Draws] = []
+    if distributions := [look for look in looks if look.needs_logits]:
+        found, draws = read_distributions(hidden, head, distributions, forbidden)
+        tensors |= found
     for adapter in {look.adapter for look in looks if look.observe.bins}:
         lines = [line for look in looks if look.observe.bins and look.adapter == adapter for line in look.lines]
-        tensors[f"bins {adapter}"] = probability.expected_bin(hidden[lines], bin_rows[adapter or ""])
+        tensors[f"bins {adapter}"] = probability.expected_bin(pick(hidden, lines), bin_rows[adapter or ""])
     if states := [line for look in looks if look.observe.hidden for line in look.lines]:
-        tensors["hidden"] = hidden[states].float()
-    cursor = Cursor(to_host(tensors))
-    return [cursor.observation(look) for look in looks], cursor.read["nan"]
+        tensors["hidden"] = pick(hidden, states).float()
+    host = to_host(tensors)
+    for drawn in draws:
+        drawn.complete(host)
+    cursor = Cursor(host)
+    return [cursor.observation(look) for look in looks], np.isnan(host["largest"])
 
 
 def read_distributions(
     hidden: Tensor, head: Callable[[Tensor], Tensor], looks: Sequence[Look], forbidden: Tensor
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], list[Draws]]:
     """Top tokens, asked log-probabilities, entropies and draws of the looks' N lines, in the order of the looks."""
     device, observes = hidden.device, [look.observe for look in looks for _ in look.lines]
-    states = hidden[torch.tensor([line for look in looks for line in look.lines], device=device)]  # (N, H)
+    top_k = max(look.observe.top_k for look in looks)
     asked = [ids for look in looks for ids in look.asked]
     width = max(map(len, asked))
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in asked], dtype=torch.long, device=device)  # (N, A)
-    unsure = torch.tensor([i for i, observe in enumerate(observes) if observe.entropy], device=device)
-    draws = [look.observe.sampling if line == look.lines[-1] else None for look in looks for line in look.lines]
-    drawn = [(i, draw) for i, draw in enumerate(draws) if draw]
+    ids = on_device([[*row, *[0] * (width - len(row))] for row in asked], device) if width else None  # (N, A)
+    ends = accumulate(len(look.lines) for look in looks)
+    drawn = {end - 1: look.observe.sampling for end, look in zip(ends, looks, strict=True) if look.observe.sampling}
     biases = [(i, token, nats) for i, observe in enumerate(observes) for token, nats in observe.bias]
-    top_k = max(observe.top_k for observe in observes)
-    size = max(1, MOST_LOGITS // head(states[:1]).shape[-1]) if len(states) > SURELY_FEW else len(states)
-    parts = []
-    for start in range(0, len(states), size):
-        logits = probability.permitted(head(states[start : start + size]), forbidden)  # (n, V)
-        if here := [(i - start, token, nats) for i, token, nats in biases if start <= i < start + size]:
-            add_bias(logits, *zip(*here, strict=True))
-        total = torch.logsumexp(logits, -1, keepdim=True)
-        part = {"total": total[:, 0]}
-        if top_k:
-            part["top_ids"], values = best(logits, min(top_k, logits.shape[-1]))
-            part["top_logprobs"] = values - total
-        if width:
-            part["asked"] = logits.gather(-1, ids[start : start + size]) - total
-        if len(unsure):
-            rows = unsure[(unsure >= start) & (unsure < start + size)] - start if size < len(states) else unsure
-            logprobs = logits - total if len(rows) == len(logits) else logits[rows] - total[rows]
-            part["entropy"] = probability.entropy_nats(logprobs)
-        if now := [(i - start, draw) for i, draw in drawn if start <= i < start + size]:
-            places, settings = zip(*now, strict=True)
-            part["sampled_ids"], part["sampled_logprobs"] = sample((logits - total)[list(places)], settings)
+    parts: list[dict[str, Tensor]] = []
+    draws: list[Draws] = []
+    for start, logits in logits_of(pick(hidden, [line for look in looks for line in look.lines]), head, forbidden):
+        lines = range(start, start + len(logits))
+        if biased := [(i - start, token, nats) for i, token, nats in biases if i in lines]:
+            add_bias(logits, *zip(*biased, strict=True))
+        values, best = probability.top_tokens(logits, min(max(top_k, 1), logits.shape[-1]))
+        unsure = [line - start for line in lines if observes[line].entropy]
+        everywhere = len(unsure) == len(lines)
+        total, entropy = probability.totals(logits, values[:, 0], entropy=everywhere)
+        part = {"total": total, "top_ids": best, "top_logprobs": values - total[:, None]}
+        if unsure and not everywhere:
+            rows = on_device(unsure, device)
+            _, entropy = probability.totals(logits[rows], values[rows, 0], entropy=True)
+        if entropy is not None:
+            part["entropy"] = entropy
+        if ids is not None:
+            part["asked"] = logits.gather(-1, ids[lines.start : lines.stop]) - total[:, None]
+        if here := [line for line in lines if line in drawn]:
+            settings = np.array(
+                [[getattr(drawn[line], name) for line in here] for name in probability.SETTINGS], np.float64
+            )
+            logprobs = pick(logits - total[:, None], [line - start for line in here])
+            draws.append(Draws(sum(len(other.logprobs) for other in draws), logprobs, on_device(settings, device)))
+            part |= draws[-1].among(HEAD[device.type])
         parts.append(part)
     names = dict.fromkeys(name for part in parts for name in part)
-    return {name: torch.cat([part[name] for part in parts if name in part]) for name in names}
+    return {name: join([part[name] for part in parts if name in part]) for name in names}, draws
 
 
 def add_bias(logits: Tensor, lines: Sequence[int], tokens: Sequence[int], nats: Sequence[float]) -> None:
@@ -113,18 +150,24 @@ def add_bias(logits: Tensor, lines: Sequence[int], tokens: Sequence[int], nats: 
     logits.index_put_(places, torch.tensor(nats, dtype=logits.dtype, device=logits.device), accumulate=True)
 
 
-def best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Top-k of (N, V), best first -> ids (N, k), values (N, k)."""
-    values, ids = logits.max(-1, keepdim=True) if k == 1 else logits.topk(k, -1)
-    return ids, values
+def logits_of(states: Tensor, head: Callable[[Tensor], Tensor], forbidden: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The logits of N states (N, H) in pieces (n, V), each with the number of its first state."""
+    rows = len(states) if len(states) <= SURELY_FEW else max(1, MOST_LOGITS // head(states[:1]).shape[-1])
+    for start in range(0, len(states), rows):
+        logits = head(states[start : start + rows])
+        few = len(logits) if logits.is_cuda else max(1, IN_CACHE // logits.shape[-1])
+        for place in range(0, len(logits), few):
+            yield start + place, probability.permitted(logits[place : place + few], forbidden)
 
 
-def sample(logprobs: Tensor, draws: Sequence[Sampling]) -> tuple[Tensor, Tensor]:
-    """Draw a token on each line of (B, V) -> tokens (B,), their log-probabilities (B,)."""
-    names = ("uniform", "temperature", "top_p", "top_k", "min_p")
-    settings = [torch.tensor([getattr(draw, name) for draw in draws], device=logprobs.device) for name in names]
-    tokens = probability.draw(logprobs, *settings)
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+def pick(rows: Tensor, lines: Sequence[int]) -> Tensor:
+    """Some rows of (N, ...)."""
+    return rows if lines == [*range(len(rows))] else rows[on_device(lines, rows.device)]
+
+
+def join(parts: list[Tensor]) -> Tensor:
+    """Rows one behind the other."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -140,7 +183,6 @@ class Cursor:
 
     def __init__(self, read: Mapping[str, np.ndarray]) -> None:
         self.read, self.dealt = read, dict.fromkeys(read, 0)
-        self.line = 0  # of the distributions
         broken = ~np.isfinite(read["total"]) if "total" in read else np.zeros(0, bool)
         self.broken: np.ndarray | None = broken if broken.any() else None
 
@@ -156,19 +198,19 @@ class Cursor:
         seen: dict[str, Any] = {}
         failed = False
         if look.needs_logits:
-            lines = slice(self.line, self.line + count)
-            self.line = lines.stop
-            failed = self.broken is not None and bool(self.broken[lines].any())
-            if observe.top_k:
-                seen["top_ids"] = self.read["top_ids"][lines, : observe.top_k]
-                seen["top_logprobs"] = self.read["top_logprobs"][lines, : observe.top_k]
+            start = self.dealt["total"]
+            end = self.dealt["total"] = start + count
+            failed = self.broken is not None and bool(self.broken[start:end].any())
+            if k := observe.top_k:
+                seen["top_ids"] = self.read["top_ids"][start:end, :k]
+                seen["top_logprobs"] = self.read["top_logprobs"][start:end, :k]
             if observe.ids is not None:
-                seen["asked_logprobs"] = self.read["asked"][lines, : len(look.asked[0])]
-        if observe.entropy:
-            seen["entropy_nats"] = self.take("entropy", count)
-        if observe.sampling:
-            seen["sampled_id"] = int(self.take("sampled_ids", 1)[0])
-            seen["sampled_logprob"] = float(self.take("sampled_logprobs", 1)[0])
+                seen["asked_logprobs"] = self.read["asked"][start:end, : len(look.asked[0])]
+            if observe.entropy:
+                seen["entropy_nats"] = self.take("entropy", count)
+            if observe.sampling:
+                seen["sampled_id"] = int(self.take("sampled_ids", 1)[0])
+                seen["sampled_logprob"] = float(self.take("sampled_logprobs", 1)[0])
         if observe.bins:
             seen["bin_scores"] = self.take(f"bins {look.adapter}", count)
             failed |= not np.isfinite(seen["bin_scores"]).all()

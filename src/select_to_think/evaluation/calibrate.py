@@ -41,8 +41,8 @@ def calibrate(
 
     Raises S2TError for test data, for no or doubled items, and with an LLM that has another vocabulary.
     """
-    if with_llm and not session.shares_vocabulary:
-        raise S2TError("the KL trigger needs an LLM with the SLM's vocabulary: calibrate the others with --no-llm")
+    if with_llm and (missing := session.incomparable_llm):
+        raise S2TError(f"the KL trigger needs {missing}: calibrate the others with --no-llm")
     assert_unique(items)
     refuse_test(items, purpose="calibrate on")
     found: dict[int, dict[str, Floats]] = {}

@@ -24,9 +24,9 @@ def has_trigger(method: str) -> bool:
     return find_method(method).trigger is not None
 
 
-def trigger_name(method: str, select: SelectConfig, shared_vocabulary: bool = True) -> str:
+def trigger_name(method: str, select: SelectConfig) -> str:
     """The trigger that a method with one will use."""
-    return find_method(method).trigger_name(select, shared_vocabulary)
+    return find_method(method).trigger_name(select)
 
 
 def is_calibrated(method: str, select: SelectConfig) -> bool:
@@ -83,7 +83,7 @@ def method_settings(session: Session, method: str, settings: EvalSettings) -> di
     if record.asks_llm:
         decisive["llm"] = session.llm.fingerprint
     if record.trigger is not None:
-        name = record.trigger_name(select, not record.asks_llm or session.shares_vocabulary)
+        name = record.trigger_name(select, session.incomparable_llm if record.asks_llm else None)
         decisive["select"] = {**asdict(selection(session, [method], select)), "trigger": name}
         trigger = session.trigger(name, select.trigger_budget, session.coupled(method, select), select.warm_up_steps)
         decisive["threshold"] = repr(trigger.threshold)

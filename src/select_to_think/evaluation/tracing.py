@@ -106,9 +106,9 @@ def estimated_flops(session: Session, counts: Counts, context: float) -> float |
     """
     try:
         slm = flops(session.slm.model.config, counts.slm_tokens_processed, context=context)
-        llm = (
-            flops(session.llm.model.config, counts.llm_tokens_processed, context=context) if counts.llm_forwards else 0
-        )
+        llm = 0.0
+        if counts.llm_forwards:
+            llm = flops(session.local_llm.model.config, counts.llm_tokens_processed, context=context)
     except S2TError:
         return None
     return slm + llm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from select_to_think.models.loading import LoadedModel
+from select_to_think.models.remote import Model
 from select_to_think.structures import S2TError
 
 
@@ -24,7 +24,7 @@ class Conversation:
 CHARACTERS_PER_TOKEN = 32  # more text than this for every place of the context is measured by its beginning
 
 
-def prompt_ids(loaded: LoadedModel, question: str | Conversation, *, begun: str = "") -> list[int]:
+def prompt_ids(loaded: Model, question: str | Conversation, *, begun: str = "") -> list[int]:
     """Token ids of the prompt that asks `question`, ready to be continued with the answer or, if its first words are
     given, with what follows `begun`. The `answer_tokens` of a conversation are not among them.
 
@@ -57,7 +57,7 @@ def prompt_ids(loaded: LoadedModel, question: str | Conversation, *, begun: str 
     return tokens_of(loaded, text + begun, add_special_tokens=False)
 
 
-def tokens_of(loaded: LoadedModel, text: str, *, add_special_tokens: bool = True) -> list[int]:
+def tokens_of(loaded: Model, text: str, *, add_special_tokens: bool = True) -> list[int]:
     """Token ids of `text`, or of a beginning that does not fit the context."""
     start = text[: CHARACTERS_PER_TOKEN * loaded.max_positions]
     ids = list(loaded.tokenizer(start, add_special_tokens=add_special_tokens).input_ids)

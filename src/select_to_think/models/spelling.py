@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from select_to_think.models.loading import LoadedModel
+from select_to_think.models.remote import Model
 from select_to_think.models.vocabulary import stop_ids
 from select_to_think.structures import S2TError
 
@@ -33,7 +33,7 @@ class Spelling:
     what it writes.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: Model) -> None:
         """Read the vocabulary of `loaded`.
 
         Raises:

@@ -155,7 +155,8 @@ class Listener:
             del self.tokens[request.length :]
             return None
         look = request.observe
-        if isinstance(request, Branch) or (look and (look.top_k > 1 or look != Observe(look.top_k, ids=look.ids))):
+        known = look and Observe(min(1, look.top_k), ids=look.ids, best_only=look.best_only)
+        if isinstance(request, Branch) or look != known:
             raise NotImplementedError("an LLM with another vocabulary tells its choice and scores candidates, no more")
         self.tokens.extend(request.tokens)
         if look is None:

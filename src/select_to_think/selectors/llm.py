@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from select_to_think.selectors.base import Choice, Triggered, shown
-from select_to_think.structures import Extend, ModelUnavailable, Observe, Requests
+from select_to_think.structures import Extend, ModelUnavailable, Observe, Requests, Undecided
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class LLMSelector:
     """S2T: the argmax of p_LLM(c | prefix) over the candidates (arXiv 2604.26940). Ties go to the SLM's order.
 
     With `takeover` the LLM's own top-1 over the whole vocabulary is taken instead; candidates are not scored then.
-    Where the LLM is not reached, the error ends the answer, or, with `goes_on`, the SLM's own choice stands.
+    Where the LLM is not reached, the error ends the answer, or, with `goes_on`, the SLM's own choice stands. It
+    stands as well where a server's answer leaves the choice open.
     """
 
     takeover: bool = False
@@ -33,9 +34,9 @@ class LLMSelector:
         if look is None:
             asked = None if self.takeover else (step.candidates,)
             try:
-                answers = yield (Extend("llm", (), Observe(top_k=1, ids=asked)), *step.look_ahead())
-            except ModelUnavailable:
-                if not self.goes_on:
+                answers = yield (Extend("llm", (), Observe(top_k=1, ids=asked, best_only=True)), *step.look_ahead())
+            except ModelUnavailable as error:
+                if not (self.goes_on or isinstance(error, Undecided)):
                     raise
                 return Choice(step.candidates[0], (), "slm", llm_failed=True)
             look, line, ahead = answers[0], 0, shown(answers)

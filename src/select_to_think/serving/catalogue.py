@@ -84,15 +84,16 @@ class Catalogue:
 
     def entry(self, name: str, method: Method) -> dict[str, Any]:
         """One model as OpenAI lists it, and in `s2t` what is to be known of its method."""
-        shared = method.asks_llm and self.session.shares_vocabulary
-        triggers = [each for each in self.triggers if shared or not TRIGGERS[each].needs_llm]
+        missing = self.session.incomparable_llm if method.asks_llm else None
+        compared = method.asks_llm and missing is None
+        triggers = [each for each in self.triggers if compared or not TRIGGERS[each].needs_llm]
         own = {
             "method": method.name,
             "help": method.help,
             "asks_llm": method.asks_llm,
             "draws": method.draws,
             "mentor": method.mentor,
-            "trigger": method.trigger and method.trigger_name(self.settings.select, self.session.shares_vocabulary),
+            "trigger": method.trigger and method.trigger_name(self.settings.select, missing),
             "triggers": triggers if method.trigger else [],
             "budgets": list(BUDGETS) if method.trigger else [],
             "trigger_budget": self.settings.select.trigger_budget if method.trigger else None,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Literal
 
-from select_to_think.runtime import Committed, Event, Failed, Finished, Run
+from select_to_think.runs import Committed, Event, Failed, Finished, Run
 from select_to_think.serving.errors import RequestError
 from select_to_think.session import Session
 from select_to_think.streams import Stream

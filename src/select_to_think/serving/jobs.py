@@ -16,7 +16,7 @@ from select_to_think.methods import Decoder, Method, find_method
 from select_to_think.models.prompting import Conversation, require_text, tokens_of
 from select_to_think.policies.score import score_output
 from select_to_think.presets import preset_values
-from select_to_think.runtime import Run
+from select_to_think.runs import Run
 from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.errors import RequestError
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest

@@ -18,7 +18,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from select_to_think.runtime import Committed, Failed, Finished
+from select_to_think.runs import Committed, Failed, Finished
 from select_to_think.serving.answers import Delta, Writing, usage
 from select_to_think.serving.engine import Client, Engine
 from select_to_think.serving.errors import RequestError, request_error

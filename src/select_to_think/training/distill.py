@@ -122,7 +122,7 @@ def train_distill(
         with args.main_process_first(local=False), stage("answering the training problems") as progress:
             answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
         set_seed(decode.seed)
-        module = DistillModule(session.slm.model, config, forbidden_ids(session), session.llm.model)
+        module = DistillModule(session.slm.model, config, forbidden_ids(session), session.local_llm.model)
         stack.enter_context(module.lent())
         progress = stack.enter_context(stage("distilling"))
         learned, measured = answers[: len(train)], answers[len(train) :]

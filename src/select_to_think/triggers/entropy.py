@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from select_to_think.probability import entropy_nats, renormalised
+from select_to_think.probability import renormalised_entropy_nats
 from select_to_think.structures import Floats, Observation
 from select_to_think.triggers.base import TriggerKind
 from select_to_think.triggers.kl import SUPPORT
@@ -17,7 +17,7 @@ def entropy(slm: Observation, llm: Observation | None) -> Floats:
 
 def entropy_paper(slm: Observation, llm: Observation | None) -> Floats:
     """Shannon entropy in nats of the SLM's top-64 tokens, renormalised, (P,)."""
-    return entropy_nats(renormalised(torch.from_numpy(slm.top_logprobs[:, :SUPPORT]))).numpy()
+    return renormalised_entropy_nats(torch.from_numpy(slm.top_logprobs[:, :SUPPORT])).numpy()
 
 
 ENTROPY = TriggerKind("entropy", "the SLM's distribution is broad", entropy, entropy=True)

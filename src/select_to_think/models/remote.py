@@ -1,0 +1,29 @@
+"""What is known of an LLM that a server runs: its tokenizer and its limits, no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from select_to_think.models.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A model behind an address. The fingerprint names what the server says of itself: weights it does not show."""
+
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    fingerprint: str
+    vocab_size: int
+    max_positions: int
+    stop_ids: frozenset[int]
+
+
+Model = LoadedModel | RemoteModel
+
+
+def is_address(name: str | None) -> bool:
+    """Whether a model's name is the address of a server."""
+    return name is not None and name.startswith(("http://", "https://"))

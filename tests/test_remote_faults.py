@@ -1,0 +1,254 @@
+"""What goes wrong on the way to a server: every fault at every call, and never a wrong or a cut answer."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from fake_llm_server import FAULTS, FakeServer
+from select_to_think.config import PairConfig, RuntimeConfig
+from select_to_think.contexts.remote.transport import Transport
+from select_to_think.session import Session
+from select_to_think.structures import ModelUnavailable, S2TError
+from test_remote_laws import DECODE, ENTROPY, LLM, QUESTIONS, SLM, apart, assert_same, beside
+from tiny import tiny_loaded
+
+KINDS = ("vllm", "sglang", "llama-server", "openai")
+PATIENT = RuntimeConfig(kv_memory_gib=0.01, llm_timeout=0.3, llm_deadline=30.0)
+HASTY = replace(PATIENT, llm_timeout=0.2, llm_deadline=0.4)
+GO_ON = replace(DECODE, on_llm_failure="continue")
+INTRODUCED = 4  # questions that a server is asked before it is used, at most
+
+
+def whole(method: str = "s2t") -> list:
+    return beside().generate(QUESTIONS, method, DECODE, ENTROPY)
+
+
+@pytest.fixture(autouse=True)
+def quick_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("select_to_think.contexts.remote.transport.FIRST_PAUSE_S", 0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_at_any_call_changes_nothing(kind: str, fault: str) -> None:
+    """Every third question fails, from a random one on: each is asked again."""
+    first = random.Random(f"{kind} {fault}").randrange(3)
+    with FakeServer(LLM, kind, faults=lambda n: fault if n % 3 == first else None).running() as server:
+        server.faults, faults = (lambda n: None), server.faults
+        session = apart(server, PATIENT)
+        _ = session.llm
+        server.faults = faults
+        assert_same(session.generate(QUESTIONS, "s2t", DECODE, ENTROPY), whole())
+        assert session.reached.server.transport.traffic.retries > 0  # type: ignore[union-attr]
+
+
+def test_random_faults_at_every_second_call_change_nothing() -> None:
+    draw = random.Random(7)
+    with FakeServer(LLM, "vllm").running() as server:
+        session = apart(server, PATIENT)
+        server.faults = lambda n: draw.choice(FAULTS) if draw.random() < 0.5 else None
+        assert_same(session.generate(QUESTIONS, "takeover", DECODE, ENTROPY), whole("takeover"))
+
+
+@pytest.mark.parametrize("fault", ["hang", "503", "reset", "truncated", "nan", "other prompt"])
+def test_a_server_that_stays_broken_ends_the_answer_or_is_done_without(fault: str) -> None:
+    with FakeServer(LLM, "vllm").running() as server:
+        session = apart(server, HASTY)
+        server.faults = lambda n: fault
+        with pytest.raises(ModelUnavailable, match=rf"the LLM at {server.url[:-3]} does not answer \(.+\)"):
+            session.generate(QUESTIONS, "s2t", DECODE, ENTROPY)
+        answers = session.generate(QUESTIONS, "s2t", GO_ON, ENTROPY)
+    greedy = beside().generate(QUESTIONS, "greedy", DECODE)
+    assert [answer.tokens for answer in answers] == [answer.tokens for answer in greedy], "the SLM's own choices"
+    fired = [step for answer in answers for step in answer.steps if step.fired]
+    assert fired and all(step.llm_failed and step.chooser == "slm" for step in fired)
+    assert sum(answer.counts.llm_failures for answer in answers) == len(fired)
+    assert [answer.finish_reason for answer in answers] == [answer.finish_reason for answer in greedy]
+
+
+def test_a_dead_server_costs_one_deadline_not_one_a_step() -> None:
+    with FakeServer(LLM, "vllm").running() as server:
+        session = apart(server, replace(HASTY, llm_deadline=1.0))
+        session.generate(QUESTIONS[:1], "s2t", GO_ON, ENTROPY)
+        server.stop()
+        begun = time.monotonic()
+        answers = session.generate(QUESTIONS, "takeover", GO_ON, replace(ENTROPY, trigger="random", trigger_budget=1.0))
+        assert sum(answer.counts.llm_failures for answer in answers) == sum(len(answer.tokens) for answer in answers)
+        assert time.monotonic() - begun < 4.0
+
+
+def test_a_server_that_comes_back_is_asked_again() -> None:
+    with FakeServer(LLM, "vllm").running() as server:
+        session = apart(server, HASTY)
+        server.stop()
+        assert session.generate(QUESTIONS, "s2t", GO_ON, ENTROPY)[0].counts.llm_failures > 0
+        server.start()
+        transport = session.reached.server.transport  # type: ignore[union-attr]
+        limit = time.monotonic() + 10
+        while transport.lost is not None and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert_same(session.generate(QUESTIONS, "s2t", GO_ON, ENTROPY), whole())
+
+
+def test_a_server_that_is_restarted_in_the_midst_changes_nothing() -> None:
+    with FakeServer(LLM, "vllm", delay_s=0.02).running() as server:
+        session = apart(server, replace(PATIENT, llm_deadline=20.0))
+        _ = session.llm
+
+        def restart() -> None:
+            time.sleep(0.15)
+            server.stop()
+            time.sleep(0.2)
+            server.start()
+
+        thread = threading.Thread(target=restart)
+        thread.start()
+        decode = replace(DECODE, max_new_tokens=40)
+        answers = session.generate(QUESTIONS, "llm", decode)
+        thread.join()
+        assert_same(answers, beside().generate(QUESTIONS, "llm", decode))
+
+
+def change_weights(server: FakeServer) -> None:
+    server.loaded = tiny_loaded(9, 3)
+    server.known.clear()
+
+
+def change_name(server: FakeServer) -> None:
+    server.name = "tiny/other"
+
+
+@pytest.mark.parametrize("change", [change_weights, change_name])
+def test_another_model_behind_the_address_is_told_and_never_mixed_in(change: Callable[[FakeServer], None]) -> None:
+    with FakeServer(LLM, "vllm").running() as server:
+        session = apart(server, PATIENT)
+        session.generate(QUESTIONS[:1], "llm", DECODE)
+        server.stop()
+        change(server)
+        server.start()
+        session.reached.server.transport.restarted = True  # type: ignore[union-attr]  # as a broken connection says
+        for decode in (DECODE, GO_ON):
+            with pytest.raises(S2TError, match=r"no longer serves 'tiny/llm' as it did .* start anew") as caught:
+                session.generate(QUESTIONS, "llm", decode)
+            assert not isinstance(caught.value, ModelUnavailable)
+
+
+def test_a_model_that_answers_under_another_name_is_not_believed() -> None:
+    class Renamed(FakeServer):
+        def answer(self, path, asked, fault):  # type: ignore[no-untyped-def]
+            return {**super().answer(path, asked, fault), **({"model": "sly"} if self.asked > INTRODUCED else {})}
+
+    with Renamed(LLM, "vllm").running() as server, pytest.raises(S2TError, match="it answers as 'sly'"):
+        apart(server, PATIENT).generate(QUESTIONS, "llm", DECODE)
+
+
+def test_requests_are_no_more_at_once_than_allowed() -> None:
+    with FakeServer(LLM, "vllm", delay_s=0.01).running() as server:
+        session = apart(server, replace(PATIENT, llm_concurrency=3, llm_timeout=5.0))
+        session.generate(QUESTIONS * 3, "llm", replace(DECODE, max_new_tokens=4))
+        assert server.most_at_once == 3
+
+
+def test_a_server_that_asks_to_be_left_alone_is() -> None:
+    class Busy(FakeServer):
+        refused: list[float] = []  # noqa: RUF012
+        asked_at: list[float] = []  # noqa: RUF012
+
+        def answer(self, path, asked, fault):  # type: ignore[no-untyped-def]
+            self.asked_at.append(time.monotonic())
+            if fault == "429":
+                self.refused.append(time.monotonic())
+            return super().answer(path, asked, fault)
+
+    with Busy(LLM, "vllm").running() as server:
+        session = apart(server, PATIENT)
+        _ = session.llm
+        server.faults = lambda n: "429" if n % 5 == 0 else None
+        server.asked_at.clear()
+        session.generate(QUESTIONS[:1], "llm", DECODE)
+    for refused in server.refused:
+        later = [at - refused for at in server.asked_at if at > refused]
+        assert not later or min(later) >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("settings", "pair", "message"),
+    [
+        ({"key": "secret"}, {}, r"refuses the key \(HTTP 401\): set S2T_LLM_API_KEY"),
+        ({}, {"llm_model": "other"}, r"serves no model 'other'; choose from: tiny/llm"),
+        ({"tokenizes": False}, {}, r"does not show its tokens: name its tokenizer with --llm-tokenizer"),
+        ({}, {"llm_kind": "llama-server"}, r"name its tokenizer|other tokens|does not tell"),
+        ({}, {"llm_kind": "vlm"}, r"did you mean 'vllm'"),
+        ({}, {"llm_tokenizer": "/nowhere"}, r"cannot load the tokenizer '/nowhere'"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(settings: dict, pair: dict, message: str) -> None:
+    with FakeServer(LLM, "vllm", **settings).running() as server, pytest.raises(S2TError, match=message):
+        _ = Session(PairConfig(llm=server.url, **pair), slm=SLM, runtime=HASTY).llm
+
+
+def test_nobody_at_the_address_is_told_at_once() -> None:
+    begun = time.monotonic()
+    with pytest.raises(S2TError, match=r"there is no LLM at http://127.0.0.1:9/v1/models \(ConnectError.* --llm"):
+        _ = Session(PairConfig(llm="http://127.0.0.1:9/v1"), slm=SLM).llm
+    assert time.monotonic() - begun < 3
+
+
+def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "for another address")
+    monkeypatch.setenv("S2T_LLM_API_KEY", "secret")
+    with FakeServer(LLM, "vllm", key="secret").running() as server:
+        assert apart(server).llm.name.startswith("tiny/llm at 127.0.0.1")
+        monkeypatch.delenv("S2T_LLM_API_KEY")
+        with pytest.raises(S2TError, match="refuses the key"):
+            _ = apart(server).llm
+
+
+def test_a_server_without_log_probabilities_is_refused() -> None:
+    class Silent(FakeServer):
+        def completions(self, asked, fault):  # type: ignore[no-untyped-def]
+            answer = super().completions(asked, fault)
+            answer["choices"][0]["logprobs"] = None
+            return answer
+
+    with Silent(LLM, "openai").running() as server, pytest.raises(S2TError, match="does not tell log-probabilities"):
+        _ = apart(server, HASTY).llm
+
+
+def test_an_old_vllm_that_ignores_the_asked_ids_is_refused() -> None:
+    class Old(FakeServer):
+        def completions(self, asked, fault):  # type: ignore[no-untyped-def]
+            return super().completions({**asked, "logprob_token_ids": None}, fault)
+
+    with Old(LLM, "vllm").running() as server, pytest.raises(S2TError, match="did not tell all asked ids"):
+        _ = apart(server, HASTY).llm
+
+
+def test_a_reader_who_leaves_takes_its_requests_back() -> None:
+    with FakeServer(LLM, "vllm").running() as server:
+        session = apart(server, PATIENT)
+        stream = session.stream(QUESTIONS, "llm", replace(DECODE, max_batch=2))
+        next(stream)
+        server.delay_s = 0.2
+        assert session.backends["llm"].waiting
+        stream.close()  # type: ignore[attr-defined]
+        assert not session.backends["llm"].waiting
+
+
+def test_a_transport_can_be_made_and_dropped() -> None:
+    """Its thread ends with it."""
+    before = threading.active_count()
+    for _ in range(3):
+        transport = Transport("http://127.0.0.1:9")
+        assert transport.run(transport.peek("/v1/models")) is None
+        del transport
+    limit = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert threading.active_count() <= before

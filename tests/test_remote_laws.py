@@ -1,0 +1,190 @@
+"""The law of a remote LLM: the same decisions as with that LLM in process, token for token, whatever the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fake_llm_server import FakeServer
+from select_to_think.collect.collect import collect
+from select_to_think.collect.records import read_trajectories
+from select_to_think.config import CollectConfig, DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.contexts.remote.servers import LlamaServer
+from select_to_think.evaluation.calibrate import calibrate
+from select_to_think.evaluation.items import Item
+from select_to_think.evaluation.measure import measure
+from select_to_think.session import Session
+from select_to_think.structures import Generation, S2TError
+from select_to_think.triggers.calibration import QUANTILES, Calibration
+from test_two_vocabularies import TEXTS, loaded
+from tiny import tiny_loaded
+
+DECODE = DecodeConfig(max_new_tokens=12)
+QUESTIONS = ["w5 w6 w7", "w9", "w8 w30 w31 w32 w12", "w40 w41"]
+EXACT = ("vllm", "sglang", "s2t", "llama-server")
+KINDS = (*EXACT, "openai")
+SLM, LLM = tiny_loaded(0), tiny_loaded(1, 3)
+RUNTIME = RuntimeConfig(kv_memory_gib=0.01, llm_deadline=5.0)
+ENTROPY = SelectConfig(trigger="entropy")
+
+
+def with_thresholds(session: Session) -> Session:
+    quantiles = {"kl": [0.05] * QUANTILES, "entropy": [4.05] * QUANTILES, "margin": [0.98] * QUANTILES}
+    session.calibration = Calibration(session.slm.fingerprint, session.llm.fingerprint, quantiles, 1, [])
+    return session
+
+
+def beside(**settings: Any) -> Session:
+    """The pair in process."""
+    return with_thresholds(Session(slm=SLM, llm=LLM, runtime=RUNTIME, **settings))
+
+
+def apart(server: FakeServer, runtime: RuntimeConfig = RUNTIME, **pair: Any) -> Session:
+    """The pair with its LLM behind a server."""
+    if server.kind == "openai":
+        pair.setdefault("llm_kind", None)
+    return with_thresholds(Session(PairConfig(llm=server.url, **pair), slm=SLM, runtime=runtime))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[FakeServer]:
+    with FakeServer(LLM, request.param).running() as server:
+        yield server
+
+
+def assert_same(ours: list[Generation], theirs: list[Generation]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.tokens == other.tokens
+        for a, b in zip(one.steps, other.steps, strict=True):
+            assert (a.fired, a.flip, a.chooser, a.llm_top_token) == (b.fired, b.flip, b.chooser, b.llm_top_token)
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+        assert one.counts.llm_tokens_generated == other.counts.llm_tokens_generated
+        assert one.counts.llm_failures == 0
+
+
+@pytest.mark.parametrize("method", ["takeover", "s2t", "mentor-coin", "llm"])
+def test_a_method_decides_as_with_the_llm_in_process(server: FakeServer, method: str) -> None:
+    mentor = MentorConfig(consult_rate=0.7, segment_tokens=4)
+    ours = apart(server).generate(QUESTIONS, method, DECODE, ENTROPY, mentor)
+    theirs = beside().generate(QUESTIONS, method, DECODE, ENTROPY, mentor)
+    assert_same(ours, theirs)
+    assert any(step.chooser == "llm" for answer in ours for step in answer.steps)
+    scored = [step for answer in ours for step in answer.steps if step.scores]
+    if method == "s2t":
+        assert scored and all(np.isfinite(step.scores).all() for step in scored)
+
+
+@pytest.mark.parametrize("block_verified", [True, False])
+def test_the_kl_trigger_fires_where_it_does_in_process(server: FakeServer, block_verified: bool) -> None:
+    select = SelectConfig(trigger="kl", block_verified=block_verified)
+    session = apart(server)
+    if server.kind == "openai":
+        with pytest.raises(S2TError, match=r"kl trigger needs the exact .* most probable tokens.*: choose entropy"):
+            session.generate(QUESTIONS, "s2t", DECODE, select)
+        return
+    ours = session.generate(QUESTIONS, "s2t", DECODE, select)
+    theirs = beside().generate(QUESTIONS, "s2t", DECODE, select)
+    assert_same(ours, theirs)
+    values = [[step.statistic for answer in answers for step in answer.steps] for answers in (ours, theirs)]
+    assert values[0] == pytest.approx(values[1], abs=1e-4)
+
+
+def items() -> list[Item]:
+    return [Item(id=str(n), question=q, answer="w1", domain="d", split="train") for n, q in enumerate(QUESTIONS)]
+
+
+def test_measuring_calibrating_and_collecting_see_what_they_see_in_process(server: FakeServer, tmp_path: Path) -> None:
+    ours, theirs = apart(server), beside()
+    config = CollectConfig(collect_budget=0.5, entropy_budget=0.5, group_size=6)
+    if server.kind == "openai":
+        with pytest.raises(S2TError, match=r"exact log-probability .* `s2t serve`"):
+            measure(ours, items(), trigger_budget=0.3, decode=DECODE)
+        with pytest.raises(S2TError, match=r"exact log-probability .* --no-llm"):
+            calibrate(ours, items(), decode=DECODE)
+        with pytest.raises(S2TError, match="exact log-probability"):
+            collect(ours, items(), config, DECODE, tmp_path / "refused")
+        return
+    rows = [measure(each, items(), trigger_budget=0.3, decode=DECODE).rows for each in (ours, theirs)]
+    for one, other in zip(*rows, strict=True):
+        assert one.hit_at == other.hit_at and one.flip_rate == other.flip_rate and one.n_steps == other.n_steps > 0
+    fitted, reference = calibrate(ours, items(), decode=DECODE), calibrate(theirs, items(), decode=DECODE)
+    assert fitted.llm_fingerprint == ours.llm.fingerprint
+    for name, values in reference.quantiles.items():
+        assert fitted.quantiles[name] == pytest.approx(values, abs=1e-3)
+    collect(ours, items(), config, DECODE, tmp_path / "ours")
+    collect(theirs, items(), config, DECODE, tmp_path / "theirs")
+    groups = 0
+    for one, other in zip(read_trajectories(tmp_path / "ours"), read_trajectories(tmp_path / "theirs"), strict=True):
+        assert one.output_ids == other.output_ids
+        for a, b in zip(one.groups, other.groups, strict=True):
+            groups += 1
+            assert (a.position, a.candidates, a.chosen) == (b.position, b.candidates, b.chosen)
+            assert a.llm_logprobs == pytest.approx(b.llm_logprobs, abs=1e-4)
+            assert a.llm_best_outside_logprob == pytest.approx(b.llm_best_outside_logprob, abs=1e-4)
+    assert groups > 10
+
+
+def test_requests_are_prefixes_of_what_the_server_has_read(server: FakeServer) -> None:
+    server.read_tokens = server.cached_tokens = 0
+    server.cached.clear()
+    [answer] = apart(server).generate(QUESTIONS[:1], "takeover", DECODE, ENTROPY)
+    assert answer.counts.llm_forwards > 3
+    # What was not in the cache: the probes of the introduction, and then each token of the sequence once.
+    introduced = 40 if server.kind != "openai" else 400
+    assert server.read_tokens - server.cached_tokens <= introduced + len(answer.tokens)
+
+
+@pytest.mark.parametrize("method", ["llm", "takeover", "s2t", "mentor-free"])
+def test_an_llm_with_other_tokens_is_asked_in_its_own(method: str, tmp_path: Path) -> None:
+    slm, llm = loaded("words", 0), loaded("digits", 1)
+    llm.tokenizer.save_pretrained(tmp_path)
+    with FakeServer(llm, "vllm").running() as server:
+        session = Session(PairConfig(llm=server.url, llm_tokenizer=str(tmp_path)), slm=slm, runtime=RUNTIME)
+        reference = Session(slm=slm, llm=llm, runtime=RUNTIME)
+        for each in (session, reference):
+            quantiles = {"entropy": [0.5] * QUANTILES}
+            each.calibration = Calibration(slm.fingerprint, None, quantiles, 1, [])
+        ours, theirs = (each.generate(TEXTS[:2], method, DECODE, ENTROPY) for each in (session, reference))
+        assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
+        with pytest.raises(S2TError, match=r"other tokens than .* \(the SLM\): name its own with --llm-tokenizer"):
+            _ = Session(PairConfig(llm=server.url), slm=slm).llm
+
+
+def test_a_large_vocabulary_behind_llama_server_is_selected_from_but_not_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LlamaServer, "exact_vocabulary", 10)
+    monkeypatch.setattr(LlamaServer, "first_top", 2)  # so that candidates are missing from the most probable tokens
+    with FakeServer(LLM, "llama-server").running() as server:
+        ours = apart(server).generate(QUESTIONS, "s2t", DECODE, replace(ENTROPY, candidates=3))
+        assert any("post_sampling_probs" in body for body in server.bodies)
+        with pytest.raises(S2TError, match=r"only probabilities among candidates: serve the LLM with vLLM"):
+            apart(server).generate(QUESTIONS, "s2t", DECODE, SelectConfig(trigger="kl"))
+    assert_same(ours, beside().generate(QUESTIONS, "s2t", DECODE, replace(ENTROPY, candidates=3)))
+
+
+def test_a_candidate_below_the_most_probable_tokens_is_asked_for_or_left_to_the_slm() -> None:
+    select = replace(ENTROPY, candidates=3)
+    with FakeServer(LLM, "openai", top_limit=20).running() as server:
+        session = apart(server)
+        session.reached.server.longest_top = 2  # type: ignore[union-attr, misc]
+        ours = session.generate(QUESTIONS, "s2t", DECODE, select)
+        assert any("logit_bias" in body for body in server.bodies)
+    assert_same(ours, beside().generate(QUESTIONS, "s2t", DECODE, select))
+
+    class Deaf(FakeServer):
+        def choose(self, values: Any, bias: Any) -> int:
+            return super().choose(values, ())
+
+    with Deaf(LLM, "openai").running() as server:
+        session = apart(server)
+        session.reached.server.longest_top = 2  # type: ignore[union-attr, misc]
+        answers = session.generate(QUESTIONS, "s2t", DECODE, select)
+    failed = [step for answer in answers for step in answer.steps if step.llm_failed]
+    assert failed and all(step.token == step.greedy_token and step.chooser == "slm" for step in failed)
+    assert sum(answer.counts.llm_failures for answer in answers) == len(failed)
