@@ -24,6 +24,7 @@ from training_fixtures import write_scorer
 
 DECODE = DecodeConfig(max_new_tokens=24)
 BUDGET = 0.2
+CALIBRATED = {"entropy", "entropy-paper", "margin"}
 COLLECTION = Path(__file__).parents[1] / "src/select_to_think/pairs/demo/collection"
 
 

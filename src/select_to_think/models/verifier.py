@@ -86,13 +86,13 @@ def read_published(file: Path, slm: LoadedModel) -> Layers:
     Raises:
         S2TError: missing, damaged, or no such network on hidden states of `slm`.
     """
-    tensors = {name: tensor.float().numpy() for name, tensor in read_tensors(file).items()}
+    read = read_tensors(file, without="num_batches_tracked")
+    tensors = {name: tensor.float().numpy() for name, tensor in read.items()}
     remedy = "give the state dict of a published verifier as safetensors"
-    places = {name.rpartition(".")[0] for name in tensors}
-    order = sorted(places, key=lambda place: (place == "linear", int("0" + place.removeprefix("mlp."))))
     parts: list[tuple[Floats, Floats, Norm | None]] = []
     try:
-        for place in order:
+        numbers = {int(name.split(".")[1]) for name in tensors if not name.startswith("linear.")}
+        for place in (*(f"mlp.{number}" for number in sorted(numbers)), "linear"):
             weight, bias = (tensors[f"{place}.{name}"] for name in ("weight", "bias"))
             if f"{place}.running_mean" in tensors:
                 mean, variance = (tensors[f"{place}.running_{name}"] for name in ("mean", "var"))
