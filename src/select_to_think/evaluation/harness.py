@@ -227,11 +227,11 @@ def configurations(settings: Mapping[str, Any]) -> tuple[PairConfig, DecodeConfi
 
     Raises S2TError for an unknown name or a wrong type.
     """
-    settings = dict(settings)
-    preset = settings.pop("preset", None)
-    settings = {**({} if preset is None else preset_values(str(preset))), **settings}
     classes = (PairConfig, DecodeConfig, SelectConfig, MentorConfig)
     known = {spec.name: (cls, spec.default) for cls in classes for spec in fields(cls)}
+    if (preset := settings.get("preset")) is not None:
+        published = {name: value for name, value in preset_values(str(preset)).items() if name in known}
+        settings = {**published, **{name: value for name, value in settings.items() if name != "preset"}}
     sorted_out: dict[type, dict[str, Any]] = {cls: {} for cls in classes}
     for name, value in settings.items():
         if name not in known:
