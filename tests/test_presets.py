@@ -209,7 +209,7 @@ def test_the_rule_of_the_most_probable_token() -> None:
 def test_published_words(session: Session) -> None:
     words, texts = published_words(session.slm), token_texts(session.slm)
     ids = session.slm.tokenizer("Kim has 31 pens.\nThe answer", add_special_tokens=False).input_ids
-    marks = "".join("" if words.goes_on(a, b) else "|" + texts[b] for a, b in pairwise(ids))
+    marks = "".join(("" if words.goes_on(a, b) else "|") + texts[b] for a, b in pairwise(ids))
     assert marks == "im| has| 31| pens.|\nThe| answer"
     assert words.longest == PUBLISHED_LONGEST == 12 and session.stop_ids <= words.starts & words.ends
 
