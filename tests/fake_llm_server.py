@@ -27,6 +27,9 @@ OWNERS = {
     "s2t": "select-to-think",
     "openai": "somebody",
 }
+OWN_FIELDS = set(
+    "model prompt max_tokens temperature logprobs logprob_token_ids return_tokens_as_token_ids".split()
+)  # of `s2t serve` that are asked
 QUESTIONS = ("/v1/completions", "/generate", "/completion")
 
 
@@ -179,6 +182,8 @@ class FakeServer:
     def completions(self, asked: dict[str, Any], fault: str | None) -> Any:
         """vLLM's and others' `/v1/completions`, one token."""
         tokenizer, prompt = self.loaded.tokenizer, asked["prompt"]
+        if self.kind == "s2t" and not asked.keys() <= OWN_FIELDS:
+            raise Refusal(400, f"unknown fields {asked.keys() - OWN_FIELDS}")
         if isinstance(prompt, str):
             prompt = list(tokenizer(prompt).input_ids)
         elif not self.takes_ids:

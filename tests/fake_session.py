@@ -31,7 +31,8 @@ from select_to_think.config import (
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.methods import find_method
-from select_to_think.structures import Counts, Generation, Labels, PromptTooLong, StepRecord
+from select_to_think.policies.label import Labels
+from select_to_think.structures import Counts, Generation, PromptTooLong, StepRecord
 from select_to_think.triggers.calibration import Calibration
 
 VOCABULARY, SUPPORT = 100, 64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from analysis_run import DOMAINS, HOSTILE, METHODS, make_run
+from headless import chromium, new_page
 from select_to_think.analysis.charts import COST_AXES
 from select_to_think.analysis.report import write_report
 from select_to_think.analysis.runs import Run, load_run
@@ -19,25 +19,12 @@ from select_to_think.analysis.runs import Run, load_run
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 PER_DOMAIN = 14
-PATIENCE_MS = 120_000  # a busy machine may starve the browser for longer than the default 30 s
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    api = pytest.importorskip("playwright.sync_api", reason="the browser tests need `pip install playwright`")
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"no browser installed (looked for {', '.join(NAMES)})")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=FLAGS, timeout=PATIENCE_MS)
-        yield running
-        running.close()
+    yield from chromium()
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +43,8 @@ def report(folder: Path) -> Path:
 
 
 def opened(browser: Browser, report: Path, **options: Any) -> Page:
-    """The page in a context of its own; `messages` and `requests` collect what should not happen."""
-    page = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options}).new_page()
-    page.set_default_timeout(PATIENCE_MS)
-    page.messages, page.requests = [], []  # type: ignore[attr-defined]
-    page.on("console", lambda message: page.messages.append(message.text))  # type: ignore[attr-defined]
-    page.on("pageerror", lambda error: page.messages.append(str(error)))  # type: ignore[attr-defined]
-    page.on("request", lambda request: page.requests.append(request.url))  # type: ignore[attr-defined]
+    """The report in a page of its own."""
+    page = new_page(browser, **options)
     page.goto(report.as_uri())
     return page
 

@@ -42,18 +42,8 @@ LAYERS = (
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 PAIRS_MAY_IMPORT = {"__init__", "structures", "pairs"}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "scipy"}
-LIGHT_PARTS = (
-    "__init__",
-    "structures",
-    "presets",
-    "checked",
-    "config",
-    "files",
-    "pairs",
-    "analysis",
-    "cli",
-    "__main__",
-)
+TABLES = ("methods", "policies", "triggers", "selectors", "verifiers")  # what help and completion name
+LIGHT_PARTS = (*LAYERS[0][:-1], *TABLES, "pairs", "analysis", "cli", "__main__")  # all but grading
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 

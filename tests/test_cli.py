@@ -8,11 +8,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -23,16 +25,21 @@ from analysis_run import make_run
 from select_to_think.cli import app, progress
 from select_to_think.cli.command import add_command
 from select_to_think.cli.errors import explain
-from select_to_think.cli.options import Only
+from select_to_think.cli.generate import describe
+from select_to_think.cli.options import PANELS, Only, completing
 from select_to_think.cli.output import Reply
-from select_to_think.cli.trace import marked
+from select_to_think.cli.trace import marked, weighed
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
-from select_to_think.evaluation.tracing import pieces
+from select_to_think.evaluation.tracing import pieces, step_json
+from select_to_think.methods import METHODS
 from select_to_think.structures import Generation, S2TError, StepRecord
+from select_to_think.triggers.table import TRIGGERS
 
 COMMANDS = (
     "demo",
     "generate",
+    "chat",
+    "serve",
     "measure",
     "calibrate",
     "collect",
@@ -275,6 +282,48 @@ def test_every_field_has_help_and_a_fitting_flag(run: Callable[..., tuple[int, s
             assert f"--{spec.name.replace('_', '-')}" in out
 
 
+def parameters() -> Iterator[tuple[str, Any]]:
+    """(command, flag) of the whole program."""
+    pending = [("", typer.main.get_command(app.build()))]
+    while pending:
+        name, command = pending.pop()
+        pending += [(f"{name} {inner}".strip(), each) for inner, each in getattr(command, "commands", {}).items()]
+        yield from ((name, parameter) for parameter in command.params)
+
+
+def test_names_of_methods_and_triggers_come_from_their_tables() -> None:
+    tables = {"trigger": TRIGGERS, "triggers": TRIGGERS, "method": METHODS, "methods": METHODS}
+    found = [(command, flag, tables[flag.name]) for command, flag in parameters() if flag.name in tables]
+    assert {"generate", "eval", "collect", "ablate"} <= {command for command, _, _ in found}
+    for command, flag, table in found:
+        if command == "compare":  # names what a run holds
+            continue
+        names = [name for name in table if command != "ablate" or METHODS[name].mentor]
+        assert flag.help.count(f"[{', '.join(names)}]".replace("[", r"\[", 1)) == 1, (command, flag.help)
+        offered = [item.value for item in flag.shell_complete(None, "")]
+        assert offered == names, command
+
+
+@pytest.mark.parametrize(
+    ("begun", "offered"),
+    [("mar", ["margin"]), ("kl,en", ["kl,entropy"]), ("nothing", []), ("kl,entropy,r", ["kl,entropy,random"])],
+)
+def test_the_last_of_several_names_is_completed(begun: str, offered: list[str]) -> None:
+    assert completing(TRIGGERS)(begun) == offered
+
+
+def test_names_that_a_flag_takes_are_all_in_its_help() -> None:
+    fixed = [(flag, get_args(hint)) for config in PANELS for flag, hint in literals(config)]
+    assert len(fixed) > 5
+    shown = {flag.name: flag.help for _, flag in parameters()}
+    for name, values in fixed:
+        assert all(value in shown[name] for value in values), name
+
+
+def literals(config: type[Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, hint) for name, hint in get_type_hints(config).items() if get_origin(hint) is Literal)
+
+
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2]), **environment}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=settings, timeout=120)
@@ -284,6 +333,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     "code",
     [
         "import select_to_think",
+        "import select_to_think.methods",
         "from select_to_think.cli.app import main; main(['--help'])",
         "from select_to_think.cli.app import main; main(['eval', '--help'])",
         "from select_to_think.cli.app import main; main(['eval', '--methods'])",
@@ -338,18 +388,70 @@ def test_pieces_add_up_and_do_not_cut_characters() -> None:
 
 def example() -> Generation:
     def step(token: str, greedy: str | None = None, *, fired: bool = False) -> StepRecord:
-        return StepRecord(ord(token), -1.0, greedy_token=ord(greedy or token), fired=fired)
+        options = (ord(greedy or token), ord(token)) if fired else ()
+        return StepRecord(
+            ord(token), -1.0, options[0] if options else ord(token), None, fired, options, (-1.0,) * len(options)
+        )
 
     steps = (step("a"), step("b", fired=True), step("c", "x", fired=True))
     return Generation(tuple(s.token for s in steps), "stop", steps, text="abc")
 
 
+def steps_of(answer: Generation) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = describe("q", answer, letters)["steps"]
+    return steps
+
+
+def segment(text: str, *others: str, greedy: str) -> list[StepRecord]:
+    """The steps of a segment that was taken from several."""
+    tokens = [tuple(map(ord, each)) for each in (text, *others)]
+    first = StepRecord(
+        ord(text[0]), -1.0, ord(greedy[0]), None, True, tuple(each[0] for each in tokens), (-1.0,) * len(tokens)
+    )
+    rest = [StepRecord(ord(letter), -1.0, ord(letter)) for letter in text[1:]]
+    return [replace(first, segments=tuple(tokens)), *rest]
+
+
+def bytes_of(text: str) -> list[StepRecord]:
+    """The steps of a character whose first token triggered."""
+    tokens = text.encode()
+    first = StepRecord(tokens[0], -1.0, tokens[0], None, True, (tokens[0],), (-1.0,))
+    return [first, *(StepRecord(token, -1.0, token) for token in tokens[1:])]
+
+
+@pytest.mark.parametrize(
+    ("steps", "plain", "runs"),
+    [
+        (segment(" two three", " drei", greedy=" drei"), " [two three]", [" ", "two three"]),
+        (segment("xy", "two", greedy="two"), "[two -> xy]", ["xy"]),
+        (
+            [*segment("xy", "two", greedy="two"), *segment("ab", "two", greedy="two")],
+            "[two -> xy][two -> ab]",
+            ["xyab"],
+        ),
+        (segment("xy", "two", greedy="two")[:1], "[two -> x]", ["x"]),
+        (bytes_of("€"), "[€]", ["€"]),
+        ([*bytes_of("€"), StepRecord(ord("b"), -1.0, ord("b"))], "[€]b", ["€", "b"]),
+    ],
+)
+def test_what_was_decided_together_is_marked_as_a_whole(steps: list[StepRecord], plain: str, runs: list[str]) -> None:
+    shown = steps_of(Generation(tuple(step.token for step in steps), "length", tuple(steps)))
+    assert marked(shown, colours=False).plain == plain
+    coloured = marked(shown, colours=True)
+    marks = ["underline" in str(coloured.get_style_at_offset(Console(), at)) for at in range(len(coloured))]
+    grouped = [
+        "".join(letter for _, letter in group)
+        for _, group in groupby(zip(marks, coloured.plain, strict=True), itemgetter(0))
+    ]
+    assert grouped == runs
+
+
 def test_marks_without_colours() -> None:
-    assert marked(example(), letters, colours=False).plain == "a[b][x -> c]"
+    assert marked(steps_of(example()), colours=False).plain == "a[b][x -> c]"
 
 
 def test_marks_with_colours() -> None:
-    shown = marked(example(), letters, colours=True)
+    shown = marked(steps_of(example()), colours=True)
     assert shown.plain == "abc"
     assert [(span.start, span.style) for span in shown.spans] == [(1, "underline"), (2, "bold underline magenta")]
     stream = io.StringIO()
@@ -361,7 +463,20 @@ def test_scores_of_masked_candidates_can_be_shown() -> None:
     from select_to_think.cli.trace import candidates
 
     step = StepRecord(97, 0.0, candidates=(97, 98), candidate_logprobs=(-1.0, -2.0), scores=(float(-np.inf), 0.5))
-    assert candidates(step, letters).plain == "b: 0.50  a: -inf"
+    assert candidates(step_json(letters, step)) == "b: 0.50  a: -inf"
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_no_column_of_the_choices_is_lost(width: int) -> None:
+    first = segment("two long words " * 4, "drei " * 9, greedy="drei")[0]
+    steps = steps_of(Generation((first.token,), "stop", (first,)))
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(weighed([{**each, "statistic": 0.123456} for each in steps]))
+    lines = stream.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines) and "…" not in stream.getvalue()
+    assert lines[1].split() == ["step", "statistic", "greedy", "choice", "by", "candidates:", "score"] or width < 80
+    shown = stream.getvalue()
+    assert "0.123" in shown and shown.count("drei") == 18 and shown.count("long") == 8 and "-1.00" in shown
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from rich.text import Text
 from analysis_run import make_run
 from select_to_think.cli import app, progress
 from select_to_think.cli.command import print_error
+from select_to_think.cli.generate import describe
 from select_to_think.cli.output import Reply, console, note, write_reply
-from select_to_think.cli.trace import show_generation
+from select_to_think.cli.trace import show_result
 from select_to_think.structures import Generation, StepRecord, visible
 
 ESC, CSI = "\x1b", "\x9b"
@@ -132,7 +133,7 @@ def test_an_answer_and_its_trace(kind: type[io.StringIO], monkeypatch: pytest.Mo
         StepRecord(3, -1.0, greedy_token=4, fired=True, candidates=(3, 4), candidate_logprobs=(-1.0, -2.0)),
     )
     generation = Generation((0, 1, 3), "length", steps, text=decode((0, 1, 3)), votes=(HOSTILE, "2"))
-    show_generation(console(screen), HOSTILE, generation, decode)
+    show_result(console(screen), describe(HOSTILE, generation, decode))
     assert_harmless(screen.getvalue(), r"\u001b[2J", r"\u0007", r"\u000d")
 
 

@@ -28,9 +28,10 @@ from select_to_think import config
 from select_to_think.analysis.runs import load_run
 from select_to_think.checked import Checked, value_types
 from select_to_think.cli import app
+from select_to_think.cli.generate import describe
 from select_to_think.cli.output import console
 from select_to_think.cli.progress import Lines, progress
-from select_to_think.cli.trace import show_generation
+from select_to_think.cli.trace import show_result
 from select_to_think.files import make_room, only_writer, parse_record, read_json, write_text_atomic
 from select_to_think.models.adapter import read_tensors
 from select_to_think.models.layers import load_layers, save_layers
@@ -259,7 +260,7 @@ def test_without_colours_a_terminal_shows_marks(no_color: str | None, monkeypatc
     answer = Generation((1, 2), "stop", tuple(steps), text="one two")
     words = {1: " one", 2: " two"}
     stream = Terminal()
-    show_generation(console(stream), "q", answer, lambda tokens: "".join(words[token] for token in tokens))
+    show_result(console(stream), describe("q", answer, lambda tokens: "".join(words[token] for token in tokens)))
     marks, styles = "[one] [one -> two]" in stream.getvalue(), "\x1b[" in stream.getvalue()
     assert (marks, styles) == ((True, False) if no_color else (False, True))
     monkeypatch.setattr(sys, "stderr", Terminal())

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -61,8 +62,9 @@ def call(*arguments: str) -> tuple[int, str, str]:
     def late(number: int, frame: FrameType | None) -> None:
         raise AssertionError(f"{arguments} takes more than {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, late)
+    before, stdin = signal.signal(signal.SIGALRM, late), sys.stdin
     signal.alarm(SECONDS)
+    sys.stdin = io.StringIO("What is 1 + 1?\n/why 0\n")
     out, err = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -70,6 +72,7 @@ def call(*arguments: str) -> tuple[int, str, str]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+        sys.stdin = stdin
     return code, out.getvalue(), err.getvalue()
 
 
@@ -116,6 +119,7 @@ def commands(places: Path, out: Path) -> dict[str, list[str]]:
     collected = ["--collection", str(places / "collection"), *to]
     return {
         "generate": ["What is 1 + 1?", "--max-new-tokens", "2", "--json"],
+        "chat": ["--max-new-tokens", "2"],
         "measure": tiny,
         "calibrate": [*tiny, "--no-llm", *to],
         "collect": [*tiny, "--items", "1", *to],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,26 @@ from test_two_vocabularies import TEXTS, loaded
 from tiny import tiny_loaded
 
 DECODE = DecodeConfig(max_new_tokens=12)
-QUESTIONS = ["w5 w6 w7", "w9", "w8 w30 w31 w32 w12", "w40 w41"]
+QUESTIONS = ["w5 w6 w7", "w9", "w8 w30 w31 w32 w12", "w40 w41", "w11 w12 w13"]
 EXACT = ("vllm", "sglang", "s2t", "llama-server")
 KINDS = (*EXACT, "openai")
 SLM, LLM = tiny_loaded(0), tiny_loaded(1, 3)
 RUNTIME = RuntimeConfig(kv_memory_gib=0.01, llm_deadline=5.0)
-ENTROPY = SelectConfig(trigger="entropy")
+ENTROPY = SelectConfig(trigger="entropy", trigger_budget=0.5)
+
+
+def items() -> list[Item]:
+    return [Item(id=str(n), question=q, answer="w1", domain="d", split="train") for n, q in enumerate(QUESTIONS)]
+
+
+@cache
+def quantiles() -> Mapping[str, Sequence[float]]:
+    """Of the pair's statistics."""
+    return calibrate(Session(slm=SLM, llm=LLM, runtime=RUNTIME), items(), decode=DECODE).quantiles
 
 
 def with_thresholds(session: Session) -> Session:
-    quantiles = {"kl": [0.05] * QUANTILES, "entropy": [4.05] * QUANTILES, "margin": [0.98] * QUANTILES}
-    session.calibration = Calibration(session.slm.fingerprint, session.llm.fingerprint, quantiles, 1, [])
+    session.calibration = Calibration(session.slm.fingerprint, session.llm.fingerprint, quantiles(), 1, [])
     return session
 
 
@@ -62,7 +72,8 @@ def assert_same(ours: list[Generation], theirs: list[Generation]) -> None:
         assert one.tokens == other.tokens
         for a, b in zip(one.steps, other.steps, strict=True):
             assert (a.fired, a.flip, a.chooser, a.llm_top_token) == (b.fired, b.flip, b.chooser, b.llm_top_token)
-            assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+            assert a.logprob == pytest.approx(b.logprob, abs=1e-4) and a.candidates == b.candidates
+            assert a.statistic == (None if b.statistic is None else pytest.approx(b.statistic, abs=1e-4))
         assert one.counts.llm_tokens_generated == other.counts.llm_tokens_generated
         assert one.counts.llm_failures == 0
 
@@ -81,7 +92,7 @@ def test_a_method_decides_as_with_the_llm_in_process(server: FakeServer, method:
 
 @pytest.mark.parametrize("block_verified", [True, False])
 def test_the_kl_trigger_fires_where_it_does_in_process(server: FakeServer, block_verified: bool) -> None:
-    select = SelectConfig(trigger="kl", block_verified=block_verified)
+    select = SelectConfig(trigger="kl", trigger_budget=0.3, block_verified=block_verified)
     session = apart(server)
     if server.kind == "openai":
         with pytest.raises(S2TError, match=r"kl trigger needs the exact .* most probable tokens.*: choose entropy"):
@@ -92,10 +103,6 @@ def test_the_kl_trigger_fires_where_it_does_in_process(server: FakeServer, block
     assert_same(ours, theirs)
     values = [[step.statistic for answer in answers for step in answer.steps] for answers in (ours, theirs)]
     assert values[0] == pytest.approx(values[1], abs=1e-4)
-
-
-def items() -> list[Item]:
-    return [Item(id=str(n), question=q, answer="w1", domain="d", split="train") for n, q in enumerate(QUESTIONS)]
 
 
 def test_measuring_calibrating_and_collecting_see_what_they_see_in_process(server: FakeServer, tmp_path: Path) -> None:
@@ -147,8 +154,7 @@ def test_an_llm_with_other_tokens_is_asked_in_its_own(method: str, tmp_path: Pat
         session = Session(PairConfig(llm=server.url, llm_tokenizer=str(tmp_path)), slm=slm, runtime=RUNTIME)
         reference = Session(slm=slm, llm=llm, runtime=RUNTIME)
         for each in (session, reference):
-            quantiles = {"entropy": [0.5] * QUANTILES}
-            each.calibration = Calibration(slm.fingerprint, None, quantiles, 1, [])
+            each.calibration = Calibration(slm.fingerprint, None, {"entropy": [0.5] * QUANTILES}, 1, [])
         ours, theirs = (each.generate(TEXTS[:2], method, DECODE, ENTROPY) for each in (session, reference))
         assert [answer.tokens for answer in ours] == [answer.tokens for answer in theirs]
         with pytest.raises(S2TError, match=r"other tokens than .* \(the SLM\): name its own with --llm-tokenizer"):
@@ -188,3 +194,23 @@ def test_a_candidate_below_the_most_probable_tokens_is_asked_for_or_left_to_the_
     failed = [step for answer in answers for step in answer.steps if step.llm_failed]
     assert failed and all(step.token == step.greedy_token and step.chooser == "slm" for step in failed)
     assert sum(answer.counts.llm_failures for answer in answers) == len(failed)
+
+
+def ask(session: Session, question: str, stop: Sequence[str], method: str, select: SelectConfig) -> Generation:
+    [(_, answer)] = session.stream([question], method, replace(DECODE, max_new_tokens=20), select, stop=stop)
+    return answer
+
+
+@pytest.mark.parametrize("trigger", ["entropy", "margin", "random"])
+@pytest.mark.parametrize("method", ["s2t", "takeover"])
+def test_going_on_while_the_llm_selects_changes_no_token(method: str, trigger: str) -> None:
+    """One row: it goes on behind all candidates. The stop string and the limit cut chains, too."""
+    select = SelectConfig(trigger=trigger, trigger_budget=0.3)
+    asked = [(question, stop) for question in QUESTIONS[:3] for stop in ((), ("w7",))]
+    with FakeServer(LLM, "vllm", delay_s=0.02).running() as server:
+        waits, goes_on = (apart(server, replace(RUNTIME, llm_guess=guess)) for guess in (False, True))
+        for session in (waits, goes_on):
+            answers = [ask(session, *each, method, select) for each in asked]
+            discarded = sum(answer.counts.slm_tokens_discarded for answer in answers)
+            assert (discarded > 0) == (session is goes_on)
+            assert_same(answers, [ask(beside(), *each, method, select) for each in asked])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
 from drive import free_slots
 from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.runtime import Runtime
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from tiny import tiny_loaded
@@ -111,6 +114,40 @@ def test_the_steps_of_an_answer_come_as_they_are_decided(folder: Path, alone: An
 
     settings = MethodSettings(DECODE, SELECT)
     assert asyncio.run(all_at_once()) == [alone[m][i] for m in ("greedy", "s2t-local") for i in (0, 1)]
+
+
+@pytest.mark.parametrize("leaving", ["cancelled", "broken off", "loop ends"])
+def test_a_reader_of_steps_who_leaves_takes_the_answer_along(
+    folder: Path, leaving: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, began, step = fresh(folder), Event(), Runtime.step
+    complaints: list[Any] = []
+
+    def slow(self: Runtime) -> Any:
+        began.set()
+        time.sleep(0.05)
+        return step(self)
+
+    async def read() -> None:
+        async for _ in session.stream_steps(QUESTIONS[0], "greedy", MethodSettings(DecodeConfig(max_new_tokens=200))):
+            if leaving == "broken off":
+                return
+
+    async def leave() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        reading = asyncio.create_task(read())
+        await asyncio.to_thread(began.wait)
+        if leaving == "loop ends":
+            return
+        if leaving == "cancelled":
+            reading.cancel()
+        with suppress(asyncio.CancelledError):
+            await reading
+
+    monkeypatch.setattr(Runtime, "step", slow)
+    asyncio.run(leave())
+    session.streams.sweep()
+    assert not session.streams.runtime.busy and not complaints
 
 
 @pytest.mark.parametrize("ids", [[3, 64], [-1, 3]])

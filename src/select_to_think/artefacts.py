@@ -102,6 +102,11 @@ class Artefacts:
         return None if reached is None or reached.server.capability == "exact_ids" else inexact(reached.server)
 
     @property
+    def guesses(self) -> bool:
+        """Whether the SLM goes on while the LLM selects."""
+        return self.runtime_config.llm_guess and self.reached is not None and self.shares_vocabulary
+
+    @property
     def incomparable_llm(self) -> str | None:
         """What is missing where the two models' distributions cannot be compared."""
         return self.inexact_llm if self.shares_vocabulary else "an LLM with the SLM's vocabulary"

@@ -6,6 +6,7 @@ Non-goals: the settings (`config.py`).
 from __future__ import annotations
 
 from dataclasses import field
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -22,6 +23,7 @@ def option(default: Any, help: str, *, low: float | None = None, high: float | N
     return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
+@cache
 def value_types(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
     """By field of a configuration, what its value may be: classes (None if it may be missing), or names."""
     found = {}
@@ -49,8 +51,9 @@ class Checked:
 
     def __post_init__(self) -> None:
         """Compare each field with its type, and with the bounds written beside its default."""
-        for name, spec in self.__dataclass_fields__.items():  # type: ignore[attr-defined]
-            value, allowed = getattr(self, name), value_types(type(self))[name]
+        cls: Any = type(self)
+        for name, spec in cls.__dataclass_fields__.items():
+            value, allowed = getattr(self, name), value_types(cls)[name]
             if value is None and NoneType in allowed:
                 continue
             names = [each for each in allowed if isinstance(each, str)]

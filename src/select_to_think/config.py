@@ -25,8 +25,6 @@ Reporter = Literal["none", "tensorboard", "wandb"]
 Order = Literal["ab", "debiased"]
 Definition = Literal["ours", "paper"]
 VerifierPlace = Literal["turn", "answer"]
-VerifierRule = Literal["odds", "top"]
-VerifierState = Literal["behind", "before"]
 CodeExecution = Literal["confined", "unconfined"]
 OnLLMFailure = Literal["continue", "abort"]
 ServerKind = Literal["vllm", "sglang", "llama-server", "s2t", "openai"]
@@ -92,6 +90,7 @@ class RuntimeConfig(Checked):
         0, "Keys and values of ended sequences that are kept for prompts that begin alike, in tokens.", low=0
     )
     max_wait_steps: int = option(1000, "Steps that a row waits for the LLM so that others can ask with it.", low=0)
+    llm_guess: bool = option(True, "While a server selects for the only row, go on behind the likely choices.")
     llm_concurrency: int = option(32, "Requests to a server at once.", low=1)
     llm_timeout: float = option(60.0, "Seconds for one request to a server.", low=0.01)
     llm_deadline: float = option(120.0, "Seconds for an answer of a server, all attempts together.", low=0.01)
@@ -102,15 +101,13 @@ class SelectConfig(Checked):
     """Where a selector is asked, and among how many candidates."""
 
     trigger: str | None = option(
-        None, "kl, entropy, margin, random or learned (default: kl with an LLM of the same vocabulary, else entropy)."
+        None, "What makes a step a triggered one (default: kl with an LLM of the same vocabulary, else entropy)."
     )
     trigger_budget: float = option(0.03, "Wanted fraction of triggered steps.", low=0.0, high=1.0)
     trigger_definition: Definition = option("ours", "kl and entropy as defined here, or in the published code (paper).")
     warm_up_steps: int = option(0, "First steps of an answer at which no trigger fires: 0, or 3 (paper).", low=0)
     candidates: int = option(8, "Candidates K: the SLM's top-K next tokens.", low=1)
-    scorer_mode: ScorerMode = option(
-        "activated", "Which of the pair's scorers: coupled, proposer or activated (a folder of --scorer knows its own)."
-    )
+    scorer_mode: ScorerMode = option("activated", "Which of the pair's scorers (a folder of --scorer knows its own).")
     score: ScoreKind = option("anchored", "And its score: bins (the paper) or anchored (plus a multiple of log p_SLM).")
     block_verified: bool = option(True, "KL trigger: draft a block, verify it in one LLM forward (same output).")
 
@@ -128,8 +125,12 @@ class MentorConfig(Checked):
     )
     verifier_place: VerifierPlace = option("turn", "The template is a user's turn, or goes on in the answer (paper).")
     verifier_opening: str = option("My choice: Option (", "How its answer begins; the letter follows.")
-    verifier_rule: VerifierRule = option("odds", "mentor-free: the likelier letter, or the top token (paper).")
-    verifier_state: VerifierState = option("behind", "mentor-mlp reads behind the opening, or before it (paper).")
+    verifier_rule: Literal["odds", "top"] = option(
+        "odds", "mentor-free: the likelier letter, or the top token (paper)."
+    )
+    verifier_state: Literal["behind", "before"] = option(
+        "behind", "mentor-mlp reads behind the opening, or before (paper)."
+    )
     word_form: Definition = option("ours", "What a word is, and when two are the same: ours, or paper.")
 
     def __post_init__(self) -> None:
@@ -150,7 +151,8 @@ class MethodSettings:
     select: SelectConfig = SelectConfig()
     mentor: MentorConfig = MentorConfig()
     stop: tuple[str, ...] = ()  # strings that end an answer
-    alternatives: int = 0  # most probable tokens that each step carries beside the chosen one
+    alternatives: int = 0  # most probable tokens that each step carries beside the chosen one ...
+    alternative_ids: tuple[int, ...] = ()  # ... or these, whatever their probability (greedy, distill, llm)
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id of the SLM, nats) added to the logits of every model
 
 
@@ -230,14 +232,14 @@ class AdapterTraining(Checked):
     micro_batch: int = option(0, "Trajectories per forward, if a step does not fit into memory; 0 = all.", low=0)
     patience: int = option(2, "Epochs without a better validation before stopping.", low=1)
     bf16: bool = option(False, "bfloat16 autocast (the trained weights stay float32).")
-    report_to: Reporter = option("none", "Where curves go as well: none, tensorboard or wandb.")
+    report_to: Reporter = option("none", "Where curves go as well.")
 
 
 @dataclass(frozen=True)
 class ScorerConfig(AdapterTraining):
     """Training of the S2T-Local scorer."""
 
-    mode: ScorerMode = option("activated", "coupled, proposer or activated.")
+    mode: ScorerMode = option("activated", "What the adapter acts on: every token, or only what scores.")
     score: ScoreKind = option("anchored", "bins (the paper) or anchored (plus a learned multiple of log p_SLM).")
     bins: int = option(16, "Score bins, equally spaced from 0 to 1.", low=2)
     score_temperature: float = option(
@@ -293,7 +295,9 @@ class BenchConfig(Checked):
     new_tokens: int = option(128, "Tokens written after it.", low=1)
     plain_tokens: int = option(4, "Tokens that the plain reference writes; it is too slow for more.", low=1)
     bench_budget: float = option(0.01, "Fraction of triggered steps.", low=0.0, high=1.0)
-    questions: int = option(12, "Questions that the pair answers; 0 times only the shapes.", low=0)
+    questions: int = option(
+        12, "Questions that the pair answers, an equal share of each domain; 0 times only the shapes.", low=0
+    )
     repeats: int = option(5, "Medians are over so many runs of every row, in turn.", low=1)
     bench_dtype: Literal["bfloat16", "float32", "float16"] = option("bfloat16", "Weight type of the shapes.")
 

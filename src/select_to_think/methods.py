@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 from select_to_think.config import MentorConfig, MethodSettings, SelectConfig
 from select_to_think.models.detokenizer import StopStrings
-from select_to_think.models.scorer import Scorer
-from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.policies.base import Limits, Policy
 from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
+from select_to_think.policies.optimistic import Optimistic
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
@@ -36,6 +35,7 @@ from select_to_think.verifiers.free import FreeVerifier
 from select_to_think.verifiers.mlp import MLPVerifier
 
 if TYPE_CHECKING:
+    from select_to_think.models.scorer import Scorer
     from select_to_think.session import Session
 
 SLM, LLM = Role("slm"), Role("llm")
@@ -87,7 +87,8 @@ def limits(session: Session, settings: MethodSettings) -> Limits:
     """When answers end."""
     stop, tokenizer = settings.stop, session.slm.tokenizer
     watch = (lambda: StopStrings(tokenizer, stop)) if stop else None
-    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch, settings.alternatives)
+    told = settings.alternatives, settings.alternative_ids
+    return Limits(session.stop_ids, settings.decode.max_new_tokens, watch, *told)
 
 
 def greedy(session: Session, settings: MethodSettings, samples: int) -> Decoder:
@@ -134,7 +135,9 @@ def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder
         if not takeover and not session.shares_vocabulary and session.inexact_llm:
             raise S2TError(f"s2t over two vocabularies needs {session.inexact_llm}; or choose takeover or mentor-free")
         trigger = trigger_of(METHODS["takeover" if takeover else "s2t"], session, settings)
-        form = BlockVerified if trigger.kind.needs_llm and select.block_verified else Select
+        form = Optimistic if session.guesses and not trigger.kind.needs_llm else Select
+        if trigger.kind.needs_llm and select.block_verified:
+            form = BlockVerified
         goes_on = settings.decode.on_llm_failure == "continue"
         selector = LLMSelector(takeover, goes_on)
         policy = form(limits(session, settings), trigger, selector, select.candidates, goes_on)
@@ -189,6 +192,8 @@ def free(session: Session, mentor: MentorConfig) -> Verifier:
 
 def trained(session: Session, mentor: MentorConfig) -> Verifier:
     """A network on the SLM's hidden state."""
+    from select_to_think.models.verifier import load_verifier
+
     prompt = prompt_of(session, mentor).read_at(mentor.verifier_state)
     head = load_verifier(session.verifier_folder, session.slm, prompt.wording)
     return MLPVerifier(prompt, mentor.order, head)

@@ -23,6 +23,7 @@ from select_to_think.runs import Committed, Event, Failed, Finished, Row, Run
 from select_to_think.structures import (
     Adopt,
     Branch,
+    Collect,
     Commit,
     Counts,
     Extend,
@@ -32,6 +33,7 @@ from select_to_think.structures import (
     PolicyRun,
     Requests,
     S2TError,
+    Submit,
     Truncate,
 )
 
@@ -146,6 +148,11 @@ class Runtime:
     def answer(self, ask: Ask) -> None:
         """Resume the row that asked, once all that it asked is answered."""
         row, _ = self.asked.pop(ask, (None, 0))
+        if row is not None and ask is row.submitted:
+            if row.collecting:
+                row.collecting, row.submitted = False, None
+                self.advance(row, ask.answer)
+            return
         if row is None or any(other in self.asked for other in row.asks):
             return
         answers = [other.answer for other in row.asks]
@@ -161,6 +168,8 @@ class Runtime:
                 reply = None
                 if isinstance(request, Join) and row.finished_children:
                     reply = row.finished_children.popleft()
+                elif isinstance(request, Collect) and row.submitted is not None and row.submitted not in self.asked:
+                    reply, row.submitted = row.submitted.answer, None
                 elif not self.settle(row, request):
                     return
         except StopIteration as end:
@@ -182,6 +191,11 @@ class Runtime:
             case Commit():
                 if row.parent is None:
                     self.events.append(Committed(row.key, request.steps))
+            case Submit():
+                row.submitted = self.submit(row, request.request)
+            case Collect():
+                row.collecting = request.wait or len(self.live) > 1  # who is not alone would hold up others
+                return not row.collecting
             case Fork():
                 self.fork(row, request.children)
             case Join():
@@ -192,17 +206,17 @@ class Runtime:
             case _:
                 row.several = isinstance(request, tuple)
                 for single in request if isinstance(request, tuple) else (request,):
-                    self.submit(row, single)
+                    row.asks.append(self.submit(row, single))
                 return False
         return True
 
-    def submit(self, row: Row, request: Extend | Branch) -> None:
+    def submit(self, row: Row, request: Extend | Branch) -> Ask:
         """Ask the backend of a role."""
         adapter = getattr(request, "adapter", None)
         ask = Ask(row.contexts[request.model], request, adapter and row.run.roles[adapter].adapter)
         self.backends[row.run.roles[request.model].backend].submit(ask)
-        row.asks.append(ask)
         self.asked[ask] = row, self.steps
+        return ask
 
     def fork(self, parent: Row, policies: Iterable[PolicyRun]) -> None:
         """Start children on copies of the parent's contexts."""
@@ -246,9 +260,9 @@ class Runtime:
             row.parent.spent.add(row.cost())
         self.live.remove(row)
         row.ended = True
-        for ask in row.asks:
-            self.asked.pop(ask, None)
-        row.asks = []
+        for ask in (*row.asks, row.submitted):
+            self.asked.pop(ask, None)  # type: ignore[arg-type]
+        row.asks, row.submitted = [], None
         with suppress(Exception):  # of a policy that was stopped, on its way out
             row.run.policy.close()
         for contexts in (row.contexts, *row.spares):

@@ -37,12 +37,12 @@ from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_
 from select_to_think.policies.base import Task
 from select_to_think.policies.bias import biased
 from select_to_think.policies.interpreter import interpret
-from select_to_think.policies.label import Label
+from select_to_think.policies.label import Label, Labels
 from select_to_think.policies.score import score_output
 from select_to_think.runs import Committed, Event, Finished, Run
 from select_to_think.runtime import Runtime
 from select_to_think.streams import Streams
-from select_to_think.structures import Generation, Labels, PolicyRun, Role, S2TError, StepRecord
+from select_to_think.structures import Generation, PolicyRun, Role, S2TError, StepRecord
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.kl import SUPPORT
 from select_to_think.triggers.table import find_trigger
@@ -175,13 +175,23 @@ class Session(Artefacts):
     ) -> AsyncIterator[StepRecord]:
         """The steps of one answer as they become final; other work of the event loop goes on meanwhile."""
         events = self.events(self.runs([question], method, settings), 1)
-        try:
-            while (found := await asyncio.to_thread(next, events, None)) is not None:
+
+        def leave(read: asyncio.Future[tuple[int, Event] | None]) -> None:
+            read.exception()  # nobody else asks for it
+            events.close()  # type: ignore[attr-defined]
+
+        while True:
+            reading = asyncio.get_running_loop().run_in_executor(None, next, events, None)
+            try:
+                found = await asyncio.shield(reading)
+                if found is None:
+                    return
                 if isinstance(found[1], Committed):
                     for step in found[1].steps:
                         yield step
-        finally:
-            events.close()  # type: ignore[attr-defined]
+            except BaseException:  # cancelled, perhaps in the midst of a step, or left
+                reading.add_done_callback(leave)
+                raise
 
     def runs(
         self, questions: Iterable[Question], method: str, settings: MethodSettings, extract: Extract | None = None
@@ -214,7 +224,7 @@ class Session(Artefacts):
         if record.asks_llm and not self.shares_vocabulary:
             run = self.over_llm(run, question, prompt)
             longest = max(longest, len(self.llm_prompt(question)))
-        tokens = longest + settings.decode.max_new_tokens + 2 * settings.select.candidates
+        tokens = longest + settings.decode.max_new_tokens + 2 * settings.select.candidates + decoder.policy.leaf_tokens
         return self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
 
     def run(self, policy: Any, roles: Mapping[str, Role], tokens: int, copies: int = 0) -> Run:

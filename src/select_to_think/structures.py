@@ -9,7 +9,7 @@ Non-goals: behaviour. These are records; the meaning of each field is defined he
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -167,6 +167,21 @@ class Branch:
 
 
 @dataclass(frozen=True, slots=True)
+class Submit:
+    """Ask, and go on at once; `Collect` brings the answer. One request of a sequence may be under way like this."""
+
+    request: Extend | Branch
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """The answer to what was submitted. Without `wait` it may be None: not there yet, and nobody else has anything to
+    compute, so the sequence may compute ahead of the answer and ask again."""
+
+    wait: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """Go on with one leaf of the context's last branch (one without `adapter`). Free: no forward."""
 
@@ -205,7 +220,7 @@ class Join:
     """Wait for the next child that finishes; the answer is its `Generation`, in order of finishing."""
 
 
-Request = Extend | Branch | Truncate | Adopt | Commit | Fork | Join
+Request = Extend | Branch | Submit | Collect | Truncate | Adopt | Commit | Fork | Join
 Requests = Request | tuple[Extend | Branch, ...]  # a tuple is asked at once, and answered together
 
 
@@ -224,6 +239,7 @@ class Counts:
     slm_tokens_processed: int = 0
     slm_tokens_cached: int = 0  # copied from a sequence that began alike
     slm_forwards: int = 0
+    slm_tokens_discarded: int = 0  # of those processed: computed ahead of the LLM's choice, behind other candidates
     llm_tokens_generated: int = 0  # of the output, written by the LLM; those that it only selected are the SLM's
     llm_tokens_processed: int = 0
     llm_tokens_cached: int = 0
@@ -297,22 +313,6 @@ class Generation:
     def flip_count(self) -> int:
         """Number of flips."""
         return sum(step.flip for step in self.steps)
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """What both models say at each of the P output tokens of a finished sequence (one forward each).
-
-    Row p describes the distribution from which output token p was chosen. Without an LLM its fields are None.
-    """
-
-    slm_ids: Ids  # (P, S) the SLM's top-S tokens, best first
-    slm_logprobs: Floats  # (P, S) nats
-    statistics: Mapping[str, Floats]  # trigger -> (P,) its statistic; those that need an LLM only with one
-    hidden: Floats | None = None  # (P, hidden_size) of the SLM
-    llm_logprobs: Floats | None = None  # (P, S) of `slm_ids`, nats
-    llm_top_ids: Ids | None = None  # (P, S) the LLM's top-S tokens, best first
-    llm_top_logprobs: Floats | None = None  # (P, S) nats
 
 
 PolicyRun = Generator[Requests, Any, Generation]

@@ -11,11 +11,12 @@ from rich.console import Console
 from select_to_think.analysis.tables import ACCURACY, Column, Table
 from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, folder_for
-from select_to_think.cli.options import Batching, Only
+from select_to_think.cli.options import Batching, Only, name_option
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.tables import show_table
 from select_to_think.config import DataConfig, EvalSettings, MentorConfig, PairConfig
+from select_to_think.methods import METHODS
 from select_to_think.structures import S2TError, comma_separated
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ COLUMNS = (
     Column("llm_tokens_share", "Mentor share", "percent"),
     Column("seconds_per_answer", "s/answer", "number"),
 )
+MENTORS = [name for name, method in METHODS.items() if method.mentor]
 VERIFYING = tuple(spec.name for spec in fields(MentorConfig) if spec.name not in ("consult_rate", "segment_tokens"))
 Verifying = Annotated[MentorConfig, Only(VERIFYING, presets=True)]
 
@@ -39,9 +41,7 @@ def ablate(
     mentor: Verifying,
     data: DataConfig,
     style: Style,
-    method: Annotated[str, typer.Option(metavar="NAME", help="mentor-free, mentor-mlp or mentor-coin.")] = (
-        "mentor-free"
-    ),
+    method: Annotated[str, name_option("Which verifier judges.", MENTORS, metavar="NAME")] = "mentor-free",
     consult_rates: Annotated[
         str, typer.Option(metavar="FRACTIONS", help="Consultation rates, comma-separated.")
     ] = "0,0.05,0.1,0.25,0.5,1",

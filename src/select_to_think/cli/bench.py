@@ -16,10 +16,13 @@ from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
-from select_to_think.config import BenchConfig, DataConfig, PairConfig, ScorerConfig
-from select_to_think.structures import S2TError
+from select_to_think.config import BenchConfig, DataConfig, PairConfig, ScorerConfig, SelectConfig
+from select_to_think.pairs.problems import DOMAINS
+from select_to_think.serving.settings import BenchServeConfig
+from select_to_think.structures import S2TError, comma_separated
 
 COLLECTION = "collection"  # in the folder of a pair
+QUESTIONS_EACH = 32  # of each domain, that a server is asked
 Repeats = Annotated[int, typer.Option("--repeats", metavar="INT", min=1, help="Medians are over so many.")]
 
 
@@ -54,13 +57,66 @@ def decode(
     from select_to_think.evaluation.bench import bench_decode
     from select_to_think.session import Session
 
-    questions: list[str] = []
-    if config.questions:
-        items = choose_items(pair, DataConfig(split="validation", limit=config.questions))
-        questions = [item.question for item in items][:: max(1, len(items) // config.questions)][: config.questions]
+    questions = validation_questions(pair, config.questions) if config.questions else []
     with progress("timing") as report:
         rows = bench_decode(config, Session.load(pair), questions, report)
     return Reply({"schema": 1, "rows": rows, "config": asdict(config)}, lambda console: show(console, rows))
+
+
+def serve(pair: Annotated[PairConfig, Only(("pair",))], config: BenchServeConfig) -> Reply:
+    """Serve the bundled pair in one process, ask it from another, and compare with the offline runtime."""
+    from select_to_think.serving.bench import bench_serve
+    from select_to_think.session import Session
+
+    items = choose_items(pair, DataConfig(split="validation", limit=QUESTIONS_EACH))
+    with progress("measuring") as report:
+        payload = bench_serve(config, Session.load(pair), [item.question for item in items], report)
+    return Reply(payload, lambda console: show(console, payload["rows"]))
+
+
+def remote(
+    pair: PairConfig,
+    config: Annotated[
+        BenchConfig, Only(("batch", "new_tokens", "questions"), (("batch", "1,8,32"), ("questions", 32)))
+    ],
+    select: Annotated[SelectConfig, Only(("trigger", "trigger_budget", "candidates"), (("trigger", "entropy"),))],
+    latency_ms: Annotated[
+        str, typer.Option("--latency-ms", metavar="TEXT", help="Added to every answer; several, comma-separated.")
+    ] = "0,10,50,200",
+    jitter: Annotated[
+        float, typer.Option("--jitter", metavar="FLOAT", min=0, max=1, help="Of the latency, up or down.")
+    ] = 0.1,
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help="A method that asks the LLM.")] = "s2t",
+) -> Reply:
+    """Throughput and latency with the LLM behind a server (--llm http://host:port/v1), further and further away."""
+    from select_to_think.evaluation.bench_remote import bench_remote
+
+    try:
+        latencies = [float(each) for each in comma_separated(latency_ms)]
+    except ValueError:
+        latencies = []
+    if not latencies or min(latencies) < 0:
+        raise S2TError(f"latency must be milliseconds, separated by commas, got {latency_ms!r}")
+    with progress("timing") as report:
+        rows = bench_remote(
+            pair,
+            validation_questions(pair, max(1, config.questions)),
+            method,
+            select,
+            latencies_ms=latencies,
+            batches=config.batches,
+            jitter=jitter,
+            new_tokens=config.new_tokens,
+            progress=report,
+        )
+    return Reply({"schema": 1, "rows": rows, "method": method}, lambda console: show(console, rows))
+
+
+def validation_questions(pair: PairConfig, count: int) -> list[str]:
+    """The first validation problems of the bundled pair, an equal share of each domain."""
+    share = -(-count // len(DOMAINS))
+    items = choose_items(pair, DataConfig(split="validation", limit=share))
+    return [item.question for item in items][:count]
 
 
 def show(console: Console, rows: list[dict[str, Any]]) -> None:
@@ -81,8 +137,8 @@ def shown(value: Any) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Add `s2t bench decode` and `s2t bench train`."""
+    """Add the sub-commands of `s2t bench`."""
     group = typer.Typer(no_args_is_help=True, help="Time the fast paths against the plain ones.")
-    add_command(group, "decode", decode)
-    add_command(group, "train", train)
+    for name, command in (("decode", decode), ("train", train), ("serve", serve), ("remote", remote)):
+        add_command(group, name, command)
     app.add_typer(group, name="bench")

@@ -20,9 +20,8 @@ from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.report import FILE_NAME as REPORT
 from select_to_think.cli.tables import show_table
-from select_to_think.cli.trace import show_generation
+from select_to_think.cli.trace import show_result
 from select_to_think.config import DecodeConfig, EvalSettings, PairConfig, ScoreKind, ScorerMode, SelectConfig
-from select_to_think.structures import Generation
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
@@ -64,16 +63,17 @@ def demo(
     scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, settings, folder)}
     measured = run_measure(session, items, settings, folder) if session.shares_vocabulary else None
     item = telling_item(folder, items)
-    example = session.generate([item.question], LOCAL, decode, select)[0]
+    answer = session.generate([item.question], LOCAL, decode, select)[0]
+    example = describe(item.question, answer, session.text)
     page = write_report([folder], folder / REPORT)
     payload = {
         **results.to_json(),
         "scorers": {name: [asdict(row) for row in rows] for name, rows in scorers.items()},
         "measure": [] if measured is None else measured["results"],
-        "example": describe(item.question, example, session.text),
+        "example": example,
         "report": str(page),
     }
-    return Reply(payload, lambda console: show(console, session, results, scorers, measured, item, example, page))
+    return Reply(payload, lambda console: show(console, results, scorers, measured, item, example, page))
 
 
 def run_methods(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> Results:
@@ -159,12 +159,11 @@ def telling_item(folder: Path, items: list[Item]) -> Item:
 
 def show(
     console: Console,
-    session: Session,
     results: Results,
     scorers: dict[str, list[ResultRow]],
     measured: dict[str, Any] | None,
     item: Item,
-    example: Generation,
+    example: dict[str, Any],
     page: Path,
 ) -> None:
     """The tables, the worked example, and where the report lies."""
@@ -173,7 +172,7 @@ def show(
     if measured is not None:
         measure_command.show(console, measured)
     console.print("\nOne problem that greedy decoding fails and s2t-local solves:\n", style="bold")
-    show_generation(console, item.question, example, session.text)
+    show_result(console, example)
     console.print(f"\nright answer: {item.answer}")
     console.print(f"report: {page.resolve()}", soft_wrap=True)
 

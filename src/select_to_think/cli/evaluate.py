@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, folder_for
-from select_to_think.cli.options import DATA_PANEL
+from select_to_think.cli.options import DATA_PANEL, completing, name_option
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.config import (
@@ -25,15 +25,21 @@ from select_to_think.config import (
     RuntimeConfig,
     SelectConfig,
 )
+from select_to_think.methods import METHODS
 from select_to_think.structures import S2TError, comma_separated, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.results import Results
 
-METHODS = "greedy,maj@8,takeover,s2t,s2t-local,llm"
+DEFAULT_METHODS = "greedy,maj@8,takeover,s2t,s2t-local,llm"
 
-Methods = Annotated[str, typer.Option(metavar="NAMES", help="Methods, comma-separated; N in maj@N is any number.")]
-Baseline = Annotated[str, typer.Option(metavar="NAME", help="The method with which the others are compared.")]
+Methods = Annotated[str, name_option("Methods, comma-separated; N in maj@N is any number.", METHODS, metavar="NAMES")]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="The method with which the others are compared.", autocompletion=completing(METHODS)
+    ),
+]
 Seeds = Annotated[
     str | None,
     typer.Option(metavar="INTS", help="Seeds of the methods that draw at random, comma-separated, for --seed."),
@@ -78,7 +84,7 @@ def evaluate(
     data: DataConfig,
     style: Style,
     prices: PriceConfig,
-    methods: Methods = METHODS,
+    methods: Methods = DEFAULT_METHODS,
     baseline: Baseline = EvalSettings.baseline,
     seeds: Seeds = None,
     shard: Share = None,

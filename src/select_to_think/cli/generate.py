@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from select_to_think.cli.command import add_command
-from select_to_think.cli.options import Only
+from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply
-from select_to_think.cli.trace import Decode, show_generation
-from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.cli.trace import LiveAnswer, show_choices, show_result
+from select_to_think.config import (
+    DataConfig,
+    DecodeConfig,
+    MentorConfig,
+    MethodSettings,
+    PairConfig,
+    RuntimeConfig,
+    SelectConfig,
+)
+from select_to_think.methods import METHODS
 from select_to_think.structures import Generation, S2TError
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
+
+Decode = Callable[[Sequence[int]], str]
 
 EXAMPLE = 's2t generate "Today Ida has 23 keys. ..."'
 
@@ -31,13 +45,13 @@ def generate(
     questions: Annotated[list[str] | None, typer.Argument(help="The questions, each in quotes.")] = None,
     method: Annotated[
         str,
-        typer.Option(
-            help="greedy, sample, maj@N, llm, takeover, s2t, s2t-local, mentor-free, mentor-mlp ...",
-            rich_help_panel="Selection",
-        ),
+        name_option("How to decode; N in maj@N is any number.", METHODS, metavar="NAME", rich_help_panel="Selection"),
     ] = "s2t-local",
 ) -> Reply:
-    """Answer questions; triggered steps are marked and flips are coloured, with the candidates and their scores."""
+    """Answer questions; triggered steps are marked and flips are coloured, with the candidates and their scores.
+
+    On a terminal the answer to a single question is shown as it is written.
+    """
     asked = list(questions or [])
     if data.data is not None:
         from select_to_think.evaluation.items import load_items
@@ -47,11 +61,36 @@ def generate(
         raise S2TError(f"there is no question; give one in quotes ({EXAMPLE}) or name a file with --data")
     from select_to_think.session import Session
 
-    session = Session.load(pair, runtime)
-    answers = session.generate(asked, method, decode, select, mentor)
-    results = [describe(question, answer, session.text) for question, answer in zip(asked, answers, strict=True)]
-    payload = {"schema": 1, "method": method, "results": results}
-    return Reply(payload, lambda console: show(console, asked, answers, session))
+    session, settings = Session.load(pair, runtime), MethodSettings(decode, select, mentor)
+
+    def payload() -> dict[str, Any]:
+        answers = session.generate(asked, method, decode, select, mentor)
+        results = [describe(question, answer, session.text) for question, answer in zip(asked, answers, strict=True)]
+        return {"schema": 1, "method": method, "results": results}
+
+    def show(console: Console) -> None:
+        if len(asked) == 1 and console.is_terminal:
+            stream(console, session, asked[0], method, settings)
+            return
+        for index, result in enumerate(payload()["results"]):
+            if index:
+                console.rule()
+            show_result(console, result)
+
+    return Reply(payload, show)
+
+
+def stream(console: Console, session: Session, question: str, method: str, settings: MethodSettings) -> None:
+    """Show the answer to one question as it is written."""
+    from select_to_think.cli.chat.local import LocalChat
+
+    answer = LiveAnswer()
+    with closing(LocalChat(session).answer(question, method, settings)) as parts:
+        first = next(parts)  # what cannot be answered leaves nothing behind
+        console.print(question, style="dim", soft_wrap=True)
+        answer.show(console, chain([first], parts))
+    assert answer.ending is not None
+    show_choices(console, answer.steps, answer.ending.votes, answer.ending.finish_reason)
 
 
 def describe(question: str, answer: Generation, decode: Decode) -> dict[str, Any]:
@@ -73,14 +112,6 @@ def describe(question: str, answer: Generation, decode: Decode) -> dict[str, Any
         "counts": asdict(answer.counts),
         "steps": steps,
     }
-
-
-def show(console: Console, questions: list[str], answers: list[Generation], session: Session) -> None:
-    """The answers one after the other."""
-    for index, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        if index:
-            console.rule()
-        show_generation(console, question, answer, session.text)
 
 
 def register(app: typer.Typer) -> None:

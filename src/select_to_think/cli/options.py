@@ -9,7 +9,7 @@ Non-goals: reading files, checking values (the dataclasses do).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -36,8 +36,11 @@ from select_to_think.config import (
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
+from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
+from select_to_think.serving.settings import AccessConfig, BenchServeConfig
 from select_to_think.structures import S2TError
+from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"
 PANELS = {
@@ -55,6 +58,8 @@ PANELS = {
     TriggerTrainConfig: "Training",
     VerifierTrainConfig: "Training",
     BenchConfig: "Timing",
+    BenchServeConfig: "Timing",
+    AccessConfig: "Access",
     ServeConfig: "Server",
 }
 
@@ -87,6 +92,12 @@ PRESET_FLAG = inspect.Parameter(
 )
 
 METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", float | None: "FLOAT", Path | None: "PATH"}
+
+TABLES: dict[str, Mapping[str, Any]] = {  # field -> what it names
+    "trigger": TRIGGERS,
+    "triggers": TRIGGERS,
+    "method": METHODS,
+}
 
 Result = TypeVar("Result")
 
@@ -123,17 +134,38 @@ def flag_type(hint: Any) -> tuple[Any, tuple[str, ...]]:
 def flag(spec: Any, hint: Any, default: Any, panel: str) -> inspect.Parameter:
     """One keyword parameter for typer from one dataclass field. The dataclass itself checks the range."""
     parsed, names = flag_type(hint)
-    dashed = spec.name.replace("_", "-")
+    known = names or TABLES.get(spec.name, ())
+    dashed, help = spec.name.replace("_", "-"), spec.metadata["help"]
     option = typer.Option(
         f"--{dashed}/--no-{dashed}" if default is True else f"--{dashed}",
-        help=escape(f"{spec.metadata['help']}{bounds(spec)}"),
+        help=escape(f"{help}{listed(known)}{bounds(spec)}"),
         metavar="" if parsed is bool else "NAME" if names else METAVARS.get(parsed, "TEXT"),
-        autocompletion=(lambda: names) if names else None,
+        autocompletion=completing(known) if known else None,
         rich_help_panel=panel,
     )
     return inspect.Parameter(
         spec.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[parsed, option]
     )
+
+
+def name_option(help: str, table: Iterable[str], **settings: Any) -> Any:
+    """A flag of a command whose values are the names of a table, one or several after commas."""
+    return typer.Option(help=escape(help + listed(table)), autocompletion=completing(table), **settings)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names of a table as a help text shows them."""
+    return f" [{', '.join(names)}]" if names else ""
+
+
+def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell asks for a name that was begun, or for the last of several after commas."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+    return complete
 
 
 def bounds(spec: Any) -> str:

@@ -30,10 +30,10 @@ STDOUT = 1  # what native code and child processes write to
 
 @dataclass(frozen=True)
 class Reply:
-    """What a command answers: `payload` for `--json`, `show` for a person."""
+    """What a command answers: `payload` for `--json`, `show` for a person; either may do its work when it is called."""
 
-    payload: dict[str, Any]
-    show: Callable[[Console], None]
+    payload: dict[str, Any] | Callable[[], dict[str, Any]]
+    show: Callable[[Console], object]
 
 
 class TextConsole(Console):
@@ -58,7 +58,8 @@ def console(stream: TextIO) -> Console:
 def write_reply(reply: Reply, stream: TextIO, as_json: bool) -> None:
     """Write the answer of a command to `stream`."""
     if as_json:
-        stream.write(visible(json.dumps(finite(reply.payload), ensure_ascii=False, allow_nan=False)) + "\n")
+        payload = reply.payload() if callable(reply.payload) else reply.payload
+        stream.write(visible(json.dumps(finite(payload), ensure_ascii=False, allow_nan=False)) + "\n")
     else:
         reply.show(console(stream))
     stream.flush()

@@ -1,7 +1,9 @@
-"""`s2t serve`: the pair behind an OpenAI-compatible server."""
+"""`s2t serve` and `s2t playground`: the pair behind an OpenAI-compatible server, and its page in the browser."""
 
 from __future__ import annotations
 
+import webbrowser
+from threading import Thread
 from typing import Annotated
 
 import typer
@@ -18,35 +20,75 @@ from select_to_think.config import (
     SelectConfig,
     ServeConfig,
 )
+from select_to_think.serving.settings import AccessConfig
 from select_to_think.structures import S2TError
+
+Rows = Annotated[DecodeConfig, Only(defaults=(("max_batch", 64), ("on_llm_failure", "continue")))]
+Patience = Annotated[RuntimeConfig, Only(defaults=(("max_wait_steps", 32), ("prefix_cache_tokens", 1 << 14)))]
 
 
 def serve(
     pair: PairConfig,
-    decode: Annotated[DecodeConfig, Only(defaults=(("max_batch", 64),))],
+    decode: Rows,
     select: SelectConfig,
     mentor: MentorConfig,
-    runtime: Annotated[RuntimeConfig, Only(defaults=(("max_wait_steps", 32),))],
+    runtime: Patience,
     server: ServeConfig,
+    access: AccessConfig,
 ) -> Reply:
     """Serve every method of the pair to OpenAI's clients until Ctrl-C; settings count where a request has none."""
+    return run(pair, runtime, server, access, MethodSettings(decode, select, mentor))
+
+
+def playground(
+    pair: PairConfig,
+    decode: Rows,
+    select: SelectConfig,
+    mentor: MentorConfig,
+    runtime: Patience,
+    server: Annotated[ServeConfig, Only(defaults=(("port", 0),))],
+    access: AccessConfig,
+) -> Reply:
+    """Open a page in the browser that shows how each token was decided, and where another choice would have led."""
+    return run(pair, runtime, server, access, MethodSettings(decode, select, mentor), opens_page=True)
+
+
+def run(
+    pair: PairConfig,
+    runtime: RuntimeConfig,
+    server: ServeConfig,
+    access: AccessConfig,
+    settings: MethodSettings,
+    *,
+    opens_page: bool = False,
+) -> Reply:
+    """Serve until Ctrl-C."""
     try:
+        from select_to_think.serving.access import ApiKeys, guarded, is_loopback
         from select_to_think.serving.app import create_app
         from select_to_think.serving.engine import Engine
+        from select_to_think.serving.metrics import Metrics
         from select_to_think.serving.server import Server, address, bind
     except ModuleNotFoundError as error:
         raise S2TError(f"{error.name} is missing: install the extra, select-to-think[serve]") from error
     from select_to_think.session import Session
 
-    bound = bind(server)
-    engine = Engine(Session.load(pair, runtime), max_rows=decode.max_batch, max_queue=server.max_queue)
-    app = create_app(engine, server, MethodSettings(decode, select, mentor))
+    keys, metrics, bound = ApiKeys.load(access.api_key_file), Metrics(), bind(server)
+    if not keys.digests and not is_loopback(server.host):
+        note(f"everybody who reaches {server.host} may use this server: name keys with --api-key-file")
+    session = Session.load(pair, runtime)
+    engine = Engine(session, max_rows=settings.decode.max_batch, max_queue=server.max_queue, observer=metrics)
+    app = create_app(engine, server, settings, metrics)
     where = address(bound)
-    note(f"serving {app.state.catalogue.name} by {server.method} at {where}/v1; Ctrl-C ends it")
-    Server(app, engine, server).run([bound])
+    note(f"serving {app.state.catalogue.name} by {server.method} at {where}/v1, and a page at {where}; Ctrl-C ends it")
+    if opens_page:
+        bound.listen()  # the browser's first request waits here until the server takes it
+        Thread(target=webbrowser.open, args=(where,), daemon=True).start()
+    Server(guarded(app, access, server.host, keys, metrics.visited), engine, server).run([bound])
     return Reply({"schema": 1, "address": where}, lambda console: None)
 
 
 def register(app: typer.Typer) -> None:
-    """Add `s2t serve`."""
-    add_command(app, "serve", serve, resume="the server has ended")
+    """Add both."""
+    for function in (playground, serve):
+        add_command(app, function.__name__, function, resume="the server has ended")

@@ -26,7 +26,8 @@ from select_to_think.evaluation.items import Item, assert_unique, refuse_test
 from select_to_think.evaluation.results import provenance
 from select_to_think.evaluation.settings import decode_settings
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on
-from select_to_think.structures import Floats, Labels, Progress, S2TError, comma_separated, unknown_name
+from select_to_think.policies.label import Labels
+from select_to_think.structures import Floats, Progress, S2TError, comma_separated, unknown_name
 from select_to_think.triggers.table import calibrated, find_trigger
 
 if TYPE_CHECKING:

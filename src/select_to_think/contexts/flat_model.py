@@ -111,5 +111,6 @@ class AdaptedLinear:
         for name, first, end in self.owner.spans:
             if name in self.parts:
                 down, up = self.parts[name]
-                out[..., first:end, :] += (inputs[..., first:end, :] @ down) @ up
+                rows, sums = (t.view(-1, t.shape[-1])[first:end] for t in (inputs, out))
+                sums.addmm_(rows @ down, up)
         return out

@@ -18,7 +18,7 @@ class Extents:
 
     def __init__(self, slots: int) -> None:
         """Everything is free; what is left behind the last whole block of the smallest size is not used."""
-        self.slots = slots
+        self.slots = slots - slots % SMALLEST_EXTENT
         self.free: dict[int, list[int]] = {}  # size -> starts, in order
         start, size = 0, 1 << max(slots, 1).bit_length()
         while (size := size // 2) >= SMALLEST_EXTENT:
@@ -26,6 +26,11 @@ class Extents:
                 self.free[size] = [start]
                 start += size
         self.largest = max(self.free, default=0)
+
+    @property
+    def available(self) -> int:
+        """Slots that belong to nobody; may be read while another thread takes and gives."""
+        return sum(size * len(starts) for size, starts in list(self.free.items()))
 
     @staticmethod
     def size_for(tokens: int) -> int:

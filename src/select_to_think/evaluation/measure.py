@@ -21,7 +21,8 @@ from select_to_think.evaluation.fitting import only_fitting
 from select_to_think.evaluation.items import Item, assert_unique, with_all
 from select_to_think.evaluation.results import Document, Provenance, provenance
 from select_to_think.evaluation.rollouts import labelled_greedy
-from select_to_think.structures import Labels, Progress, S2TError
+from select_to_think.policies.label import Labels
+from select_to_think.structures import Progress, S2TError
 from select_to_think.triggers.table import find_trigger
 
 if TYPE_CHECKING:

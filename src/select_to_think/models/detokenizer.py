@@ -6,11 +6,14 @@ Non-goals: encoding; bytes of single tokens (`spelling.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNFINISHED = "\ufffd"  # what a part of a character decodes to
 CONTEXT = 8  # tokens before the new ones that decide how these are written
+WINDOW = 32  # tokens that are decoded again for each new one, at most
 
 
 class Detokenizer:
@@ -20,28 +23,30 @@ class Detokenizer:
         """Nothing is written yet."""
         self.tokenizer = tokenizer
         self.tokens: list[int] = []
-        self.begin = self.told = 0  # text is complete up to token `told`; decoding starts at token `begin`
+        self.begin = 0  # decoding starts at this token
+        self.told = ""  # what the tokens from there on have told
 
     def push(self, token: int) -> str:
         """The text that a token adds; nothing while it ends within a character."""
         self.tokens.append(token)
-        text = self.decode(self.begin, len(self.tokens))
+        text = self.decode()
         return "" if text.endswith(UNFINISHED) else self.tell(text)
 
     def flush(self) -> str:
         """What is left at the end of the answer: a part of a character, as a rule nothing."""
-        return self.tell(self.decode(self.begin, len(self.tokens)))
+        return self.tell(self.decode())
 
     def tell(self, text: str) -> str:
         """What `text` has beyond what was told."""
-        new = text[len(self.decode(self.begin, self.told)) :]
-        self.told = len(self.tokens)
-        self.begin = max(self.begin, self.told - CONTEXT)
+        new, self.told = text[len(self.told) :], text
+        if len(self.tokens) - self.begin > WINDOW:
+            self.begin = len(self.tokens) - CONTEXT
+            self.told = self.decode()
         return new
 
-    def decode(self, first: int, end: int) -> str:
-        """The text of some of the tokens, without special ones."""
-        return str(self.tokenizer.decode(self.tokens[first:end], skip_special_tokens=True))
+    def decode(self) -> str:
+        """The text of the latest tokens, without special ones."""
+        return str(self.tokenizer.decode(self.tokens[self.begin :], skip_special_tokens=True))
 
 
 class StopStrings:

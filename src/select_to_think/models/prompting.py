@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from select_to_think.models.remote import Model
 from select_to_think.structures import S2TError
+
+if TYPE_CHECKING:
+    from select_to_think.models.remote import Model
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-from select_to_think.models.loading import LoadedModel
+    from select_to_think.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class RemoteModel:
     stop_ids: frozenset[int]
 
 
-Model = LoadedModel | RemoteModel
+Model: TypeAlias = "LoadedModel | RemoteModel"
 
 
 def is_address(name: str | None) -> bool:

@@ -13,11 +13,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from select_to_think.config import VerifierPlace, VerifierState
-from select_to_think.models.loading import LoadedModel
+from select_to_think.config import VerifierPlace
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.structures import S2TError, shared_length
+
+if TYPE_CHECKING:
+    from select_to_think.models.loading import LoadedModel
 
 LETTERS = ("A", "B")
 
@@ -44,7 +47,7 @@ class VerifierPrompt:
         """The same template about another question."""
         return replace(self, question=question)
 
-    def read_at(self, state: VerifierState) -> VerifierPrompt:
+    def read_at(self, state: str) -> VerifierPrompt:
         """The prompt behind which a network reads the hidden state."""
         return replace(self, opening=None) if state == "before" else self
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
-
-from select_to_think.models.loading import LoadedModel
-from select_to_think.models.remote import Model, RemoteModel
+from select_to_think.models.remote import RemoteModel
 from select_to_think.structures import S2TError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from select_to_think.models.loading import LoadedModel
+    from select_to_think.models.remote import Model
 
 RESERVED_TOKEN = re.compile(r"^[<\[]\|?(reserved|unused|extra)(_special_token)?_?\d+\|?[>\]]$")
 
@@ -27,6 +30,8 @@ def stop_ids(loaded: Model) -> frozenset[int]:
 
 def named_stop_ids(name_or_path: str, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The same of a model that is not here, as far as what is published beside its tokenizer tells."""
+    from transformers import GenerationConfig
+
     try:
         published: Any = GenerationConfig.from_pretrained(name_or_path).eos_token_id
     except (OSError, ValueError):

@@ -13,9 +13,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from select_to_think.models.loading import LoadedModel
 from select_to_think.models.vocabulary import stop_ids
+
+if TYPE_CHECKING:
+    from select_to_think.models.loading import LoadedModel
 
 WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 LONGEST = 32  # tokens; what goes on without whitespace is cut there

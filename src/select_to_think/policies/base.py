@@ -23,6 +23,11 @@ class Task:
 class Policy(ABC):
     """One decoding method; `run` is straight-line code for ONE sequence."""
 
+    @property
+    def leaf_tokens(self) -> int:
+        """Room beside the sequence that its leaves may need, beyond that for candidates."""
+        return 0
+
     def about(self, task: Task) -> Self:
         """This policy for one question."""
         return self
@@ -47,10 +52,13 @@ class Limits:
     stop_ids: frozenset[int]
     max_new_tokens: int
     watch: Callable[[], StopWatch] | None = None  # makes what looks for stop strings in one answer
-    alternatives: int = 0  # most probable tokens that each step carries
+    alternatives: int = 0  # most probable tokens that each step carries ...
+    alternative_ids: tuple[int, ...] = ()  # ... or these, where the policy asks for them
 
     def best(self, seen: Observation, line: int = 0) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The alternatives of a step: tokens and log-probabilities. Those that can never be written are left out."""
+        if self.alternative_ids:
+            return self.alternative_ids, tuple(map(float, seen.asked_logprobs[line]))
         if not self.alternatives:
             return (), ()
         logprobs = tuple(v for v in map(float, seen.top_logprobs[line, : self.alternatives]) if v > -math.inf)

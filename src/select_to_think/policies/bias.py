@@ -10,7 +10,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from select_to_think.structures import Branch, Extend, Fork, Requests
+from select_to_think.structures import Branch, Extend, Fork, Requests, Submit
 
 WRITERS = ("slm", "llm")
 R = TypeVar("R")
@@ -43,6 +43,8 @@ def with_bias(request: Any, bias: tuple[tuple[int, float], ...]) -> Any:
     """A request under the bias; those of children too."""
     if isinstance(request, Fork):
         return Fork([biased(child, bias) for child in request.children])
+    if isinstance(request, Submit):
+        return Submit(with_bias(request.request, bias))
     if isinstance(request, Extend | Branch) and request.model in WRITERS and request.observe is not None:
         return replace(request, observe=replace(request.observe, bias=bias))
     return request

@@ -18,12 +18,13 @@ class Greedy(Policy):
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; `seed` is not used."""
-        answer = Answer(self.limits)
+        answer, limits = Answer(self.limits), self.limits
+        asked = (limits.alternative_ids,) if limits.alternative_ids else None
         fresh: Sequence[int] = prompt
         while answer.room:
-            seen = yield Extend(self.model, fresh, Observe(top_k=max(1, self.limits.alternatives)))
+            seen = yield Extend(self.model, fresh, Observe(max(1, limits.alternatives), ids=asked))
             token, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
-            ids, logprobs = self.limits.best(seen)
+            ids, logprobs = limits.best(seen)
             step = StepRecord(token, logprob, alternatives=ids, alternative_logprobs=logprobs)
             if self.model == "slm":
                 yield answer.add(replace(step, greedy_token=token))

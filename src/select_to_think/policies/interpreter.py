@@ -24,12 +24,12 @@ import numpy as np
 
 from select_to_think.models.translation import Translation
 from select_to_think.policies.candidates import CandidateQuery
+from select_to_think.policies.label import Labels
 from select_to_think.structures import (
     Branch,
     Extend,
     Fork,
     Generation,
-    Labels,
     ModelUnavailable,
     Observation,
     Observe,

@@ -6,12 +6,28 @@ those of `triggers/`, computed for the whole sequence at once.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from select_to_think.structures import Extend, Labels, Observation, Observe, Requests
+from select_to_think.structures import Extend, Floats, Ids, Observation, Observe, Requests
 from select_to_think.triggers.table import calibrated
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What both models say at each of the P output tokens of a finished sequence (one forward each).
+
+    Row p describes the distribution from which output token p was chosen. Without an LLM its fields are None.
+    """
+
+    slm_ids: Ids  # (P, S) the SLM's top-S tokens, best first
+    slm_logprobs: Floats  # (P, S) nats
+    statistics: Mapping[str, Floats]  # trigger -> (P,) its statistic; those that need an LLM only with one
+    hidden: Floats | None = None  # (P, hidden_size) of the SLM
+    llm_logprobs: Floats | None = None  # (P, S) of `slm_ids`, nats
+    llm_top_ids: Ids | None = None  # (P, S) the LLM's top-S tokens, best first
+    llm_top_logprobs: Floats | None = None  # (P, S) nats
 
 
 @dataclass(frozen=True)

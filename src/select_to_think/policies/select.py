@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, Self
 
 from select_to_think.policies.base import Answer, Limits, Policy, Task
-from select_to_think.selectors.base import Selector, Triggered
+from select_to_think.selectors.base import Choice, Selector, Triggered
 from select_to_think.structures import (
     Adopt,
     Extend,
@@ -90,46 +90,63 @@ class Select(Policy):
         The SLM saw `seen`; if the LLM was asked, line `line` of `look` is its view of this step. Nothing is looked at
         behind the `last` step.
         """
-        greedy, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
-        llm_top = None if look is None else int(look.top_ids[line, 0])
         if look is None and self.trigger.kind.needs_llm:
+            greedy, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
             return StepRecord(greedy, logprob, greedy_token=greedy, llm_failed=True), None
-        statistic = self.trigger.statistic(seen, None if look is None else look.line(line), random)
-        ids, ids_logprobs = self.limits.best(seen)
-        step = StepRecord(
-            greedy,
-            logprob,
-            greedy_token=greedy,
-            statistic=statistic,
-            llm_top_token=llm_top,
-            alternatives=ids,
-            alternative_logprobs=ids_logprobs,
-        )
-        if not self.trigger.fires(statistic, self.begun + number):
+        step = self.proposal(seen, look, line, random)
+        if not self.fires(step, number):
             return step, None
-        logprobs = tuple(v for v in map(float, seen.top_logprobs[0, : self.candidates]) if v > -math.inf)
-        candidates = tuple(map(int, seen.top_ids[0, : len(logprobs)]))
-        triggered = Triggered(candidates, logprobs, look, line, None if last else self.observe)
+        triggered = self.triggered(seen, look, line, last=last)
         choice = yield from self.selector.choose(triggered)
-        place = candidates.index(choice.token) if choice.token in candidates else None
-        step = replace(
-            step,
-            token=choice.token,
-            logprob=-math.inf if place is None else logprobs[place],
-            fired=True,
-            candidates=candidates,
-            candidate_logprobs=logprobs,
-            scores=choice.scores,
-            llm_top_token=choice.llm_top_token,
-            chooser=choice.chooser,
-            llm_failed=choice.llm_failed,
-        )
+        step, place = chosen(step, triggered, choice)
         if choice.ahead is None or place is None:
             return step, None
         yield Adopt("slm", place)
         return step, choice.ahead.line(place)
 
+    def proposal(self, seen: Observation, look: Observation | None, line: int, random: Random) -> StepRecord:
+        """The step as the SLM would take it, with the trigger's statistic."""
+        greedy = int(seen.top_ids[0, 0])
+        ids, ids_logprobs = self.limits.best(seen)
+        return StepRecord(
+            greedy,
+            float(seen.top_logprobs[0, 0]),
+            greedy_token=greedy,
+            statistic=self.trigger.statistic(seen, None if look is None else look.line(line), random),
+            llm_top_token=None if look is None else int(look.top_ids[line, 0]),
+            alternatives=ids,
+            alternative_logprobs=ids_logprobs,
+        )
+
+    def fires(self, step: StepRecord, number: int) -> bool:
+        """Whether a proposal, for step `number` behind what had begun, is a divergence point."""
+        return step.statistic is not None and self.trigger.fires(step.statistic, self.begun + number)
+
+    def triggered(self, seen: Observation, look: Observation | None = None, line: int = 0, *, last: bool) -> Triggered:
+        """A divergence point, as the selector is shown it."""
+        logprobs = tuple(v for v in map(float, seen.top_logprobs[0, : self.candidates]) if v > -math.inf)
+        candidates = tuple(map(int, seen.top_ids[0, : len(logprobs)]))
+        return Triggered(candidates, logprobs, look, line, None if last else self.observe)
+
     def finish(self, answer: Answer) -> Generation:
         """The finished sequence; a token that the LLM selected is not one that it generated."""
         written = sum(step.fired and not step.llm_failed for step in answer.steps)
         return answer.finish(written if self.selector.writes else 0)
+
+
+def chosen(step: StepRecord, triggered: Triggered, choice: Choice) -> tuple[StepRecord, int | None]:
+    """A proposal after the selector's choice, and the choice's place among the candidates, if it is one of them."""
+    place = triggered.candidates.index(choice.token) if choice.token in triggered.candidates else None
+    changed = replace(
+        step,
+        token=choice.token,
+        logprob=-math.inf if place is None else triggered.logprobs[place],
+        fired=True,
+        candidates=triggered.candidates,
+        candidate_logprobs=triggered.logprobs,
+        scores=choice.scores,
+        llm_top_token=choice.llm_top_token,
+        chooser=choice.chooser,
+        llm_failed=choice.llm_failed,
+    )
+    return changed, place

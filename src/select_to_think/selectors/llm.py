@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from select_to_think.selectors.base import Choice, Triggered, shown
-from select_to_think.structures import Extend, ModelUnavailable, Observe, Requests, Undecided
+from select_to_think.structures import Extend, ModelUnavailable, Observation, Observe, Requests, Undecided
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,32 @@ class LLMSelector:
         """Under takeover the LLM's token is its own."""
         return self.takeover
 
+    def question(self, step: Triggered) -> Extend:
+        """What the LLM is asked."""
+        return Extend("llm", (), Observe(top_k=1, ids=None if self.takeover else (step.candidates,), best_only=True))
+
     def choose(self, step: Triggered) -> Generator[Requests, Any, Choice]:
         """One LLM observation, unless the trigger has made it already; the SLM looks ahead meanwhile."""
-        look, line, ahead = step.llm, step.line, None
-        if look is None:
-            asked = None if self.takeover else (step.candidates,)
-            try:
-                answers = yield (Extend("llm", (), Observe(top_k=1, ids=asked, best_only=True)), *step.look_ahead())
-            except ModelUnavailable as error:
-                if not (self.goes_on or isinstance(error, Undecided)):
-                    raise
-                return Choice(step.candidates[0], (), "slm", llm_failed=True)
-            look, line, ahead = answers[0], 0, shown(answers)
-        assert look is not None
+        if step.llm is not None:
+            return self.choice(step, step.llm, step.line)
+        try:
+            answers = yield (self.question(step), *step.look_ahead())
+        except ModelUnavailable as error:
+            return self.without(step, error)
+        return self.choice(step, answers[0], 0, shown(answers))
+
+    def choice(self, step: Triggered, look: Observation, line: int, ahead: Observation | None = None) -> Choice:
+        """What the LLM's view of a step, line `line` of `look`, makes of it."""
         top = int(look.top_ids[line, 0])
-        if look.asked_logprobs is None:
+        asked: Any = look.asked_logprobs
+        if asked is None:
             return Choice(top, (), "llm", top, ahead)
-        scores = look.asked_logprobs[line, : len(step.candidates)]  # (K,)
+        scores = asked[line, : len(step.candidates)]  # (K,)
         token = top if self.takeover else step.candidates[int(scores.argmax())]
         return Choice(token, tuple(map(float, scores)), "llm", top, ahead)
+
+    def without(self, step: Triggered, error: ModelUnavailable) -> Choice:
+        """The SLM's own choice; raises the error where it shall end the answer."""
+        if self.goes_on or isinstance(error, Undecided):
+            return Choice(step.candidates[0], (), "slm", llm_failed=True)
+        raise error

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.tracing import step_trace
+from select_to_think.files import finite
 from select_to_think.models.detokenizer import Detokenizer
 from select_to_think.serving.jobs import Order
 from select_to_think.session import Session
@@ -47,7 +49,7 @@ class Writing:
     def __init__(self, session: Session, order: Order, *, trace: bool, alternatives: int | None) -> None:
         """Nothing is written yet. `alternatives`: tokens told beside each chosen one; None: not even that one."""
         self.session, self.order, self.trace, self.alternatives = session, order, trace, alternatives
-        self.offset = 0  # characters so far, those behind a stop string included
+        self.offset = len(order.echo)  # characters so far, those behind a stop string included
         self.text, self.stop = Detokenizer(session.slm.tokenizer), order.settings.stop
         for token in order.begun:
             self.text.push(token)
@@ -58,13 +60,13 @@ class Writing:
 
     def echo(self, scored: Generation | None) -> Delta:
         """The prompt, with its log-probabilities if it was scored."""
-        delta, text = Delta(self.order.echo), Detokenizer(self.session.slm.tokenizer)
+        delta, text, offset = Delta(self.order.echo), Detokenizer(self.session.slm.tokenizer), 0
         if self.alternatives is not None:
             first = StepRecord(self.order.prompt[0], 0.0)
             for step in (first, *(scored.steps if scored else ())):
-                delta.logprobs.append(self.logprob(step, text.push(step.token)))
+                delta.logprobs.append(self.logprob(step, offset))
+                offset += len(text.push(step.token))
             delta.logprobs[0] = replace(delta.logprobs[0], logprob=None, alternatives=())
-        self.offset = len(delta.text)
         return delta
 
     def add(self, steps: Sequence[StepRecord]) -> Delta:
@@ -76,15 +78,16 @@ class Writing:
             if self.trace:
                 delta.steps.append(step_trace(self.session.text, step, self.steps, added))
             if self.alternatives is not None:
-                delta.logprobs.append(self.logprob(step, added))
+                delta.logprobs.append(self.logprob(step, self.offset))
+            self.offset += len(added)
             self.steps += 1
         return delta
 
-    def logprob(self, step: StepRecord, added: str) -> TokenLogprob:
-        """What is told of a step's probabilities."""
-        pairs = zip(step.alternatives[: self.alternatives], step.alternative_logprobs, strict=False)
-        self.offset += len(added)
-        return TokenLogprob(step.token, step.logprob, tuple(pairs), self.offset - len(added))
+    def logprob(self, step: StepRecord, offset: int) -> TokenLogprob:
+        """What is told of the probabilities of a step whose text begins at `offset`."""
+        told = None if self.order.settings.alternative_ids else self.alternatives
+        pairs = zip(step.alternatives[:told], step.alternative_logprobs, strict=False)
+        return TokenLogprob(step.token, step.logprob, tuple(pairs), offset)
 
     def finish(self, generation: Generation) -> Delta:
         """The end."""
@@ -123,7 +126,8 @@ class Writing:
         return {
             "method": self.order.method.name,
             "trigger": trigger and trigger.kind.name,
-            "threshold": trigger and trigger.threshold,
+            "threshold": trigger and finite(trigger.threshold),
+            "answer": extract(self.session.text(self.text.tokens, self.stop), "text").extracted,
             "seed": self.order.settings.decode.seed,
             "votes": list(self.generation.votes),
             "counts": asdict(self.generation.counts),

@@ -25,8 +25,10 @@ from select_to_think.serving.completions import CompletionForm
 from select_to_think.serving.engine import Engine
 from select_to_think.serving.errors import RequestError
 from select_to_think.serving.jobs import Planner
+from select_to_think.serving.metrics import Metrics
 from select_to_think.serving.replies import ClientGone, EventStream, Reply, unless_gone
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from select_to_think.serving.static import page_routes
 from select_to_think.serving.tokens import TokenTexts
 
 EXAMPLES = 4  # of each domain
@@ -36,7 +38,10 @@ EXAMPLES_NOTE = (
 
 
 def create_app(
-    engine: Engine, serve: ServeConfig = ServeConfig(), settings: MethodSettings = MethodSettings()
+    engine: Engine,
+    serve: ServeConfig = ServeConfig(),
+    settings: MethodSettings = MethodSettings(),
+    metrics: Metrics | None = None,
 ) -> FastAPI:
     """The application over an engine, which begins and stops with it.
 
@@ -44,6 +49,7 @@ def create_app(
         engine: of the session to be served.
         serve: what is offered, and how much a client may ask.
         settings: those of requests that do not say.
+        metrics: what is told at /metrics, if anything is.
 
     Raises:
         S2TError: the default method cannot be served.
@@ -58,9 +64,29 @@ def create_app(
         yield
         await asyncio.to_thread(engine.stop)
 
-    app = FastAPI(title="Select to Think", version=__version__, lifespan=lifespan, responses=REFUSALS)
+    app = FastAPI(
+        title="Select to Think",
+        version=__version__,
+        lifespan=lifespan,
+        responses=errors.REFUSALS,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
     app.state.engine, app.state.catalogue = engine, catalogue
     errors.install(app)
+
+    add_answers(app, engine, planner, texts)
+    add_models(app, catalogue)
+    add_tokens(app, engine, texts)
+    add_state(app, engine)
+    if metrics is not None:
+        add_metrics(app, engine, metrics)
+    app.router.routes.extend(page_routes())
+    return app
+
+
+def add_answers(app: FastAPI, engine: Engine, planner: Planner, texts: TokenTexts) -> None:
+    """Chats and completions."""
 
     async def reply(request: Request, asked: ChatRequest | CompletionRequest) -> Response:
         """Answer a chat or a completion."""
@@ -71,18 +97,26 @@ def create_app(
         else:
             orders = await asyncio.to_thread(planner.completion, asked)
             form = CompletionForm(texts, as_ids=as_ids)
-        made = Reply(engine, f"{catalogue.name}:{orders[0].method.name}", asked, orders, form, serve.request_timeout_s)
+        made = Reply(
+            engine,
+            f"{planner.catalogue.name}:{orders[0].method.name}",
+            asked,
+            orders,
+            form,
+            planner.limits.request_timeout_s,
+        )
+        request.state.model, request.state.usage = made.model, made.usage  # for the log
         if not asked.stream:
             return JSONResponse(await unless_gone(request, made.whole()))
         chunks = made.events()
         return EventStream(made, await unless_gone(request, anext(chunks)), chunks)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
         """Answer a conversation."""
         return await reply(request, asked)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=STREAMED)
     async def completions(request: Request, asked: CompletionRequest) -> Response:
         """Continue texts, or token ids, as they stand."""
         return await reply(request, asked)
@@ -91,23 +125,9 @@ def create_app(
     async def gone(request: Request, error: ClientGone) -> Response:
         return Response(status_code=499)
 
-    add_models(app, catalogue)
-    add_tokens(app, engine, texts)
-    add_state(app, engine)
-    return app
 
-
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"description": description}
-    for status, description in {
-        400: "A request that cannot be served as it stands.",
-        401: "No key, or a wrong one.",
-        404: "No such model or address.",
-        413: "The body is too large.",
-        429: "Too many answers wait.",
-        503: "The server stops, or a model is not reached.",
-        504: "It took too long.",
-    }.items()
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}, "description": "The answer, or its stream."}
 }
 
 
@@ -182,3 +202,14 @@ def example_problems() -> list[dict[str, str]]:
     """Of the validation split."""
     problems = load_split("validation", limit_per_domain=EXAMPLES)
     return [{"domain": each.domain, "question": each.question, "answer": each.answer} for each in problems]
+
+
+def add_metrics(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+    """What happened, for Prometheus."""
+    metrics.watch(engine)
+
+    @app.get("/metrics")
+    async def numbers(request: Request) -> Response:
+        """All metrics, in the text format or as OpenMetrics."""
+        text, content_type = metrics.text(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": content_type})

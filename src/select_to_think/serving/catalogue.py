@@ -85,8 +85,8 @@ class Catalogue:
     def entry(self, name: str, method: Method) -> dict[str, Any]:
         """One model as OpenAI lists it, and in `s2t` what is to be known of its method."""
         missing = self.session.incomparable_llm if method.asks_llm else None
-        compared = method.asks_llm and missing is None
-        triggers = [each for each in self.triggers if compared or not TRIGGERS[each].needs_llm]
+        compares = method.asks_llm and missing is None
+        triggers = [each for each in self.triggers if compares or not TRIGGERS[each].needs_llm]
         own = {
             "method": method.name,
             "help": method.help,
@@ -98,6 +98,8 @@ class Catalogue:
             "budgets": list(BUDGETS) if method.trigger else [],
             "trigger_budget": self.settings.select.trigger_budget if method.trigger else None,
             "uses": method.uses,
+            "chat_template": bool(self.session.slm.tokenizer.chat_template),
+            "llm_fingerprint": self.session.llm.fingerprint if method.asks_llm else None,
             "default": method.name == self.default.name,
         }
         return {

@@ -49,18 +49,40 @@ class Client:
     inbox: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
     open: int = 0  # runs that have not ended
 
-    async def events(self) -> AsyncIterator[tuple[int, Event]]:
-        """(index, event) of all runs as they come, `Failed` ones included."""
+    async def events(self, deadline: float) -> AsyncIterator[tuple[int, Event]]:
+        """(index, event) of all runs as they come, `Failed` ones included.
+
+        Steps that came while nobody read come together, so that a reader who is behind catches up.
+
+        Raises:
+            TimeoutError: nothing came until `deadline`, in the time of the event loop.
+        """
         while self.open:
-            index, event = await self.inbox.get()
-            self.open -= not isinstance(event, Committed)
-            yield index, event
+            async with asyncio.timeout_at(deadline):  # each time: a generator may go on in another task
+                news = [await self.inbox.get()]
+            while not self.inbox.empty():
+                news.append(self.inbox.get_nowait())
+            for index, event in joined(news):
+                self.open -= not isinstance(event, Committed)
+                yield index, event
 
     def leave(self) -> None:
         """Read no more: what is still running is cancelled."""
         if self.open:
             self.open = 0
             self.engine.forget(self)
+
+
+def joined(news: Sequence[tuple[int, Event]]) -> list[tuple[int, Event]]:
+    """The same events, the steps of one run that follow each other in one."""
+    found: list[tuple[int, Event]] = []
+    for index, event in news:
+        before = found[-1] if found else None
+        if isinstance(event, Committed) and before and before[0] == index and isinstance(before[1], Committed):
+            found[-1] = index, Committed(event.key, [*before[1].steps, *event.steps])
+        else:
+            found.append((index, event))
+    return found
 
 
 class Observer:

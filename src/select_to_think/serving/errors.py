@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from select_to_think.structures import ModelUnavailable, PromptTooLong, S2TError, visible
@@ -26,6 +27,27 @@ TYPES = {
     504: "timeout_error",
 }
 MESSAGES = {404: "there is nothing at this address", 405: "this address does not take that method"}
+
+
+class Problem(BaseModel):
+    """What is wrong, as clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Refusal(BaseModel):
+    """The body of every answer that is none."""
+
+    error: Problem
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "A request that cannot be served.", "model": Refusal},
+    "5XX": {"description": "The server failed, stops, or took too long.", "model": Refusal},
+}
 
 
 class RequestError(Exception):
@@ -48,7 +70,11 @@ class RequestError(Exception):
     def body(self) -> dict[str, Any]:
         """The JSON of the answer."""
         kind = TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": visible(str(self)), "type": kind, "param": self.param, "code": self.code or None}}
+        return Refusal(
+            error=Problem(
+                message=visible(str(self)), type=kind, param=self.param and visible(self.param), code=self.code
+            )
+        ).model_dump()
 
     @property
     def response(self) -> JSONResponse:
@@ -99,7 +125,7 @@ def invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> RequestError:
     if not path:
         if found["type"] == "value_error":
             return RequestError(str(found["ctx"]["error"]), code="invalid_value")
-        return RequestError("the body must be a JSON object, sent with Content-Type: application/json")
+        return RequestError("the body must be a JSON object in UTF-8, sent with Content-Type: application/json")
     return RequestError(f"{param}: {found['msg']}", param=param, code="invalid_value")
 
 

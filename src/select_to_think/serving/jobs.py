@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from select_to_think.artefacts import Question
@@ -24,7 +25,10 @@ from select_to_think.session import Session
 from select_to_think.structures import PromptTooLong, Role
 
 TRACED_ALTERNATIVES = 8  # of a step, where a trace does not say how many
+Request = ChatRequest | CompletionRequest
+REMEMBERED = 256  # methods made ready, each with its settings
 COLDEST = 0.01  # temperature; below it sampling is taken as greedy decoding
+GREEDY = ("greedy", "distill", "llm")  # methods of one model, each step of which is one look at its distribution
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
@@ -42,14 +46,13 @@ class Order:
     echo: str = ""  # text of the prompt, where it is to be told again
 
 
-@dataclass(frozen=True)
 class Planner:
     """Makes orders of requests."""
 
-    session: Session
-    catalogue: Catalogue
-    settings: MethodSettings
-    limits: ServeConfig
+    def __init__(self, session: Session, catalogue: Catalogue, settings: MethodSettings, limits: ServeConfig) -> None:
+        """`settings` are those of requests that do not say."""
+        self.session, self.catalogue, self.settings, self.limits = session, catalogue, settings, limits
+        self.decoder = lru_cache(REMEMBERED)(session.decoder)
 
     def chat(self, request: ChatRequest) -> list[Order]:
         """The orders of a conversation."""
@@ -74,7 +77,7 @@ class Planner:
         require_text(prompt)
         return tokens_of(self.session.slm, prompt)
 
-    def orders(self, request: ChatRequest | CompletionRequest, questions: Sequence[Question]) -> list[Order]:
+    def orders(self, request: Request, questions: Sequence[Question]) -> list[Order]:
         """`n` orders for each question, those of one question one after the other."""
         n = request.n or 1
         if n * len(questions) > self.limits.max_n:
@@ -83,14 +86,9 @@ class Planner:
         if method.draws and not method.mentor and request.temperature is not None and request.temperature < COLDEST:
             method = find_method("greedy")
         settings = self.chosen(request, method)
-        decoder = self.session.decoder(method.name, settings)
-        return [
-            self.order(request, method, decoder, seeded(settings, number), question)
-            for question in questions
-            for number in range(n)
-        ]
+        return [order for question in questions for order in self.ordered(request, method, settings, question, n)]
 
-    def chosen(self, request: ChatRequest | CompletionRequest, method: Method) -> MethodSettings:
+    def chosen(self, request: Request, method: Method) -> MethodSettings:
         """The settings of a method under a request: the server's, where it does not say."""
         drawn: dict[str, Any] = {name: value for name in SAMPLING if (value := getattr(request, name)) is not None}
         if "temperature" in drawn:
@@ -117,10 +115,23 @@ class Planner:
             changed(self.settings.mentor),
             request.stops,
             max(request.alternatives or 0, traced),
+            self.asked_ids(request, method),
             self.bias(request, method),
         )
 
-    def bias(self, request: ChatRequest | CompletionRequest, method: Method) -> tuple[tuple[int, float], ...]:
+    def asked_ids(self, request: Request, method: Method) -> tuple[int, ...]:
+        """The tokens whose log-probabilities a request wants."""
+        ids = tuple(request.logprob_token_ids or ())
+        if not ids:
+            return ()
+        if method.name not in GREEDY or (method.asks_llm and not self.session.shares_vocabulary):
+            raise RequestError(f"{method.name} tells no log-probabilities of given tokens", param="logprob_token_ids")
+        if wrong := [token for token in ids if token >= self.session.slm.vocab_size]:
+            size = self.session.slm.vocab_size
+            raise RequestError(f"{wrong[0]} is no token id below {size}", param="logprob_token_ids")
+        return ids
+
+    def bias(self, request: Request, method: Method) -> tuple[tuple[int, float], ...]:
         """(token id, nats) of a request."""
         size, pairs = self.session.slm.vocab_size, request.logit_bias or {}
         if pairs and method.asks_llm and not self.session.shares_vocabulary:
@@ -129,15 +140,26 @@ class Planner:
             raise RequestError(f"logit_bias: {wrong[0]!r} is no token id below {size}", param="logit_bias")
         return tuple((int(token), nats) for token, nats in pairs.items() if nats)
 
-    def order(
-        self,
-        request: ChatRequest | CompletionRequest,
-        method: Method,
-        decoder: Decoder,
-        settings: MethodSettings,
-        question: Question,
-    ) -> Order:
-        """One answer to one question."""
+    def ordered(
+        self, request: Request, method: Method, settings: MethodSettings, question: Question, n: int
+    ) -> list[Order]:
+        """The answers to one question."""
+        prompt, longest = self.room(request, method, settings, question)
+        settings = replace(settings, decode=replace(settings.decode, max_new_tokens=max(1, longest)))
+        decoder = self.decoder(method.name, replace(settings, decode=replace(settings.decode, seed=0)))
+        echoed = isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None
+        orders = []
+        for number in range(n):
+            mine = seeded(settings, number)
+            run = self.session.answering(method, decoder, question, prompt, mine) if longest else None
+            scoring = self.scoring(decoder, prompt, request.alternatives or 1) if echoed else None
+            orders.append(Order(method, decoder, mine, prompt, tuple(request.s2t.answer_tokens), run, scoring))
+        return orders
+
+    def room(
+        self, request: Request, method: Method, settings: MethodSettings, question: Question
+    ) -> tuple[list[int], int]:
+        """The prompt of a question, and the most tokens that may follow it."""
         session, wanted = self.session, request.longest
         room = session.room(with_llm=method.asks_llm)
         try:
@@ -150,15 +172,7 @@ class Planner:
                 param="messages" if isinstance(request, ChatRequest) else "prompt",
                 code="context_length_exceeded",
             ) from None
-        longest = min(settings.decode.max_new_tokens, room - len(prompt)) if wanted is None else wanted
-        run = None
-        if longest:
-            settings = replace(settings, decode=replace(settings.decode, max_new_tokens=longest))
-            run = session.answering(method, decoder, question, prompt, settings)
-        scoring = None
-        if isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None:
-            scoring = self.scoring(decoder, prompt, request.logprobs)
-        return Order(method, decoder, settings, prompt, tuple(request.s2t.answer_tokens), run, scoring)
+        return prompt, min(settings.decode.max_new_tokens, room - len(prompt)) if wanted is None else wanted
 
     def scoring(self, decoder: Decoder, prompt: Sequence[int], alternatives: int) -> Run | None:
         """The run that scores a prompt: by the SLM as the method has it, or by the LLM where there is only that."""
@@ -167,7 +181,7 @@ class Planner:
         role = decoder.roles.get("slm") or decoder.roles["llm"]
         if role == Role("llm") and not self.session.shares_vocabulary:
             raise RequestError("an LLM with another vocabulary than the SLM scores no prompts", param="logprobs")
-        policy = score_output(prompt[:1], prompt[1:], max(1, alternatives))
+        policy = score_output(prompt[:1], prompt[1:], alternatives)
         return self.session.run(policy, {"slm": role}, len(prompt))
 
 

@@ -6,7 +6,6 @@ Non-goals: what the parts look like (`chat.py`, `completions.py`).
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -16,6 +15,7 @@ from uuid import uuid4
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from select_to_think.runs import Committed, Failed, Finished
@@ -89,24 +89,23 @@ class Reply:
                 if place not in awaited:
                     yield place, writing.echo(None)
         try:
-            async with asyncio.timeout_at(self.deadline):
-                async for index, event in self.client.events():
-                    place = self.places[index]
-                    if isinstance(event, Failed):
-                        raise request_error(event.error)
-                    if index >= self.answers:
-                        if isinstance(event, Finished):
-                            self.scored[place] = event.result
-                            yield place, self.writings[place].echo(event.result)
-                            for held in awaited.pop(place):
-                                yield place, held
-                        continue
-                    writing = self.writings[place]
-                    delta = writing.add(event.steps) if isinstance(event, Committed) else writing.finish(event.result)
-                    if place in awaited:
-                        awaited[place].append(delta)
-                    else:
-                        yield place, delta
+            async for index, event in self.client.events(self.deadline):
+                place = self.places[index]
+                if isinstance(event, Failed):
+                    raise request_error(event.error)
+                if index >= self.answers:
+                    if isinstance(event, Finished):
+                        self.scored[place] = event.result
+                        yield place, self.writings[place].echo(event.result)
+                        for held in awaited.pop(place):
+                            yield place, held
+                    continue
+                writing = self.writings[place]
+                delta = writing.add(event.steps) if isinstance(event, Committed) else writing.finish(event.result)
+                if place in awaited:
+                    awaited[place].append(delta)
+                else:
+                    yield place, delta
         except TimeoutError:
             raise RequestError(f"the request took longer than {self.timeout_s:g} s", 504, code="timeout") from None
         finally:
@@ -175,15 +174,15 @@ class Reply:
         return usage(self.writings, list(self.scored.values()), self.request.n or 1)
 
 
-async def server_sent(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+async def server_sent(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
     """Chunks as server-sent events; what fails in their midst is the last of them."""
-    yield f"data: {json.dumps(first)}\n\n"
+    yield b"data: %b\n\n" % to_json(first)
     try:
         async for chunk in rest:
-            yield f"data: {json.dumps(chunk)}\n\n"
+            yield b"data: %b\n\n" % to_json(chunk)
     except Exception as error:
-        yield f"data: {json.dumps(request_error(error).body)}\n\n"
-    yield "data: [DONE]\n\n"
+        yield b"data: %b\n\n" % to_json(request_error(error).body)
+    yield b"data: [DONE]\n\n"
 
 
 class EventStream(StreamingResponse):

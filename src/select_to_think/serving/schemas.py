@@ -25,6 +25,7 @@ from pydantic import (
 from select_to_think.config import MentorConfig, SelectConfig
 
 MOST_ALTERNATIVES = 20
+MOST_ASKED = 1024  # token ids
 LARGEST_INT = 2**63 - 1
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -116,6 +117,9 @@ class Asked(Sent):
     min_p: float | None = Field(None, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=0, le=2**31 - 1)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logprob_token_ids: Annotated[Ids, Field(max_length=MOST_ASKED)] | None = Field(
+        None, description="Tokens whose log-probabilities are told at every step, in place of the most probable ones."
+    )
     return_tokens_as_token_ids: bool | None = None
     frequency_penalty: Zero | None = None
     presence_penalty: Zero | None = None
@@ -139,7 +143,14 @@ class Asked(Sent):
     def _consistent(self) -> Asked:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed when stream is true")
+        if self.logprob_token_ids and (self.alternatives is None or self.s2t.trace):
+            raise ValueError("logprob_token_ids is only allowed with logprobs and without a trace")
         return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """Tokens told beside each chosen one; None: not even that one."""
+        raise NotImplementedError
 
     @property
     def stops(self) -> tuple[str, ...]:

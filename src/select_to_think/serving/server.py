@@ -9,9 +9,10 @@ import asyncio
 import socket
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from select_to_think.config import ServeConfig
+from select_to_think.serving.connections import UVICORN
 from select_to_think.serving.engine import Engine
 from select_to_think.structures import S2TError
 
@@ -46,13 +47,13 @@ def address(bound: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Takes no more requests when it stops, lets answers end for a while, and then tells the others that they do."""
 
-    def __init__(self, app: FastAPI, engine: Engine, serve: ServeConfig) -> None:
+    def __init__(self, app: ASGIApp, engine: Engine, serve: ServeConfig) -> None:
         """Not running yet."""
         self.engine, self.patience_s = engine, serve.shutdown_timeout_s
         super().__init__(
             uvicorn.Config(
                 app,
-                log_level="warning",
+                **UVICORN,
                 timeout_graceful_shutdown=int(serve.shutdown_timeout_s + LAST_WORDS_S) + 1,
             )
         )

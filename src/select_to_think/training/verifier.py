@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
-from select_to_think.config import DecodeConfig, Definition, MentorConfig, VerifierState, VerifierTrainConfig
+from select_to_think.config import DecodeConfig, Definition, MentorConfig, VerifierTrainConfig
 from select_to_think.evaluation.items import Item, question_key
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
@@ -165,7 +165,7 @@ def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: P
 
 @torch.no_grad()
 def read_prompts(
-    slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged], state: VerifierState = "behind"
+    slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged], state: str = "behind"
 ) -> Prompts:
     """Ask the SLM about every dispute, in both orders; there is at least one."""
     asked = both_orders(prompt, disputes)

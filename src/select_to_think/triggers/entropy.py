@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
-from select_to_think.probability import renormalised_entropy_nats
 from select_to_think.structures import Floats, Observation
 from select_to_think.triggers.base import TriggerKind
 from select_to_think.triggers.kl import SUPPORT
@@ -17,6 +14,10 @@ def entropy(slm: Observation, llm: Observation | None) -> Floats:
 
 def entropy_paper(slm: Observation, llm: Observation | None) -> Floats:
     """Shannon entropy in nats of the SLM's top-64 tokens, renormalised, (P,)."""
+    import torch
+
+    from select_to_think.probability import renormalised_entropy_nats
+
     return renormalised_entropy_nats(torch.from_numpy(slm.top_logprobs[:, :SUPPORT])).numpy()
 
 

@@ -3,9 +3,6 @@ which the divergence is the other way round."""
 
 from __future__ import annotations
 
-import torch
-
-from select_to_think.probability import bucketed_kl_nats, renormalised_kl_nats
 from select_to_think.structures import Floats, Observation
 from select_to_think.triggers.base import TriggerKind
 
@@ -19,6 +16,10 @@ def kl(slm: Observation, llm: Observation | None) -> Floats:
     A lower bound of the full divergence. It needs the LLM's distribution at every step; `policies/block_verified.py`
     gets it with about one LLM forward per block of steps.
     """
+    import torch
+
+    from select_to_think.probability import bucketed_kl_nats
+
     assert llm is not None
     theirs, ours = (torch.from_numpy(of[:, :SUPPORT]) for of in (llm.asked_logprobs, slm.top_logprobs))
     return bucketed_kl_nats(theirs, ours).numpy()
@@ -26,6 +27,10 @@ def kl(slm: Observation, llm: Observation | None) -> Floats:
 
 def kl_paper(slm: Observation, llm: Observation | None) -> Floats:
     """D_KL(p_SLM || p_LLM) in nats over the SLM's top-64 tokens, on which both are renormalised, (P,)."""
+    import torch
+
+    from select_to_think.probability import renormalised_kl_nats
+
     assert llm is not None
     ours, theirs = (torch.from_numpy(of[:, :SUPPORT]) for of in (slm.top_logprobs, llm.asked_logprobs))
     return renormalised_kl_nats(ours, theirs, SMALLEST).numpy()

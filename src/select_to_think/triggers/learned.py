@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from select_to_think.models.trigger_head import TriggerHead, load_trigger_head
 from select_to_think.triggers.base import Trigger, TriggerKind
 
 if TYPE_CHECKING:
     from select_to_think.artefacts import Artefacts
+    from select_to_think.models.trigger_head import TriggerHead
 
 
 def learned(threshold: float, head: TriggerHead) -> Trigger:
@@ -18,6 +18,8 @@ def learned(threshold: float, head: TriggerHead) -> Trigger:
 
 def fit(pair: Artefacts, budget: float) -> Trigger:
     """The pair's head, with the threshold of its own training."""
+    from select_to_think.models.trigger_head import load_trigger_head
+
     path = pair.artefact(pair.config.trigger_head, "trigger", "s2t train trigger")
     head = load_trigger_head(path, pair.slm)
     return learned(head.threshold(budget), head)

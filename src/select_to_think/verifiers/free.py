@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from select_to_think.config import VerifierRule
 from select_to_think.models.verifier_prompt import LETTERS
 from select_to_think.structures import Floats, Observation, Observe
 from select_to_think.verifiers.base import Asking
@@ -21,7 +20,7 @@ class FreeVerifier(Asking):
     decides: B, with or without a blank before it, takes the mentor's segment, and anything else the SLM's.
     """
 
-    rule: VerifierRule = "odds"
+    rule: str = "odds"
 
     def observe(self, prompts: int) -> Observe:
         """The letters, or the most probable token."""

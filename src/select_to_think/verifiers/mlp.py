@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from select_to_think.models.verifier import VerifierHead
 from select_to_think.structures import Floats, Observation, Observe
 from select_to_think.verifiers.base import Asking
+
+if TYPE_CHECKING:
+    from select_to_think.models.verifier import VerifierHead
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,9 @@ class RemoteBackend:
         observe = request.observe
         assert observe is not None
         if observe != Observe(observe.top_k, ids=observe.ids, best_only=observe.best_only, every=observe.every):
-            raise S2TError("an LLM behind a server tells what follows, not its states: choose one in process")
+            raise S2TError(
+                "an LLM behind a server tells what follows, without its states or a bias: choose one in process"
+            )
         if isinstance(request, Branch):
             prefixes = [(*held, *leaf) for leaf in request.continuations]
         else:

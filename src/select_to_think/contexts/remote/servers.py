@@ -23,7 +23,7 @@ from select_to_think.contexts.remote.transport import Transport, Unreadable
 from select_to_think.structures import ModelUnavailable, S2TError
 
 Capability = Literal["exact_ids", "renormalised", "top_n"]
-MARK = "s2t-"  # begins the ids of our requests
+MARK = "s2tq-"  # begins the ids of our requests
 NO_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}  # a model may bring some
 
 
@@ -107,6 +107,7 @@ class VLLM(Completions):
 
     kind, capability = "vllm", "exact_ids"
     longest_ids: ClassVar[int] = 128
+    always: ClassVar[Mapping[str, Any]] = {"return_tokens_as_token_ids": True, **NO_PENALTIES}
 
     async def look(self, query: Query) -> Seen:
         """One request; several where many ids, or more than the best token, are asked beside ids."""
@@ -115,8 +116,7 @@ class VLLM(Completions):
         asked: list[dict[str, Any]] = [{"logprobs": 0, "logprob_token_ids": list(part)} for part in parts]
         if query.top > 1 or not parts:
             asked.insert(0, {"logprobs": min(query.top, self.longest_top)})
-        common = {"return_tokens_as_token_ids": True, **NO_PENALTIES}
-        tables = await asyncio.gather(*(self.complete(query, {**common, **each}) for each in asked))
+        tables = await asyncio.gather(*(self.complete(query, {**self.always, **each}) for each in asked))
         found = {i: value for table in tables[::-1] for i, value in table.items()}
         if any(i not in found for i in query.ids):
             raise ModelUnavailable(f"{self.transport.url} did not tell all asked ids")
@@ -127,9 +127,13 @@ class VLLM(Completions):
 
 
 class Own(VLLM):
-    """A server of this library (`s2t serve`)."""
+    """A server of this library (`s2t serve`), which refuses fields that it does not know."""
 
     kind = "s2t"
+    always = {"return_tokens_as_token_ids": True}  # noqa: RUF012
+
+    def marked(self, mark: str) -> Mapping[str, Any]:
+        return {}
 
 
 class SGLang(Server):

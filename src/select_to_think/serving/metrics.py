@@ -1,0 +1,164 @@
+"""What a server tells Prometheus. Names and units follow its rules: seconds, totals, one label a dimension.
+
+The engine tells what happens to answers; what can be read at any time (rows, queue, key-value memory,
+forwards) is read from the runtime when somebody asks. Ratios such as the trigger rate are left to the one who asks:
+both of their counters are here.
+
+Non-goals: the numbers that a request's own answer carries (`usage`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from select_to_think.contexts.protocol import Ask, Backend
+from select_to_think.runs import Failed, Finished
+from select_to_think.serving.access import Visit
+from select_to_think.serving.engine import Engine, Job, Observer
+from select_to_think.structures import Generation, StepRecord
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class Metrics(Observer):
+    """All that is counted, in a registry of its own."""
+
+    def __init__(self) -> None:
+        """Everything is zero."""
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(f"s2t_{name}", help, labels, registry=self.registry)
+
+        def histogram(name: str, help: str, *labels: str) -> Histogram:
+            return Histogram(f"s2t_{name}_seconds", help, labels, registry=self.registry, buckets=SECONDS)
+
+        self.requests = counter("requests", "HTTP requests that were answered.", "route", "status")
+        self.request_seconds = histogram("request", "From a request's arrival to the end of its answer.", "route")
+        self.answers = counter("answers", "Generations that ended, by how they did.", "method", "outcome")
+        self.first_token = histogram("time_to_first_token", "From a request to its first token.", "method")
+        self.per_token = histogram("time_per_output_token", "Between the tokens of an answer, its mean.", "method")
+        self.steps = counter("decoding_steps", "Tokens that were decided.", "method")
+        self.triggered = counter("triggered_steps", "Steps at which the trigger fired.", "method")
+        self.flips = counter("flips", "Triggered steps whose choice was not the SLM's own.", "method")
+        self.processed = counter("tokens_processed", "Tokens fed through a model.", "model")
+        self.generated = counter("tokens_generated", "Tokens of answers, by the model that wrote them.", "model")
+        self.llm_seconds = histogram("llm_call", "Of one call of the LLM, which may answer many rows.")
+        self.llm_failures = counter("llm_call_failures", "Requests to the LLM that it did not answer.")
+        self.queue_seconds = histogram("queue", "From an answer's arrival to its beginning.")
+        self.step_seconds = histogram("runtime_step", "Of one step of the runtime.")
+        self.first_times: dict[Job, float] = {}  # of the answers that have begun
+        self.of_method = cache(self.children)
+
+    def children(self, method: str) -> tuple[Counter, Counter, Counter]:
+        """The counters of a method's steps, found once."""
+        return self.steps.labels(method), self.triggered.labels(method), self.flips.labels(method)
+
+    def refused(self, method: str) -> None:
+        self.answers.labels(method, "refused").inc()
+
+    def begun(self, job: Job) -> None:
+        self.queue_seconds.observe(time.monotonic() - job.arrived)
+
+    def committed(self, job: Job, steps: Sequence[StepRecord]) -> None:
+        if job not in self.first_times:
+            self.first_times[job] = time.monotonic()
+            self.first_token.labels(job.method).observe(self.first_times[job] - job.arrived)
+        total, triggered, flips = self.of_method(job.method)
+        total.inc(len(steps))
+        if fired := sum(step.fired for step in steps):
+            triggered.inc(fired)
+            flips.inc(sum(step.flip for step in steps))
+
+    def ended(self, job: Job, event: Finished | Failed | None) -> None:
+        first_time = self.first_times.pop(job, None)
+        if not isinstance(event, Finished):
+            self.answers.labels(job.method, "cancelled" if event is None else "failed").inc()
+            return
+        result: Generation = event.result
+        tokens, counts = len(result.tokens), result.counts
+        self.answers.labels(job.method, result.finish_reason).inc()
+        if first_time is not None and tokens > 1:
+            self.per_token.labels(job.method).observe((time.monotonic() - first_time) / (tokens - 1))
+        self.processed.labels("slm").inc(counts.slm_tokens_processed)
+        self.processed.labels("llm").inc(counts.llm_tokens_processed)
+        self.generated.labels("slm").inc(max(0, tokens - counts.llm_tokens_generated))
+        self.generated.labels("llm").inc(counts.llm_tokens_generated)
+
+    def stepped(self, seconds: float, rows: int) -> None:
+        self.step_seconds.observe(seconds)
+
+    def visited(self, visit: Visit) -> None:
+        """Count a request; those to no route of ours count together."""
+        route = visit.route or "other"
+        self.requests.labels(route, str(visit.status)).inc()
+        self.request_seconds.labels(route).observe(visit.seconds)
+
+    def watch(self, engine: Engine) -> None:
+        """Read an engine's numbers whenever somebody asks, and time the calls of its LLM, if it has one."""
+        runtime = engine.session.streams.runtime
+        self.registry.register(EngineNumbers(engine))
+        if "llm" in runtime.backends:
+            timed = TimedBackend(runtime.backends["llm"], self.called)
+            cast(dict[str, Backend], runtime.backends)["llm"] = cast(Backend, timed)
+
+    def called(self, seconds: float, failures: int) -> None:
+        """One call of the LLM, and how many of the requests that it carried were not answered."""
+        self.llm_seconds.observe(seconds)
+        self.llm_failures.inc(failures)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """All metrics in the format that an Accept header asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+class TimedBackend:
+    """A backend whose steps are timed."""
+
+    def __init__(self, backend: Backend, called: Callable[[float, int], None]) -> None:
+        """`called` hears the seconds of each step that answered something, and how many requests failed in it."""
+        self.backend, self.called = backend, called
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def step(self) -> list[Ask]:
+        """As the backend does."""
+        start = time.perf_counter()
+        answered = self.backend.step()
+        failures = sum(isinstance(ask.answer, Exception) for ask in answered)
+        self.called(time.perf_counter() - start, failures)
+        return answered
+
+
+class EngineNumbers(Collector):
+    """The present state of an engine and of its models."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Of `engine`."""
+        self.engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges and counters as they are now."""
+        state, backends = self.engine.state(), list(self.engine.session.backends.items())
+        yield GaugeMetricFamily("s2t_rows", "Sequences that are decoded now.", state["rows"])
+        yield GaugeMetricFamily("s2t_queue", "Answers that wait for their turn.", state["queue"])
+        forwards = CounterMetricFamily("s2t_forwards", "Forwards of the whole model, for many rows.", labels=["model"])
+        slots = GaugeMetricFamily("s2t_kv_slots", "Tokens that the key-value memory holds.", labels=["model"])
+        used = GaugeMetricFamily("s2t_kv_slots_used", "Of them, those that belong to a sequence.", labels=["model"])
+        for name, backend in backends:
+            forwards.add_metric([name], backend.forwards)
+            if (extents := getattr(backend, "extents", None)) is not None:  # a model in process
+                slots.add_metric([name], extents.slots)
+                used.add_metric([name], extents.slots - extents.available)
+        yield from (forwards, slots, used)

@@ -1,0 +1,168 @@
+// The page: its form, its examples, and conversations that come from or go to an address or a file.
+
+import { getJson, loadMethods, setKey } from "./client.js";
+import { byId, download, make, plural } from "./dom.js";
+import { Pointing } from "./pointing.js";
+import { file, fromFile, fromHash, recipe, toHash } from "./saved.js";
+import { SettingsForm } from "./settings.js";
+import { Stage } from "./stage.js";
+
+const STATE_MS = { working: 500, idle: 5000 };
+const EXAMPLES_PER_DOMAIN = 2;
+
+const question = byId("question");
+let examples = [];
+let form = null;
+let stage = null;
+let pointing = null;
+let ownHash = "";
+let nextState = 0;
+
+async function start() {
+  try {
+    const methods = await loadMethods();
+    if (!methods.size) throw new Error("This server offers no method that the page can use.");
+    await showExamples();
+    // A model that knows nothing but its examples was trained on single questions.
+    form = new SettingsForm(methods, { remembers: !examples.length });
+    stage = new Stage({ methods, expected, changed: (answer) => pointing.refresh(answer), settled });
+    pointing = new Pointing(stage, (lane) => form.read()[lane] ?? form.read()[0]);
+  } catch (error) {
+    notify(error.message, error.status === 401);
+    return;
+  }
+  notify("");
+  followServer();
+  await followAddress();
+}
+
+function notify(text, wantsKey = false) {
+  byId("notice").textContent = text;
+  byId("key-field").hidden = !wantsKey;
+  byId("ask").textContent = wantsKey ? "Use this key" : "Ask";
+  if (wantsKey) byId("key").focus();
+}
+
+const expected = (text) => examples.find((example) => example.question === text)?.answer ?? null;
+
+async function showExamples() {
+  const found = await getJson("v1/s2t/examples");
+  examples = found.examples;
+  const offered = [...new Set(examples.map(({ domain }) => domain))]
+    .flatMap((domain) => examples.filter((example) => example.domain === domain).slice(0, EXAMPLES_PER_DOMAIN));
+  byId("examples").replaceChildren(...(offered.length ? [make("p", { class: "note", text: found.note }), make("ul", {}, ...offered.map(exampleItem))] : []));
+}
+
+function exampleItem({ domain, question: text }) {
+  return make("li", {}, make("button", { type: "button", class: "example", title: text, onclick: () => ask(text) },
+    make("span", { class: "quiet", text: domain }), make("span", { class: "excerpt", text })));
+}
+
+function ask(text) {
+  if (!form || !byId("composer").reportValidity()) return;
+  notify("");
+  question.value = "";
+  fitQuestion();
+  byId("settings").open = false;
+  stage.ask(text, form.read());
+  followServer();
+}
+
+function settled(error) {
+  if (error) notify(error.message, error.status === 401);
+  followServer();
+  writeAddress();
+}
+
+function fitQuestion() {
+  question.style.height = "auto";
+  question.style.height = `${question.scrollHeight}px`;
+}
+
+question.addEventListener("input", fitQuestion);
+question.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  byId("composer").requestSubmit();
+});
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!byId("key-field").hidden) {
+    setKey(byId("key").value);
+    if (stage) notify("");
+    else start();
+  } else if (question.value.trim()) {
+    ask(question.value);
+  }
+});
+byId("stop").addEventListener("click", () => stage.stop());
+byId("refused").addEventListener("change", (event) => document.body.classList.toggle("show-refused", event.target.checked));
+
+// The counters of the server, while somebody looks
+async function followServer() {
+  clearTimeout(nextState);
+  const state = document.hidden ? null : await getJson("v1/s2t/state").catch(() => null);
+  if (state) {
+    byId("server").textContent = [`${plural(state.rows, "answer")} in the batch`, `${state.queue} waiting`,
+      `${Math.round(state.tokens_per_second)} tokens/s`, `${plural(state.slm_forwards, "SLM forward")}`, `${state.llm_forwards} of the LLM`].join(" · ");
+  }
+  clearTimeout(nextState);
+  nextState = setTimeout(followServer, stage.running.size ? STATE_MS.working : STATE_MS.idle);
+}
+
+// Conversations in the address
+async function writeAddress() {
+  ownHash = stage.turns.length ? `#${await toHash(recipe(form.read(), stage.turns))}` : "";
+  history.replaceState(null, "", ownHash || location.pathname + location.search);
+}
+
+async function followAddress() {
+  if (!location.hash || location.hash === ownHash) return;
+  try {
+    const saved = await fromHash(location.hash);
+    if (!saved) return;
+    form.show(saved.lanes);
+    show([]);
+    for (const turn of saved.turns) await stage.askAgain(turn.question, turn.answers);
+  } catch (error) {
+    notify(error.message);
+  }
+}
+
+function show(turns) {
+  stage.show(turns);
+  pointing.refresh(null);
+}
+
+window.addEventListener("hashchange", followAddress);
+byId("new").addEventListener("click", () => {
+  show([]);
+  writeAddress();
+  question.focus();
+});
+byId("link").addEventListener("click", async () => {
+  await writeAddress();
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  byId("status").textContent = copied ? "The address was copied." : "The address bar holds the address to copy.";
+  byId("link").textContent = copied ? "Copied" : "See the address bar";
+  setTimeout(() => { byId("link").textContent = "Link"; }, 2000);
+});
+
+// And in files
+byId("save").addEventListener("click", () => download("conversation.json", file(form.read(), stage.turns)));
+byId("open").addEventListener("click", () => byId("file").click());
+byId("file").addEventListener("change", async ({ target }) => {
+  const [chosen] = target.files;
+  try {
+    const saved = fromFile(await chosen.text());
+    form.show(saved.lanes);
+    show(saved.turns);
+    writeAddress();
+    notify("");
+  } catch (error) {
+    notify(error.message);
+  }
+  target.value = "";
+});
+
+start();

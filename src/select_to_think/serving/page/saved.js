@@ -1,0 +1,108 @@
+// Conversations outside the page. An address holds what was asked and chosen, to be asked again; a file holds every trace.
+
+const PLAIN = "ask="; // base64url of JSON
+const SQUEEZED = "askz="; // of deflated JSON
+const LONGEST_PLAIN = 300; // characters of JSON
+const FORMAT = "s2t-playground/1";
+
+// What it takes to ask a conversation again: questions, settings, and the choices made by hand.
+export function recipe(lanes, turns) {
+  return {
+    lanes,
+    turns: turns.map(({ question, answers }) => ({
+      question,
+      answers: answers.map(({ number, lane, settings, origin }) => ({
+        number, lane, settings, origin: origin && { number: origin.answer.number, at: origin.at, choice: origin.choice },
+      })),
+    })),
+  };
+}
+
+export function file(lanes, turns) {
+  const plain = recipe(lanes, turns);
+  plain.turns.forEach((turn, t) => turn.answers.forEach((answer, a) => {
+    const { lane, settings, origin, number, ...results } = turns[t].answers[a];
+    Object.assign(answer, results, { error: results.error?.message ?? null });
+  }));
+  return { format: FORMAT, ...plain };
+}
+
+export async function toHash(content) {
+  const json = JSON.stringify(content);
+  const bytes = new TextEncoder().encode(json);
+  if (json.length <= LONGEST_PLAIN) return PLAIN + base64(bytes);
+  return SQUEEZED + base64(await through(new CompressionStream("deflate-raw"), bytes));
+}
+
+// The recipe in an address, or null where there is none. Throws an Error where it cannot be read.
+export async function fromHash(hash) {
+  const text = hash.replace(/^#/, "");
+  const squeezed = text.startsWith(SQUEEZED);
+  if (!squeezed && !text.startsWith(PLAIN)) return null;
+  try {
+    let bytes = bytesOf(text.slice((squeezed ? SQUEEZED : PLAIN).length));
+    if (squeezed) bytes = await through(new DecompressionStream("deflate-raw"), bytes);
+    return checked(JSON.parse(new TextDecoder().decode(bytes)));
+  } catch {
+    throw new Error("The address holds no conversation that can be read: it was cut off, or changed.");
+  }
+}
+
+// The turns of a saved conversation. Throws an Error for any other file.
+export function fromFile(text) {
+  let content;
+  try {
+    content = JSON.parse(text);
+    if (content.format !== FORMAT) throw new Error();
+    checked(content).turns.forEach(({ answers }) => answers.forEach(checkTrace));
+  } catch {
+    throw new Error("This file holds no conversation of this page.");
+  }
+  const turns = [];
+  for (const { question, answers } of content.turns) {
+    for (const answer of answers) {
+      if (answer.origin) answer.origin = { ...answer.origin, answer: answers.find((other) => other.number === answer.origin.number) };
+      if (answer.error) answer.error = new Error(answer.error);
+    }
+    turns.push({ question, answers, history: [...turns] });
+  }
+  return { lanes: content.lanes, turns };
+}
+
+function checked(content) {
+  const good = Array.isArray(content.lanes) && content.lanes.length >= 1 && content.lanes.length <= 2
+    && content.lanes.every(isSettings) && Array.isArray(content.turns) && content.turns.every(isTurn);
+  if (!good) throw new Error();
+  return content;
+}
+
+const isSettings = (settings) => typeof settings?.method === "string" && Number.isInteger(settings.seed);
+
+function isTurn({ question, answers }) {
+  const numbers = new Set();
+  return typeof question === "string" && Array.isArray(answers) && answers.every(({ number, settings, origin }) => {
+    const known = origin === null || (numbers.has(origin.number) && Number.isInteger(origin.at));
+    numbers.add(number);
+    return Number.isInteger(number) && isSettings(settings) && known
+      && (!origin?.choice || (Number.isInteger(origin.choice.id) && typeof origin.choice.text === "string"));
+  });
+}
+
+function checkTrace({ kept, steps, status }) {
+  const isStep = (step) => Number.isInteger(step.token) && typeof step.text_added === "string" && typeof step.text === "string"
+    && [step.candidates, step.alternatives].every((options) => Array.isArray(options) && options.every((option) => typeof option.text === "string"));
+  if (typeof status !== "string" || ![...kept, ...steps].every(isStep)) throw new Error();
+}
+
+async function through(stream, bytes) {
+  return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(stream)).arrayBuffer());
+}
+
+function base64(bytes) {
+  const characters = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+  return btoa(characters).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+}
+
+function bytesOf(text) {
+  return Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (character) => character.charCodeAt(0));
+}

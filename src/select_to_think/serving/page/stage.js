@@ -1,0 +1,123 @@
+// The conversation on the page: asks, goes on from a token, asks again what an address holds, and shows the cards.
+
+import { Card } from "./cards.js";
+import { allSteps, branch, counters, newAnswer, newTurn, removeAnswer, run, unwritten } from "./conversation.js";
+import { byId, make } from "./dom.js";
+import { summary } from "./words.js";
+
+export class Stage {
+  // `methods`: by name. `expected`: (question) -> its right answer, or null. `changed(answer)` is called as answers grow,
+  // `settled(error)` when nothing is being written any more; the error is that of the last answer, or null.
+  constructor({ methods, expected, changed, settled }) {
+    Object.assign(this, { methods, expected, changed, settled });
+    this.turns = [];
+    this.cards = new Map(); // answer -> Card
+    this.running = new Set(); // AbortControllers of the answers that are being written
+  }
+
+  async ask(question, lanes) {
+    const turn = this.begin(question);
+    const answers = lanes.map((settings, lane) => newAnswer(turn, lane, settings));
+    this.render();
+    byId("conversation").lastElementChild.scrollIntoView({ block: "start" });
+    await Promise.all(answers.map((answer) => this.write(turn, answer)));
+  }
+
+  begin(question) {
+    const turn = newTurn(question, [...this.turns]);
+    this.turns.push(turn);
+    return turn;
+  }
+
+  async goOn(turn, origin, at, choice, settings) {
+    const answer = await branch(turn, origin, at, choice, settings).catch(this.settled);
+    if (!answer) return null; // the server did not answer, and the page has said so
+    this.render();
+    this.cards.get(answer).node.scrollIntoView({ block: "center" });
+    await this.write(turn, answer);
+    return answer;
+  }
+
+  // The answers of a recipe: branches after what they branch from.
+  async askAgain(question, plans) {
+    const turn = this.begin(question);
+    const made = new Map();
+    for (const plan of plans.filter(({ origin }) => !origin)) made.set(plan.number, newAnswer(turn, plan.lane, plan.settings));
+    this.render();
+    await Promise.all([...made.values()].map((answer) => this.write(turn, answer)));
+    for (const { number, origin, settings } of plans.filter((plan) => plan.origin)) {
+      const from = made.get(origin.number);
+      const reachable = from && origin.at < allSteps(from).length;
+      const answer = reachable && await this.goOn(turn, from, origin.at, origin.choice, settings);
+      if (answer) made.set(number, answer);
+    }
+  }
+
+  async write(turn, answer) {
+    const controller = new AbortController();
+    this.running.add(controller);
+    byId("stop").hidden = false;
+    await run(turn, answer, controller.signal, () => {
+      this.cards.get(answer)?.update();
+      this.changed(answer);
+    });
+    this.running.delete(controller);
+    if (this.cards.has(answer)) byId("status").textContent = summary(answer, counters(answer));
+    if (this.running.size) return;
+    byId("stop").hidden = true;
+    this.settled(answer.error);
+  }
+
+  stop() {
+    for (const controller of this.running) controller.abort();
+  }
+
+  show(turns) {
+    this.stop();
+    this.turns = turns;
+    this.render();
+  }
+
+  render() {
+    const begun = this.turns.length > 0;
+    for (const id of ["welcome", "examples"]) byId(id).hidden = begun;
+    byId("legend").hidden = !begun;
+    document.body.classList.toggle("begun", begun);
+    const answers = new Set(this.turns.flatMap((turn) => turn.answers));
+    for (const answer of this.cards.keys()) if (!answers.has(answer)) this.cards.delete(answer);
+    byId("conversation").replaceChildren(...this.turns.map((turn) => this.section(turn)));
+  }
+
+  section(turn) {
+    return make("section", { class: "turn", "aria-label": "Question and answers" },
+      make("h2", { text: turn.question, tabindex: -1 }),
+      make("div", { class: "answers" }, ...turn.answers.map((answer) => this.card(turn, answer).node)));
+  }
+
+  card(turn, answer) {
+    if (!this.cards.has(answer)) {
+      const { method: name, trigger } = answer.settings;
+      const method = this.methods.get(name) ?? { method: name, trigger, help: "this server does not have it" };
+      const actions = { remove: () => this.remove(turn, answer), retry: () => this.retry(turn, answer) };
+      this.cards.set(answer, new Card(turn, answer, method, this.expected(turn.question), actions));
+    }
+    return this.cards.get(answer);
+  }
+
+  remove(turn, answer) {
+    removeAnswer(turn, answer);
+    if (!turn.answers.length) this.turns = this.turns.filter((other) => other !== turn);
+    this.render();
+    this.changed(answer);
+    this.settled(null);
+    byId("conversation").querySelector("h2:last-of-type")?.focus({ preventScroll: true });
+  }
+
+  retry(turn, answer) {
+    Object.assign(answer, unwritten());
+    this.cards.delete(answer);
+    this.render();
+    this.changed(answer);
+    this.write(turn, answer);
+  }
+}

@@ -1,0 +1,158 @@
+"""What a server tells Prometheus is what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from select_to_think.config import DecodeConfig, MethodSettings
+from select_to_think.contexts.memory import Extents
+from select_to_think.contexts.protocol import Ask, Backend, Context
+from select_to_think.evaluation.items import load_pair_split
+from select_to_think.runs import Committed, Failed, Finished
+from select_to_think.serving.access import Visit
+from select_to_think.serving.engine import Engine, Job
+from select_to_think.serving.metrics import Metrics, TimedBackend
+from select_to_think.session import Session
+from select_to_think.structures import Counts, Extend, Generation, ModelUnavailable, S2TError, StepRecord
+
+
+def values(metrics: Metrics) -> dict[str, float]:
+    """Every sample as Prometheus would read it: `name{label=value,...}` -> number."""
+    text, content_type = metrics.text("text/plain")
+    assert content_type.startswith("text/plain")
+    found = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def test_the_numbers_are_those_of_the_answers() -> None:
+    metrics = Metrics()
+    session = Session.load()
+    session.backend("slm"), session.backend("llm")
+    engine = Engine(session, observer=metrics)
+    metrics.watch(engine)
+    questions = [item.question for item in load_pair_split("validation", limit_per_domain=1)]
+    settings = MethodSettings(DecodeConfig(max_new_tokens=40))
+    runs = [("s2t", run) for _, run in session.runs(questions, "s2t", settings)]
+    results: list[Generation] = []
+    during: dict[str, float] = {}
+
+    async def go() -> None:
+        nonlocal during
+        client, leaver = engine.submit(runs), engine.submit([("s2t", run) for _, run in session.runs(*LEAVER)])
+        assert values(metrics)["s2t_queue"] == 4
+        engine.start()
+        async for _, event in leaver.events(asyncio.get_running_loop().time() + 60):
+            assert isinstance(event, Committed)
+            during = values(metrics)
+            leaver.leave()
+        async for _, event in client.events(asyncio.get_running_loop().time() + 60):
+            if isinstance(event, Finished):
+                results.append(event.result)
+
+    asyncio.run(go())
+    engine.stop()
+    after = values(metrics)
+    tokens = sum(len(result.tokens) for result in results)
+    assert len(results) == len(questions) == 3
+    assert 1 <= during["s2t_rows"] <= 4 and after["s2t_rows"] == after["s2t_queue"] == 0
+    assert during["s2t_kv_slots_used{model=slm}"] >= 64 and after["s2t_kv_slots_used{model=slm}"] == 0
+    assert after["s2t_kv_slots{model=slm}"] == cast(Any, session.backends["slm"]).extents.slots > 0
+    assert after["s2t_decoding_steps_total{method=s2t}"] > tokens
+    assert after["s2t_triggered_steps_total{method=s2t}"] >= sum(result.fired_count for result in results) > 0
+    assert after["s2t_flips_total{method=s2t}"] >= sum(result.flip_count for result in results) > 0
+    assert sum(after.get(f"s2t_answers_total{{method=s2t,outcome={o}}}", 0) for o in ("stop", "length")) == 3
+    assert after["s2t_answers_total{method=s2t,outcome=cancelled}"] == 1
+    assert after["s2t_time_to_first_token_seconds_count{method=s2t}"] == after["s2t_queue_seconds_count"] == 4
+    assert after["s2t_time_per_output_token_seconds_count{method=s2t}"] == 3
+    llm = session.backends["llm"]
+    assert after["s2t_forwards_total{model=llm}"] == llm.forwards == after["s2t_llm_call_seconds_count"] > 0
+    assert after["s2t_llm_call_seconds_sum"] > 0 and after["s2t_llm_call_failures_total"] == 0
+    assert after["s2t_runtime_step_seconds_count"] >= after["s2t_forwards_total{model=slm}"] - llm.forwards
+    for model in ("slm", "llm"):
+        processed = sum(getattr(result.counts, f"{model}_tokens_processed") for result in results)
+        assert after[f"s2t_tokens_processed_total{{model={model}}}"] == processed > 0
+    assert sum(after[f"s2t_tokens_generated_total{{model={model}}}"] for model in ("slm", "llm")) == tokens
+
+
+LEAVER = (["How many keys does Ida have?"], "s2t", MethodSettings(DecodeConfig(max_new_tokens=400)))
+
+
+def test_what_was_refused_or_failed_is_counted() -> None:
+    metrics, event = Metrics(), Failed(1, S2TError("no"))
+    job = Job("greedy", cast(Any, None), 0, cast(Any, None))
+    metrics.refused("greedy")
+    metrics.ended(job, event)
+    found = values(metrics)
+    assert found["s2t_answers_total{method=greedy,outcome=refused}"] == 1
+    assert found["s2t_answers_total{method=greedy,outcome=failed}"] == 1
+
+
+def test_triggered_steps_flips_and_times_between_tokens() -> None:
+    metrics = Metrics()
+    job = Job("s2t", cast(Any, None), 0, cast(Any, None), arrived=time.monotonic() - 0.5)
+    fired = StepRecord(5, 0.0, 5, fired=True)
+    steps = (StepRecord(5, 0.0, 5), fired, StepRecord(6, 0.0, 5, fired=True))
+    metrics.committed(job, steps[:1])
+    metrics.committed(job, steps[1:])
+    time.sleep(0.1)
+    metrics.ended(job, Finished(1, Generation((5, 5, 6), "stop", steps, Counts(llm_tokens_generated=2))))
+    found = values(metrics)
+    names = ("decoding_steps", "triggered_steps", "flips")
+    assert [found[f"s2t_{name}_total{{method=s2t}}"] for name in names] == [3, 2, 1]
+    assert 0.5 <= found["s2t_time_to_first_token_seconds_sum{method=s2t}"] < 0.6
+    assert 0.05 <= found["s2t_time_per_output_token_seconds_sum{method=s2t}"] < 0.1
+    assert found["s2t_tokens_generated_total{model=slm}"] == 1 and not metrics.first_times
+
+
+def test_failures_of_the_llm_are_counted() -> None:
+    class Deaf:
+        forwards = 7
+
+        def step(self) -> list[Ask]:
+            request = Extend("llm", (1,))
+            asks = [Ask(Context(0, 64), request, answer=ModelUnavailable("gone")), Ask(Context(0, 64), request)]
+            return asks
+
+    metrics = Metrics()
+    timed = TimedBackend(cast(Backend, Deaf()), metrics.called)
+    assert len(timed.step()) == 2 and timed.forwards == 7
+    assert values(metrics)["s2t_llm_call_failures_total"] == 1 and values(metrics)["s2t_llm_call_seconds_count"] == 1
+
+
+def test_requests_to_unknown_paths_make_no_labels_of_their_own() -> None:
+    metrics = Metrics()
+    for number in range(50):
+        metrics.visited(Visit("id", "GET", f"/{number}", 404, 0.1, True, "", {}))
+    metrics.visited(Visit("id", "GET", "/v1/models", 200, 0.1, True, "/v1/models", {}))
+    found = values(metrics)
+    assert found["s2t_requests_total{route=other,status=404}"] == 50
+    assert found["s2t_requests_total{route=/v1/models,status=200}"] == 1
+    assert sum(name.startswith("s2t_requests_total") for name in found) == 2
+    assert found["process_resident_memory_bytes"] > 1 << 20
+
+
+def test_openmetrics_is_spoken_to_those_who_ask() -> None:
+    text, content_type = Metrics().text("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text") and text.endswith(b"# EOF\n")
+
+
+@pytest.mark.parametrize("slots", [0, 63, 64, 1000, 4096])
+def test_free_slots_are_counted(slots: int) -> None:
+    extents = Extents(slots)
+    assert extents.available == extents.slots == slots // 64 * 64
+    taken = []
+    while (found := extents.take(100)) is not None:
+        taken.append(found)
+        assert extents.available == extents.slots - sum(size for _, size in taken)
+    for start, size in taken:
+        extents.give(start, size)
+    assert extents.available == extents.slots
