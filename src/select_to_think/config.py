@@ -125,12 +125,8 @@ class MentorConfig(Checked):
     )
     verifier_place: VerifierPlace = option("turn", "The template is a user's turn, or goes on in the answer (paper).")
     verifier_opening: str = option("My choice: Option (", "How its answer begins; the letter follows.")
-    verifier_rule: Literal["odds", "top"] = option(
-        "odds", "mentor-free: the likelier letter, or the top token (paper)."
-    )
-    verifier_state: Literal["behind", "before"] = option(
-        "behind", "mentor-mlp reads behind the opening, or before (paper)."
-    )
+    verifier_rule: Literal["odds", "top"] = option("odds", "mentor-free: the likelier letter, or the top token: paper.")
+    verifier_state: Literal["behind", "before"] = option("behind", "mentor-mlp reads behind the opening, or before it.")
     word_form: Definition = option("ours", "What a word is, and when two are the same: ours, or paper.")
 
     def __post_init__(self) -> None:
