@@ -33,7 +33,7 @@ class BlockVerified(Select):
             drafts = yield from self.draft(fresh, min(block, answer.room))
             look = yield from self.verify(fresh, drafts)
             for line, seen in enumerate(drafts):
-                step, _ = yield from self.decide(seen, look, line, random, last=True)
+                step, _ = yield from self.decide(seen, look, line, len(answer.steps), random, last=True)
                 yield answer.add(step)
                 if step.flip or not answer.room:
                     break
