@@ -255,6 +255,18 @@ def test_the_queue_is_bounded() -> None:
         client.completions.create(**{**ENDLESS, "max_tokens": 1, "n": 2})  # one at a time, in order
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_waits_and_hangs_up_leaves_the_queue(stream: bool) -> None:
+    with serving(Session.load(runtime=SMALL), max_rows=1) as served:
+        running = served.client.completions.create(**ENDLESS, stream=True)
+        next(iter(running))
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(served.url + TEXT, json={**ENDLESS, "n": 5, "stream": stream}, timeout=0.5)
+        until(lambda: not served.engine.waiting, 5)
+        assert served.get("/v1/s2t/state")["rows"] == 1
+        running.close()
+
+
 def test_a_request_may_take_so_long() -> None:
     session = Session.load(runtime=SMALL)
     with serving(session, ServeConfig(port=0, request_timeout_s=0.5)) as served:
