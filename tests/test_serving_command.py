@@ -64,7 +64,8 @@ def test_what_cannot_be_served_is_one_line(flags: list[str], capfd: pytest.Captu
     assert out == "" and [line.startswith("error:") for line in err.splitlines()][-1:] == [True], err
 
 
-def test_the_harness_scores_through_the_server_what_the_session_scores() -> None:
+@pytest.mark.parametrize("backend", ["auto", "huggingface"])  # auto: the server's own /tokenize
+def test_the_harness_scores_through_the_server_what_the_session_scores(backend: str) -> None:
     models = pytest.importorskip("lm_eval.models.openai_completions", reason="this test needs the extra `lm-eval`")
     from lm_eval.api.instance import Instance
 
@@ -73,11 +74,12 @@ def test_the_harness_scores_through_the_server_what_the_session_scores() -> None
     requests = [Instance("loglikelihood", {}, pair, place) for place, pair in enumerate(pairs)]
     until = [Instance("generate_until", {}, (p.question, {"until": ["."], "max_gen_toks": 20}), 0) for p in PROBLEMS]
     with serving(Session.load(runtime=SMALL)) as served:
-        settings: dict[str, Any] = {
-            "base_url": f"{served.url}/v1/completions", "model": "demo:greedy", "tokenizer_backend": "huggingface",
-            "tokenizer": str(bundled_model("demo", "slm")), "batch_size": 4, "max_length": 1024, "num_concurrent": 1,
-        }  # fmt: skip
+        settings: dict[str, Any] = {"model": "demo:greedy", "base_url": f"{served.url}/v1/completions"}
+        if backend == "huggingface":
+            settings["tokenizer"] = str(bundled_model("demo", "slm"))
+        settings |= {"tokenizer_backend": backend, "batch_size": 4, "max_length": 1024, "num_concurrent": 1}
         model = models.LocalCompletionsAPI(**settings)
+        assert (type(model.tokenizer).__name__ == "RemoteTokenizer") == (backend == "auto")
         told = model.loglikelihood(requests, disable_tqdm=True)
         written = model.generate_until(until, disable_tqdm=True)
     ids = [[session.slm.tokenizer(text).input_ids for text in (question, question + rest)] for question, rest in pairs]
