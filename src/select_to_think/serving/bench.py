@@ -32,7 +32,7 @@ from select_to_think.session import Session
 from select_to_think.structures import Progress, S2TError
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "seed": 0}  # of the methods that draw
-LEAVE_AFTER = 5  # chunks that a vanishing client reads
+LEAVE_AFTER = 3  # chunks that a vanishing client reads
 READERS, READ_TOKENS, LEAD_SECONDS = 4, 1000, 1.0  # streams that are open as a long prompt comes
 
 Findings = tuple[list[dict[str, Any]], dict[str, Any]]  # rows, and the numbers behind them
