@@ -292,7 +292,7 @@ class Engine:
             with suppress(RuntimeError):  # a loop that was closed: nobody waits there
                 loop.call_soon_threadsafe(deliver, batch)
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, int | float]:
         """What a person may want to see of it."""
         now = time.monotonic()
         while self.written and self.written[0][0] < now - RATE_SECONDS:
