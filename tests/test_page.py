@@ -544,6 +544,27 @@ def test_stop_ends_the_answer_and_its_run(page: Page, served: Served) -> None:
     assert "Final answer 11" in card(page.locator(".turn").last, 1).inner_text()  # type: ignore[arg-type]
 
 
+def test_what_leaves_the_page_is_asked_no_further(page: Page, open_page: Open, served: Served) -> None:
+    ask(page)
+    ask(page, cards=2)
+    fragment = page.evaluate("location.hash")
+    other = open_page()
+    with slowed(served, 0.1):
+        other.evaluate("hash => { location.hash = hash; }", fragment)
+        other.locator(".token").nth(3).wait_for()
+        other.locator("#new").click()
+        other.wait_for_timeout(1000)
+        assert other.locator(".card").count() == 0 and not served.engine.state()["rows"]
+    ask(other)
+    with slowed(served, 0.3):
+        other.locator(".token").nth(4).click()
+        other.locator("#inspector .refused .option").click()
+        card(other, 2).locator(".token").nth(5).wait_for()
+        card(other, 1).get_by_role("button", name="Remove").click()
+        until(lambda: not served.engine.state()["rows"], seconds=3)
+    assert other.locator("#welcome").is_visible() and other.locator("#notice").inner_text() == ""
+
+
 def test_counters_of_the_server_are_live(page: Page, served: Served) -> None:
     ask(page)
     page.locator("#server").get_by_text(

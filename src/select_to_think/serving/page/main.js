@@ -118,15 +118,11 @@ async function writeAddress() {
 
 async function followAddress() {
   if (!location.hash || location.hash === ownHash) return;
-  try {
-    const saved = await fromHash(location.hash);
-    if (!saved) return;
-    form.show(saved.lanes);
-    show([]);
-    for (const turn of saved.turns) await stage.askAgain(turn.question, turn.answers);
-  } catch (error) {
-    notify(error.message);
-  }
+  const saved = await fromHash(location.hash).catch((error) => notify(error.message));
+  if (!saved) return;
+  form.show(saved.lanes);
+  show([]);
+  await stage.askAgain(saved.turns);
 }
 
 function show(turns) {
