@@ -47,7 +47,9 @@ export class Stage {
       if (!goesOn()) return;
       const turn = this.begin(question);
       const made = new Map();
-      for (const plan of answers.filter(({ origin }) => !origin)) made.set(plan.number, newAnswer(turn, plan.lane, plan.settings));
+      for (const { number, lane, settings } of answers.filter(({ origin }) => !origin)) {
+        made.set(number, newAnswer(turn, lane, settings));
+      }
       this.render();
       await Promise.all([...made.values()].map((answer) => this.write(turn, answer)));
       for (const { number, origin, settings } of answers.filter((plan) => plan.origin)) {
@@ -113,7 +115,9 @@ export class Stage {
 
   remove(turn, answer) {
     removeAnswer(turn, answer);
-    for (const [other, controller] of this.running) if (!this.turns.some(({ answers }) => answers.includes(other))) controller.abort();
+    for (const [other, controller] of this.running) {
+      if (!this.turns.some(({ answers }) => answers.includes(other))) controller.abort();
+    }
     if (!turn.answers.length) this.turns = this.turns.filter((other) => other !== turn);
     this.render();
     this.changed(answer);
