@@ -30,6 +30,7 @@ OWNERS = {
 OWN_FIELDS = set(
     "model prompt max_tokens temperature logprobs logprob_token_ids return_tokens_as_token_ids".split()
 )  # of `s2t serve` that are asked
+DETOKENIZED = {"vllm": "prompt", "llama-server": "content"}
 QUESTIONS = ("/v1/completions", "/generate", "/completion")
 
 
@@ -152,6 +153,8 @@ class FakeServer:
         if path == "/tokenize" and kind != "openai" and self.tokenizes:
             text = asked["content" if kind == "llama-server" else "prompt"]
             return {"tokens": self.loaded.tokenizer(text, add_special_tokens=False).input_ids}
+        if path == "/detokenize" and kind in ("vllm", "llama-server") and self.tokenizes:
+            return {DETOKENIZED[kind]: self.loaded.tokenizer.decode(asked["tokens"])}
         if asked.get("model", self.name) != self.name:
             raise Refusal(404, f"the model {asked['model']!r} does not exist")
         if path == "/v1/completions" and kind in ("vllm", "s2t", "openai"):

@@ -24,7 +24,7 @@ def beside() -> Session:
 
 @pytest.fixture(scope="module")
 def served(beside: Session) -> Iterator[Served]:
-    with serving(beside, ServeConfig(port=0, method="llm")) as server:
+    with serving(beside, ServeConfig(port=0)) as server:
         yield server
 
 

@@ -41,9 +41,10 @@ class Proxy:
         try:
             yield int(server.sockets[0].getsockname()[1])
         finally:
-            loop.call_soon_threadsafe(server.close)
+            asyncio.run_coroutine_threadsafe(end_all(server), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
+            loop.close()
 
     async def serve(self, client: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -66,6 +67,15 @@ class Proxy:
                 await sink.drain()
         finally:
             sink.close()
+
+
+async def end_all(server: asyncio.Server) -> None:
+    """Close a server and its connections."""
+    server.close()
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,7 +40,6 @@ PLAIN = "The answer is 12 + 7 = 19."
 PROBED_TOKENS = 200  # of the vocabulary, evenly spread
 PROBED_TOP = 5
 SAME_NATS = 0.5  # between two answers to the probe; arithmetic on GPUs differs by hundredths
-Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
@@ -164,15 +163,17 @@ class Introduction:
         return min(own, LARGEST) if told is None else int(told)
 
     async def compare_tokens(self, kind: ServerKind, model: str) -> None:
-        """Raise S2TError where the server reads texts otherwise than the tokenizer that stands for it here."""
+        """Raise S2TError where ids mean other tokens to the server than to the tokenizer that stands for it here.
 
-        def encode(text: str) -> list[int]:
-            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-        texts = [PLAIN] if self.pair.llm_tokenizer else [PLAIN, PROBE, spread_text(self.tokenizer, encode)]
-        for text in texts:
+        How the server cuts texts does not matter, as it is sent ids: that is looked at where it does not show what ids
+        mean.
+        """
+        ids = spread_ids(self.tokenizer)
+        if await self.shown(kind, model, ids) == self.text(ids):
+            return
+        for text in (PLAIN, PROBE, self.text(ids)):
             told = await self.tokens(kind, model, text)
-            ours = encode(text)
+            ours = list(self.tokenizer(text, add_special_tokens=False).input_ids)
             if told is None and self.pair.llm_tokenizer is None:
                 raise S2TError(
                     f"the LLM at {self.url} does not show its tokens: name its tokenizer with --llm-tokenizer "
@@ -183,6 +184,15 @@ class Introduction:
                 raise S2TError(
                     f"the LLM at {self.url} has other tokens than {whose}: name its own with --llm-tokenizer"
                 )
+
+    async def shown(self, kind: ServerKind, model: str, ids: Sequence[int]) -> str | None:
+        """What the server writes for ids, if it tells."""
+        if kind == "openai":
+            return None
+        named = {} if kind == "llama-server" else {"model": model}
+        found = await self.transport.peek("/detokenize", {**named, "tokens": list(ids)})
+        fields = [found.get(name) for name in ("prompt", "content", "text")] if isinstance(found, dict) else []
+        return next((text for text in fields if isinstance(text, str)), None)
 
     async def tokens(self, kind: ServerKind, model: str, text: str) -> list[int] | int | None:
         """The server's tokens of a text, or how many there are; None if it does not tell."""
@@ -254,12 +264,11 @@ def alike(one: Seen, other: Seen) -> bool:
     return other.top[0][0] in before and all(math.isclose(before[i], after[i], abs_tol=SAME_NATS) for i in shared)
 
 
-def spread_text(tokenizer: PreTrainedTokenizerBase, encode: Encode) -> str:
-    """A text of tokens from all over a vocabulary."""
-    size = len(tokenizer)
-    ids = [i for i in range(0, size, max(1, size // PROBED_TOKENS)) if i not in tokenizer.all_special_ids]
-    text = str(tokenizer.decode(ids, skip_special_tokens=True))
-    return str(tokenizer.decode(encode(text.replace("\ufffd", "")), skip_special_tokens=True)) or PLAIN
+def spread_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ordinary tokens from all over a vocabulary, each of whole characters."""
+    step = max(1, len(tokenizer) // PROBED_TOKENS)
+    ids = [i for i in range(0, len(tokenizer), step) if i not in tokenizer.all_special_ids]
+    return [i for i in ids if "\ufffd" not in tokenizer.decode([i])]
 
 
 def named_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
