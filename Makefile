@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit test-servers clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -17,7 +17,7 @@ $(BIN)/python:
 # Stamps: the second run installs nothing unless the requirements changed.
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	$(PIP) -e .
+	$(PIP) -e '.[serve]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
@@ -39,6 +39,12 @@ types: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=4
+
+# An LLM behind real servers, which are installed into $(SERVERS) the first time (half an hour, 6 GB).
+SERVERS ?= .servers
+test-servers: $(VENV)/.dev
+	tests/servers/install.sh $(SERVERS)
+	OMP_NUM_THREADS=1 S2T_SERVERS=$(abspath $(SERVERS)) $(BIN)/pytest -q -rA tests/servers
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -67,7 +67,7 @@ class FakeSession:
         )
         self.calibration = replace(
             Calibration.fit(
-                {name: list(np.linspace(0, 1, 500)) for name in ("kl", "entropy", "margin")}, ["c0"], fingerprint, "llm"
+                {name: [np.linspace(0, 1, 500)] for name in ("kl", "entropy", "margin")}, ["c0"], fingerprint, "llm"
             ),
             question_keys=["k0"],
         )
@@ -84,7 +84,7 @@ class FakeSession:
     def thresholds(self, coupled: None) -> Calibration:
         return self.calibration
 
-    def trigger(self, name: str, budget: float, coupled: None = None) -> Any:
+    def trigger(self, name: str, budget: float, coupled: None = None, warm_up_steps: int = 0) -> Any:
         return SimpleNamespace(threshold=1 - budget if name == "random" else self.calibration.threshold(name, budget))
 
     def scorer(self, select: SelectConfig) -> Any:

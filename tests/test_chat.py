@@ -26,6 +26,7 @@ from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, Run
 from select_to_think.models.prompting import Conversation
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
+from select_to_think.triggers.table import TRIGGERS
 from tiny import tiny_loaded
 
 QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
@@ -178,7 +179,7 @@ def test_no_command_is_without_help_and_completion() -> None:
     dialogue = Dialogue(Script(), None, MethodSettings(), console(io.StringIO()), interactive=True)
     assert completions(dialogue, "/") == [f"/{name}{' ' if c.argument else ''}" for name, c in COMMANDS.items()]
     assert completions(dialogue, "/me") == ["/method "] and completions(dialogue, "/method g") == ["greedy"]
-    assert completions(dialogue, "/trigger ") == ["default", "kl", "entropy", "margin", "random", "learned"]
+    assert completions(dialogue, "/trigger ") == ["default", *TRIGGERS]
     assert completions(dialogue, "/why ") == completions(dialogue, "/nonsense x") == completions(dialogue, "me") == []
 
 
@@ -205,16 +206,20 @@ def test_why_a_step_triggered() -> None:
     ]
 
 
-def test_why_where_nothing_was_decided_or_nobody_answered() -> None:
+def test_why_where_nothing_was_decided_or_nobody_answered(capsys: pytest.CaptureFixture[str]) -> None:
     silent = step(0, "a", statistic=None, alternatives=[])
+    unasked = step(3, "e", statistic=None, llm_failed=True)
     failed = step(1, "b", fired=True, llm_failed=True, candidates=[option(101, "b", -0.1)])
     taken = step(
         2, "c d", text_added="c", statistic=None, fired=True, chooser="llm", candidates=[option(102, "c d", -0.1, 0.9)]
     )
-    shown = talk(Script([silent, failed, taken]), "q", "/why 0", "/why 1", "/why 2")
+    shown = talk(Script([silent, failed, taken, unasked]), "q", "/why 0", "/why 1", "/why 2", "/why 3")
+    assert "4 tokens · 2 triggered · 0 flipped" in (said := capsys.readouterr().err)
+    assert "2 without the LLM, which did not answer" in said
     assert "step 0, token 100: no trigger here; chosen by the SLM\n" in shown
     assert "step 1, token 101: entropy 0.250 > 0.500, so it triggered; the LLM did not answer" in shown
     assert "step 2, token 102: chosen by the LLM\n" in shown
+    assert "step 3, token 103: the LLM did not answer, so the SLM's own choice stands\n" in shown
 
 
 def test_why_lists_what_triggered_and_knows_its_range(capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,7 +255,9 @@ def test_an_answer_that_was_stopped_leaves_what_was_written(
     error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chat = Script([STEPS[0], FLIP, error], [error])
-    shown = talk(chat, "a", "b", "c", "/why 1")
+    shown = talk(chat, "a", "/why 1", "b", "c", "/why 1")
+    assert "step 1, token 101: statistic 0.750, so it triggered; chosen by the scorer\n" in shown  # threshold unknown
+    shown = shown.replace(shown[shown.index("one [") : shown.index("one two three")], "")
     assert shown.startswith("one two\none two three\n") and "[two]" in shown
     assert chat.asked[-1][0] == [("user", "a"), ("assistant", "one two"), ("user", "c")]  # b was not answered at all
     said = capsys.readouterr().err
@@ -346,6 +353,7 @@ def test_json_holds_every_answer_with_its_trace(
         ("q\n", ("--url", "http://127.0.0.1:9"), "nobody answers at http://127.0.0.1:9"),
         ("q\n", ("--url", "127.0.0.1:9"), "cannot be asked"),
         ("q\n", ("--url", "http://127.0.0.1:9", "--slm", "x"), "leave out --slm"),
+        ("q\n", ("--url", "http://127.0.0.1:9", "--kv-memory-gib", "1"), "leave out --kv-memory-gib"),
         ("\ud800\n", (), "half a character"),
         (f"{'x ' * 2000}\n", (), "exceed the context"),
     ],

@@ -24,14 +24,20 @@ from select_to_think.cli.chat.local import LocalChat
 QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
 MARKED = "First Ida has 23 [+ -> -] 5 = 18 keys. Ida has 18 [+ -> -] 7 = 11 keys. The answer is 11."
 CTRL_C, CTRL_D, TAB, UP = "\x03", "\x04", "\t", "\x1b[A"
-SLOWLY = """
-import sys, time
+GATED = """
+import os, sys, time
 from select_to_think.cli.app import main
 from select_to_think.runtime import Runtime
-step = Runtime.step
-Runtime.step = lambda self: (time.sleep(0.1), step(self))[1]
-sys.exit(main(sys.argv[1:]))
-"""
+step, made = Runtime.step, 0
+def gated(self):
+    global made
+    made = made + 1 if self.live else 0
+    while made == 12 and os.path.exists(sys.argv[1]):
+        time.sleep(0.01)
+    return step(self)
+Runtime.step = gated
+sys.exit(main(sys.argv[2:]))
+"""  # every answer waits at its twelfth token for as long as a file exists
 FLIP = "\x1b[1;4;35m-\x1b[0m"
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -105,11 +111,14 @@ def test_a_conversation_at_a_terminal(start: type[Terminal], tmp_path: Path) -> 
     history = tmp_path / "state" / "select-to-think" / "chat_history"
     history.parent.mkdir(parents=True)
     history.write_text(f"{QUESTION}\n")
-    chat = start("-c", SLOWLY, "chat")
+    gate = tmp_path / "gate"
+    gate.touch()
+    chat = start("-c", GATED, str(gate), "chat")
     chat.expect("> ")
     chat.type(UP, "\r")
     chat.expect(FLIP)
-    assert "11" not in chat.seen, "the flip is shown with the rest of the answer"
+    assert "answer" not in chat.seen, "the flip is shown with the rest of the answer"
+    gate.unlink()
     assert "2 triggered · 2 flipped" in chat.expect("\n> ")
     chat.type("/why 4\r")
     assert "23 [-] 5" in STYLE.sub("", chat.expect("\n> "))
@@ -119,11 +128,13 @@ def test_a_conversation_at_a_terminal(start: type[Terminal], tmp_path: Path) -> 
     chat.type("half a question", CTRL_C)
     chat.expect("Ctrl-D leaves")
     chat.expect("\n> ")
+    gate.touch()
     chat.type("/retry\r")
     chat.expect("First")
     chat.type(CTRL_C)
-    assert "answer is" not in chat.expect("stopped")
+    assert "answer" not in chat.expect("stopped")
     chat.expect("\n> ")
+    gate.unlink()
     chat.type("/why 0\r")
     chat.expect("step 0")
     chat.expect("\n> ")
@@ -138,14 +149,17 @@ def test_a_conversation_at_a_terminal(start: type[Terminal], tmp_path: Path) -> 
     assert history.stat().st_mode & 0o077 == 0, "others can read what was asked"
 
 
-def test_generate_shows_an_answer_as_it_is_written(start: type[Terminal]) -> None:
-    program = start("-c", SLOWLY, "generate", QUESTION)
+def test_generate_shows_an_answer_as_it_is_written(start: type[Terminal], tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    program = start("-c", GATED, str(gate), "generate", QUESTION)
     program.expect(QUESTION)
     program.expect(FLIP)
-    assert "11" not in program.seen, "the flip is shown with the rest of the answer"
     program.type(CTRL_C)
+    assert "answer" not in program.expect("stopped; nothing was written")
+    gate.unlink()
     code, shown = program.leave()
-    assert code == 130 and "stopped; nothing was written" in shown and "answer is" not in shown
+    assert code == 130 and "answer" not in shown and "Traceback" not in shown
 
 
 @pytest.mark.parametrize("terminal", [False, True])

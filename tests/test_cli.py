@@ -40,6 +40,7 @@ COMMANDS = (
     "generate",
     "chat",
     "serve",
+    "playground",
     "measure",
     "calibrate",
     "collect",
@@ -53,6 +54,8 @@ COMMANDS = (
     "ablate",
     "train distill",
     "bench decode",
+    "bench remote",
+    "bench serve",
     "bench train",
     "pair info",
 )
@@ -295,21 +298,28 @@ def test_names_of_methods_and_triggers_come_from_their_tables() -> None:
     tables = {"trigger": TRIGGERS, "triggers": TRIGGERS, "method": METHODS, "methods": METHODS}
     found = [(command, flag, tables[flag.name]) for command, flag in parameters() if flag.name in tables]
     assert {"generate", "eval", "collect", "ablate"} <= {command for command, _, _ in found}
+    some = {"ablate": lambda method: method.mentor, "bench remote": lambda method: method.asks_llm}
     for command, flag, table in found:
         if command == "compare":  # names what a run holds
             continue
-        names = [name for name in table if command != "ablate" or METHODS[name].mentor]
+        names = [
+            name for name, record in table.items() if command not in some or table is TRIGGERS or some[command](record)
+        ]
         assert flag.help.count(f"[{', '.join(names)}]".replace("[", r"\[", 1)) == 1, (command, flag.help)
-        offered = [item.value for item in flag.shell_complete(None, "")]
-        assert offered == names, command
+        assert [item.value for item in flag.shell_complete(None, "")] == names, command
 
 
 @pytest.mark.parametrize(
     ("begun", "offered"),
-    [("mar", ["margin"]), ("kl,en", ["kl,entropy"]), ("nothing", []), ("kl,entropy,r", ["kl,entropy,random"])],
+    [
+        ("be", ["beta"]),
+        ("alpha,be", ["alpha,beta"]),
+        ("nothing", []),
+        ("beta,alpha,a", ["beta,alpha,alpha", "beta,alpha,also"]),
+    ],
 )
 def test_the_last_of_several_names_is_completed(begun: str, offered: list[str]) -> None:
-    assert completing(TRIGGERS)(begun) == offered
+    assert completing(("alpha", "beta", "also"))(begun) == offered
 
 
 def test_names_that_a_flag_takes_are_all_in_its_help() -> None:
@@ -444,6 +454,20 @@ def test_what_was_decided_together_is_marked_as_a_whole(steps: list[StepRecord],
         for _, group in groupby(zip(marks, coloured.plain, strict=True), itemgetter(0))
     ]
     assert grouped == runs
+
+
+@pytest.mark.parametrize("fired", [False, True])
+def test_where_the_llm_failed_is_marked(fired: bool) -> None:
+    options = (ord("a"),) if fired else ()
+    steps = (
+        StepRecord(ord("a"), -1.0, ord("a"), None, fired, options, (-1.0,) * len(options), llm_failed=True),
+        StepRecord(ord("b"), -1.0, ord("b")),
+    )
+    shown = steps_of(Generation((97, 98), "length", steps))
+    assert marked(shown, colours=False).plain == "[a: no LLM]b"
+    assert [(span.start, span.end, span.style) for span in marked(shown, colours=True).spans] == [
+        (0, 1, "underline red")
+    ]
 
 
 def test_marks_without_colours() -> None:

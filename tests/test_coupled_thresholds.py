@@ -24,6 +24,7 @@ from training_fixtures import write_scorer
 
 DECODE = DecodeConfig(max_new_tokens=24)
 BUDGET = 0.2
+CALIBRATED = {"entropy", "entropy-paper", "margin"}
 COLLECTION = Path(__file__).parents[1] / "src/select_to_think/pairs/demo/collection"
 
 
@@ -142,7 +143,11 @@ def test_calibrating_a_scorer_on_the_command_line(
     assert "--out and --scorer exclude each other" in capfd.readouterr().err
     assert main([*words, str(own)]) == 0
     said = json.loads(capfd.readouterr().out)
-    assert said["calibration"] == str(own / "calibration.json") and set(said["thresholds"]) == {"entropy", "margin"}
+    assert said["calibration"] == str(own / "calibration.json") and set(said["thresholds"]) == {
+        "entropy",
+        "entropy-paper",
+        "margin",
+    }
     question = ["generate", "w5 w9", "--slm", str(slm), "--scorer", str(own), "--max-new-tokens", "24"]
     assert main([*question, "--trigger-budget", "0.5"]) == 0
 
@@ -159,4 +164,8 @@ def test_training_a_coupled_scorer_of_the_bundled_pair_makes_its_thresholds(
     said = json.loads(capfd.readouterr().out)
     found = json.loads(Path(said["calibration"]).read_text())
     assert Path(said["calibration"]) == tmp_path / "scorer" / "calibration.json"
-    assert found["item_ids"] == [item.id for item in few] and set(found["quantiles"]) == {"entropy", "margin"}
+    assert found["item_ids"] == [item.id for item in few] and set(found["quantiles"]) == {
+        "entropy",
+        "entropy-paper",
+        "margin",
+    }

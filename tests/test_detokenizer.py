@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from select_to_think.config import PairConfig
-from select_to_think.models.detokenizer import Detokenizer, StopStrings
+from select_to_think.models.detokenizer import Detokenizer, StopStrings, decoder
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 
@@ -64,3 +65,17 @@ def test_a_stop_string_ends_at_the_token_that_completes_it(name: str) -> None:
             looking = StopStrings(tokenizer(name), ("not in there", stop))
             found = next(n for n, token in enumerate(tokens) if looking.ended_by(token))
             assert stop in decoded(name, tokens[: found + 1]) and stop not in decoded(name, tokens[:found])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shorter_way_of_decoding_says_the_same(name: str) -> None:
+    found, tokens = tokenizer(name), list(range(len(tokenizer(name))))
+    for ids in (tokens, tokens[::-1], tokens[3:4], []):
+        assert decoder(found)(ids, skip_special_tokens=True) == found.decode(ids, skip_special_tokens=True)
+    assert decoder(found) != found.decode
+
+
+def test_a_tokenizer_that_cleans_up_is_asked_itself() -> None:
+    found = copy(tokenizer("demo"))
+    found.clean_up_tokenization_spaces = True
+    assert decoder(found) == found.decode

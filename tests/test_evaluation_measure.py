@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fake_session import DECODE, FakeSession, fake_items, fake_labels
+from select_to_think.config import SelectConfig
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import question_key
 from select_to_think.evaluation.measure import KS, clustered_stderr, measure, top_share
@@ -42,7 +43,7 @@ def steps_by_hand() -> list[dict[str, Any]]:
 def test_hit_at_k_is_its_definition(budget: float) -> None:
     steps = steps_by_hand()
     fired = sorted(steps, key=lambda step: -step["kl"])[: round(budget * len(steps))]
-    rows = measure(FakeSession(), ITEMS, trigger_budget=budget, decode=DECODE).rows
+    rows = measure(FakeSession(), ITEMS, select=SelectConfig(trigger_budget=budget), decode=DECODE).rows
     assert [row.domain for row in rows] == ["sums", "facts", "all"]
     for row in rows:
         ours = [step for step in fired if row.domain in ("all", step["domain"])]
@@ -56,7 +57,7 @@ def test_hit_at_k_is_its_definition(budget: float) -> None:
 
 
 def test_the_json_of_the_command() -> None:
-    value = measure(FakeSession(), ITEMS, trigger_budget=0.2, decode=DECODE).to_json()
+    value = measure(FakeSession(), ITEMS, select=SelectConfig(trigger_budget=0.2), decode=DECODE).to_json()
     assert value["schema"] == 1 and value["provenance"]["config"]["measure"]["trigger_budget"] == 0.2
     row = value["results"][-1]
     assert list(row["hit_at"]) == list(row["stderr_at"]) == ["1", "2", "4", "8", "16", "32"]
@@ -64,7 +65,9 @@ def test_the_json_of_the_command() -> None:
 
 def test_one_unnamed_domain_is_one_row() -> None:
     items = [replace(item, domain="all") for item in ITEMS]
-    assert [row.domain for row in measure(FakeSession(), items, trigger_budget=0.2).rows] == ["all"]
+    assert [row.domain for row in measure(FakeSession(), items, select=SelectConfig(trigger_budget=0.2)).rows] == [
+        "all"
+    ]
 
 
 def test_a_domain_without_triggered_steps_has_no_rates() -> None:
@@ -73,14 +76,14 @@ def test_a_domain_without_triggered_steps_has_no_rates() -> None:
     least = 1 / sum(len(entry.statistics["kl"]) for entry in labels.values())  # one step
     best = max(ITEMS, key=lambda item: labels[item.question].statistics["kl"].max())
     items = [replace(item, domain="best" if item == best else "rest") for item in ITEMS]
-    rows = {row.domain: row for row in measure(FakeSession(), items, trigger_budget=least).rows}
+    rows = {row.domain: row for row in measure(FakeSession(), items, select=SelectConfig(trigger_budget=least)).rows}
     assert rows["best"].n_steps == 1 and rows["best"].stderr_at["8"] is None
     assert rows["rest"].n_steps == 0 and rows["rest"].hit_at["8"] is None and rows["rest"].flip_rate is None
 
 
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(S2TError, match="trigger_budget"):
-        measure(FakeSession(), ITEMS, trigger_budget=0.0)
+        measure(FakeSession(), ITEMS, select=SelectConfig(trigger_budget=0.0))
 
 
 def test_top_share_takes_exactly_the_share_even_with_ties() -> None:

@@ -66,7 +66,7 @@ def test_kl_and_hits_are_those_of_plain_forwards(session: Session) -> None:
         slm, llm = (distributions(m.model, prompt, tokens) for m in (session.slm, session.llm))
         hits += [bool((llm[p].argmax() == slm[p].topk(8).indices).any()) for p in range(len(tokens))]
         agree += [bool(llm[p].argmax() == slm[p].argmax()) for p in range(len(tokens))]
-    row = measure(session, TEST, trigger_budget=BUDGET, decode=DECODE).rows[-1]
+    row = measure(session, TEST, select=SelectConfig(trigger_budget=BUDGET), decode=DECODE).rows[-1]
     top = np.argsort(-np.array(kl), kind="stable")[: round(BUDGET * len(kl))]
     assert row.n_steps == len(top) and row.hit_at["8"] == pytest.approx(np.array(hits)[top].mean())
     assert row.agreement == pytest.approx(np.mean(agree))

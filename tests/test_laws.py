@@ -216,5 +216,5 @@ def test_children_of_a_finished_parent_are_stopped() -> None:
 
 
 def test_block_sizes_stay_in_their_bounds() -> None:
-    assert next_block(16, 16, False) == 32 and next_block(64, 64, False) == 64
-    assert next_block(64, 1, True) == 4 and next_block(64, 10, True) == 20
+    assert next_block(16, 16, False) == 32 and next_block(32, 32, False) == 32
+    assert next_block(32, 1, True) == 12 and next_block(32, 10, True) == 20

@@ -12,9 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -22,13 +21,10 @@ import pytest
 
 from headless import chromium, new_page
 from select_to_think import Session
-from select_to_think.config import RuntimeConfig, ServeConfig
 
 pytest.importorskip("fastapi", reason="the server needs the extra `serve`")
-from select_to_think.serving.app import create_app
-from select_to_think.serving.engine import Engine
-from select_to_think.serving.server import Server, address, bind
 from select_to_think.serving.static import FOLDER
+from serve import SMALL, Served, serving, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page, Route
@@ -36,55 +32,40 @@ if TYPE_CHECKING:
 QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> &lt;b&gt; \u202e {{7*7}}'
 PICTURE = Path(__file__).parents[1] / "docs" / "playground.png"
-PICTURE_SIZE = {"width": 1280, "height": 800}
+PICTURE_SIZE = {"width": 1440, "height": 800}
 LONGEST_SCRIPT = 300  # lines
 PHONE = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True}
 
 
-@dataclass(frozen=True)
-class Served:
-    """A running server."""
+def api_answer(served: Served, question: str = QUESTION, method: str = "s2t-local", **own: Any) -> dict[str, Any]:
+    """The choice that the API gives, with its trace."""
+    body = {"messages": [{"role": "user", "content": question}], "seed": 0}
+    own = {"method": method, "trace": True, "alternatives": 8, **own}
+    reply = served.post("/v1/chat/completions", {**body, "s2t": own})
+    choice: dict[str, Any] = reply.raise_for_status().json()["choices"][0]
+    return choice
 
-    url: str
-    engine: Engine
 
-    def answer(self, question: str = QUESTION, method: str = "s2t-local", **own: Any) -> dict[str, Any]:
-        """The choice that the API gives, with its trace."""
-        body = {"messages": [{"role": "user", "content": question}], "seed": 0}
-        own = {"method": method, "trace": True, "alternatives": 8, **own}
-        reply = httpx.post(f"{self.url}/v1/chat/completions", json={**body, "s2t": own}, timeout=60)
-        choice: dict[str, Any] = reply.raise_for_status().json()["choices"][0]
-        return choice
+@contextmanager
+def slowed(served: Served, seconds: float) -> Iterator[None]:
+    """Every step takes so long."""
+    step = served.engine.streams.step
 
-    @contextmanager
-    def slowed(self, seconds: float) -> Iterator[None]:
-        """Every step takes so long."""
-        step = self.engine.streams.step
+    def slowly() -> None:
+        time.sleep(seconds)
+        step()
 
-        def slowly() -> None:
-            time.sleep(seconds)
-            step()
-
-        self.engine.streams.step = slowly  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            self.engine.streams.step = step  # type: ignore[method-assign]
+    served.engine.streams.step = slowly  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        served.engine.streams.step = step  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
-    config = ServeConfig(port=0)
-    engine = Engine(Session.load(runtime=RuntimeConfig(kv_memory_gib=0.2, max_wait_steps=32)))
-    server, bound = Server(create_app(engine, config), engine, config), bind(config)
-    thread = Thread(target=server.run, args=([bound],), daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    yield Served(address(bound), engine)
-    server.should_exit = True
-    thread.join()
+    with serving(Session.load(runtime=replace(SMALL, prefix_cache_tokens=8192))) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +175,12 @@ def test_the_answer_streams_in_and_is_that_of_the_api(page: Page, served: Served
         const count = () => window.sizes.add(document.querySelectorAll(".token").length);
         const everything = { childList: true, subtree: true };
         new MutationObserver(count).observe(document.querySelector("#conversation"), everything); }""")
-    with served.slowed(0.02):
+    with slowed(served, 0.02):
         ask(page)
-    expected = served.answer()
+    expected = api_answer(served)
     assert text_of(card(page)) == expected["message"]["content"]
     assert len(page.evaluate("[...window.sizes]")) > 5
+    assert card(page).locator("p.unseen").text_content() == expected["message"]["content"], "for who listens"
     steps = expected["s2t"]["steps"]
     assert page.locator(".token").count() == len(steps)
     assert page.locator(".token.flip").count() == sum(step["flip"] for step in steps) > 0
@@ -297,7 +279,7 @@ def test_pointing_shows_a_token_until_one_is_pinned(page: Page) -> None:
 
 @pytest.mark.parametrize("at", [4, 17])
 def test_the_panel_says_what_the_trace_says(page: Page, served: Served, at: int) -> None:
-    told = served.answer()["s2t"]
+    told = api_answer(served)["s2t"]
     expected = told["steps"][at]
     ask(page)
     page.locator(".token").nth(at).click()
@@ -372,7 +354,7 @@ def test_refused_tokens_are_struck_through_on_demand(page: Page) -> None:
 
 
 def test_another_candidate_is_gone_on_from_and_stands_beside(page: Page, served: Served) -> None:
-    first = served.answer()
+    first = api_answer(served)
     steps = first["s2t"]["steps"]
     refused = steps[4]["greedy"]
     begun = [each["token"] for each in steps[:4]] + [refused]
@@ -382,7 +364,7 @@ def test_another_candidate_is_gone_on_from_and_stands_beside(page: Page, served:
         page.locator("#inspector .refused .option").click()
     settle(page, 2)
     assert sent.value.post_data_json["s2t"]["answer_tokens"] == begun
-    expected = served.answer(answer_tokens=begun)
+    expected = api_answer(served, answer_tokens=begun)
     before = "".join(each["text_added"] for each in steps[:4])
     assert text_of(card(page, 2)) == before + " +" + expected["message"]["content"]
     assert text_of(card(page, 1)) == first["message"]["content"]
@@ -391,6 +373,7 @@ def test_another_candidate_is_gone_on_from_and_stands_beside(page: Page, served:
     one, two = (card(page, number).bounding_box() for number in (1, 2))
     assert one and two and one["y"] == two["y"] and one["x"] < two["x"]
     assert card(page, 2).locator(".taken-over").count() == 4
+    assert re.search(r"· \d\d tokens reused", card(page, 2).inner_text()), "from the same keys and values"
     assert card(page, 2).locator(".yours").inner_text() == "+"
     card(page, 2).locator(".yours").click()
     assert "You chose this token." in page.locator("#inspector").inner_text()
@@ -411,8 +394,8 @@ def test_rewinding_decides_anew_with_the_settings_of_the_form(page: Page, served
     page.locator(".token").nth(13).click()
     page.get_by_role("button", name="Rewind to here").click()
     settle(page, 2)
-    begun = [each["token"] for each in served.answer()["s2t"]["steps"][:13]]
-    again = served.answer(method="greedy", answer_tokens=begun)
+    begun = [each["token"] for each in api_answer(served)["s2t"]["steps"][:13]]
+    again = api_answer(served, method="greedy", answer_tokens=begun)
     assert text_of(card(page, 2)).endswith(again["message"]["content"])
     assert "greedy from token 14 of answer 1" in card(page, 2).inner_text()
     assert card(page, 2).locator(".yours").count() == 0
@@ -430,7 +413,7 @@ def downloaded(page: Page, click: Callable[[], None]) -> dict[str, Any]:
 
 
 def test_a_pair_and_a_trace_are_exported(page: Page, served: Served) -> None:
-    first = served.answer()
+    first = api_answer(served)
     ask(page)
     trace = downloaded(page, card(page).get_by_role("button", name="Trace").click)
     assert trace["prompt"] == QUESTION and trace["steps"] == first["s2t"]["steps"]
@@ -450,7 +433,7 @@ def test_a_pair_and_a_trace_are_exported(page: Page, served: Served) -> None:
 def test_two_methods_answer_one_prompt_in_one_batch(page: Page, served: Served) -> None:
     choose(page, "s2t", "greedy")
     rows = []
-    with served.slowed(0.02):
+    with slowed(served, 0.02):
         page.locator("#question").fill(QUESTION)
         page.keyboard.press("Enter")
         while page.locator(".card:not([data-status=done])").count() or not rows:
@@ -458,7 +441,7 @@ def test_two_methods_answer_one_prompt_in_one_batch(page: Page, served: Served) 
     settle(page, 2)
     assert max(rows) == 2, "both at once"
     for number, method in ((1, "s2t"), (2, "greedy")):
-        assert text_of(card(page, number)) == served.answer(method=method)["message"]["content"]
+        assert text_of(card(page, number)) == api_answer(served, method=method)["message"]["content"]
         assert card(page, number).locator("h3").inner_text() == f"{number}{method}"
 
 
@@ -503,7 +486,7 @@ def test_segments_are_shaded_by_their_author(page: Page, served: Served) -> None
     choose(page, "mentor-free")
     page.locator(".lane").get_by_label("Asks at % of words").fill("100")
     ask(page)
-    steps = served.answer(method="mentor-free", consult_rate=1.0)["s2t"]["steps"]
+    steps = api_answer(served, method="mentor-free", consult_rate=1.0)["s2t"]["steps"]
     by_llm = "".join(each["text_added"] for each in steps if each["chooser"] == "llm")
     assert by_llm
     assert "".join(page.locator(".tokens .by-llm").all_text_contents()) == by_llm
@@ -516,8 +499,8 @@ def test_segments_are_shaded_by_their_author(page: Page, served: Served) -> None
     ]
     page.locator("#inspector .option").click()
     settle(page, 2)
-    chosen = card(page, 2).locator(".yours").inner_text()
-    assert chosen == "+", "its first token, not the whole segment"
+    assert card(page, 2).locator(".yours").inner_text() == "+", "its first token, not the whole segment"
+    assert card(page, 2).locator("h3").inner_text() == "2What if: “+”"
 
 
 def test_failures_are_red_and_can_be_tried_again(open_page: Open) -> None:
@@ -546,7 +529,7 @@ def test_failures_are_red_and_can_be_tried_again(open_page: Open) -> None:
 
 
 def test_stop_ends_the_answer_and_its_run(page: Page, served: Served) -> None:
-    with served.slowed(0.1):
+    with slowed(served, 0.1):
         page.locator("#question").fill(QUESTION)
         page.keyboard.press("Enter")
         page.locator(".token").nth(2).wait_for()
@@ -556,10 +539,7 @@ def test_stop_ends_the_answer_and_its_run(page: Page, served: Served) -> None:
     assert card(page).get_attribute("data-status") == "stopped"
     assert 3 <= page.locator(".token").count() < 25
     assert not page.locator("#stop").is_visible()
-    deadline = time.monotonic() + 10
-    while served.engine.state()["rows"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not served.engine.state()["rows"])
     ask(page, cards=2)
     assert "Final answer 11" in card(page.locator(".turn").last, 1).inner_text()  # type: ignore[arg-type]
 
@@ -595,7 +575,9 @@ def test_the_address_holds_the_conversation(page: Page, open_page: Open) -> None
     assert other.locator("#welcome").is_visible()
 
 
-@pytest.mark.parametrize("fragment", ["#ask=e30", "#askz=1ZIx", "#ask=%%%", "#askz=", "#ask=bnVsbA"])
+@pytest.mark.parametrize(
+    "fragment", ["#ask=e30", "#askz=1ZIx", "#ask=%%%", "#askz=", "#ask=bnVsbA", "#ask=" + 60_000 * "e"]
+)
 def test_an_address_that_is_cut_off_says_so(open_page: Open, fragment: str) -> None:
     page = open_page(fragment)
     page.locator("#notice").get_by_text("The address holds no conversation that can be read").wait_for()
@@ -619,6 +601,12 @@ def test_a_saved_conversation_is_shown_without_asking_again(page: Page, open_pag
     assert rows_of(other)[0][0].startswith("+")
     other.locator("#inspector .option").nth(1).click()
     settle(other, 3)
+    content = json.loads(Path(saved.value.path()).read_text(encoding="utf-8"))
+    content["turns"][0]["answers"][0]["steps"][4]["candidates"][0]["score"] = "high"
+    tampered = {"name": "a.json", "mimeType": "application/json", "buffer": json.dumps(content).encode()}
+    other.locator("#file").set_input_files(tampered)  # type: ignore[arg-type]
+    other.locator("#notice").get_by_text("This file holds no conversation of this page.").wait_for()
+    assert other.locator(".card").count() == 3
 
 
 @pytest.mark.parametrize(
@@ -635,7 +623,7 @@ def test_another_file_is_refused(page: Page, tmp_path: Path, content: str) -> No
 @pytest.mark.parametrize("method", ["sample", "maj@8", "distill", "llm", "takeover", "mentor-mlp", "mentor-coin"])
 def test_every_method_is_shown(page: Page, served: Served, method: str) -> None:
     ask(page, QUESTION, method)
-    expected = served.answer(method=method)
+    expected = api_answer(served, method=method)
     assert text_of(card(page)) == expected["message"]["content"]
     assert (f"Votes: {', '.join(expected['s2t']['votes'])}" in card(page).inner_text()) == (method == "maj@8")
     page.locator(".token").nth(4).click()
@@ -659,31 +647,6 @@ def test_earlier_turns_go_along_unless_the_pair_knows_only_its_examples(open_pag
     said = [(each["role"], each["content"]) for each in sent.value.post_data_json["messages"]]
     before = [("user", QUESTION), ("assistant", answer)] if chats else []
     assert said == [*before, ("user", "And Kira?")]
-
-
-def test_a_key_is_asked_for_and_kept_in_the_tab(open_page: Open) -> None:
-    wrong = {"error": {"message": "this key is not known", "type": "authentication_error", "param": None, "code": None}}
-
-    def guard(route: Route) -> None:
-        if route.request.headers.get("authorization") == "Bearer right":
-            route.continue_()
-        else:
-            route.fulfill(status=401, json=wrong)
-
-    page = open_page(before=lambda page: page.route("**/v1/**", guard))
-    assert "this key is not known" in page.locator("#notice").inner_text()
-    assert page.locator("#key").get_attribute("type") == "password"
-    page.locator("#key").fill("wrong")
-    page.keyboard.press("Enter")
-    page.locator("#notice").get_by_text("this key is not known").wait_for()
-    page.locator("#key").fill("right")
-    page.keyboard.press("Enter")
-    page.locator(".example").first.wait_for()
-    assert not page.locator("#key-field").is_visible()
-    ask(page)
-    assert "Final answer 11" in card(page).inner_text()
-    assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
-    assert "right" not in page.url
 
 
 def violations(page: Page) -> list[str]:
@@ -741,7 +704,7 @@ def test_the_picture_of_the_readme_is_of_this_page(open_page: Open, tmp_path: Pa
     page.mouse.move(1, 1)
     path = PICTURE if os.environ.get("S2T_PICTURE") else tmp_path / "playground.png"
     page.screenshot(path=path)
-    assert (size_of(path), size_of(PICTURE)) == ((1280, 800), (1280, 800))
+    assert (size_of(path), size_of(PICTURE)) == ((1440, 800), (1440, 800))
 
 
 def size_of(picture: Path) -> tuple[int, ...]:
@@ -749,28 +712,55 @@ def size_of(picture: Path) -> tuple[int, ...]:
     return struct.unpack(">II", picture.read_bytes()[16:24])
 
 
-def test_playground_opens_the_browser_on_a_free_port(tmp_path: Path) -> None:
-    script, seen = tmp_path / "browser.py", tmp_path / "seen"
+@pytest.fixture(scope="module")
+def playground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """`s2t playground` with a key: the address that it told the browser to open, and what is there."""
+    folder = tmp_path_factory.mktemp("playground")
+    script, seen, keys = folder / "browser.py", folder / "seen", folder / "keys"
     script.write_text(
         "import pathlib, sys, urllib.request\n"
         "page = urllib.request.urlopen(sys.argv[1]).read().decode()\n"
         f"pathlib.Path({str(seen)!r}).write_text(sys.argv[1] + page)\n"
     )
-    environment = {**os.environ, "BROWSER": f"{sys.executable} {script} %s"}
+    keys.write_text("the-right-key\n")
     program = subprocess.Popen(
-        [sys.executable, "-m", "select_to_think", "playground", "--kv-memory-gib", "0.2"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", "select_to_think", "playground", "--kv-memory-gib", "0.05", "--api-key-file", keys],
+        env={**os.environ, "BROWSER": f"{sys.executable} {script} %s"},
+        stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 120
-        while not (seen.exists() and seen.read_text()):
-            assert program.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: program.poll() is not None or (seen.exists() and seen.read_text()), seconds=120)
+        assert program.poll() is None
+        url, _, document = seen.read_text().partition("<")
+        yield url, document
     finally:
         program.send_signal(signal.SIGINT)
-        _, notes = program.communicate(timeout=60)
-    text = seen.read_text()
-    assert "Watch a small model decide" in text
-    assert text.split("<")[0] in notes and ":8000" not in notes
+        assert program.wait(timeout=60) == 130
+
+
+def test_playground_opens_the_page_on_a_free_port(playground: tuple[str, str]) -> None:
+    url, document = playground
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url) and not url.endswith(":8000")
+    assert "Watch a small model decide" in document
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Browser, playground: tuple[str, str]) -> None:
+    page = new_page(browser)
+    page.goto(playground[0])
+    page.locator("#key").wait_for()
+    told = page.locator("#notice").inner_text()
+    assert told and page.locator("#key").get_attribute("type") == "password"
+    page.locator("#key").fill("wrong")
+    with page.expect_response("**/v1/models") as refused:
+        page.keyboard.press("Enter")
+    assert refused.value.status == 401
+    page.locator("#notice").get_by_text(told).wait_for()
+    page.locator("#key").fill("the-right-key")
+    page.keyboard.press("Enter")
+    page.locator(".example").first.wait_for()
+    assert not page.locator("#key-field").is_visible()
+    ask(page)
+    assert "Final answer 11" in card(page).inner_text()
+    assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
+    assert "the-right-key" not in page.url
+    page.context.close()

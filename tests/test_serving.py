@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from select_to_think import Session
-from select_to_think.config import DecodeConfig, MethodSettings, SelectConfig
+from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, SelectConfig
 from select_to_think.pairs.problems import load_split
 from select_to_think.runtime import Committed, Finished
 from select_to_think.serving.engine import joined
@@ -232,6 +232,27 @@ def test_a_conversation_is_put_through_the_template(served: Served, session: Ses
     answer = served.client.chat.completions.create(model="demo:greedy", messages=turns)
     assert answer.choices[0].message.content == expected.text
     assert served.post("/tokenize", {"messages": turns}).json()["tokens"] == ids
+
+
+def test_a_pair_of_two_vocabularies() -> None:
+    pair = PairConfig(pair="demo-x")
+    session = Session.load(pair, SMALL)
+    with serving(Session.load(pair, SMALL)) as served:
+        for method in ("llm", "s2t", "takeover", "mentor-free"):
+            (expected,) = session.generate(QUESTIONS[:1], method)
+            sent: dict[str, Any] = {"model": f"demo-x:{method}", "messages": messages(QUESTIONS[0])}
+            answer = served.client.chat.completions.create(**sent, logprobs=True, top_logprobs=2)
+            assert answer.choices[0].message.content == expected.text
+            told = answer.choices[0].logprobs
+            assert told is not None and told.content is not None and len(told.content) == len(expected.tokens)
+            if method != "mentor-free":  # its draws follow from the prompt, and these tokens are of the prompt
+                begun = expected.tokens[:6]
+                answer = served.client.chat.completions.create(**sent, extra_body=own(answer_tokens=begun))
+                assert session.text(begun) + (answer.choices[0].message.content or "") == expected.text
+            with pytest.raises(openai.BadRequestError, match="other tokens"):
+                served.client.chat.completions.create(**sent, logit_bias={"5": 1})
+        with pytest.raises(openai.BadRequestError, match="scores no prompts"):
+            served.client.completions.create(model="demo-x:llm", prompt="Ida has", echo=True, logprobs=1)
 
 
 def test_models(served: Served) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from select_to_think import Session
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings
@@ -52,9 +55,9 @@ def generate(session: Session, method: str, settings: MethodSettings) -> Generat
 
 @pytest.mark.parametrize("method", ALL)
 def test_alternatives_are_the_most_probable_tokens_and_change_nothing(session: Session, method: str) -> None:
-    settings = MethodSettings(DecodeConfig(max_new_tokens=40), mentor=MentorConfig(consult_rate=1.0))
-    plain = generate(session, method, settings)
-    told = generate(session, method, replace(settings, alternatives=5))
+    bare = MethodSettings(DecodeConfig(max_new_tokens=40), mentor=MentorConfig(consult_rate=1.0))
+    plain = generate(session, method, bare)
+    told = generate(session, method, replace(bare, alternatives=5))
     assert [step.token for step in plain.steps] == [step.token for step in told.steps]
     assert not any(step.alternatives for step in plain.steps)
     prompt = session.prompt(QUESTION, 1, with_llm=False)
@@ -207,3 +210,36 @@ def test_several_tokens_of_one_text_are_told_apart(served: Served) -> None:
     )
     tokens = answer.choices[0].logprobs.tokens
     assert tokens[:-1] == ["bytes:\\xf0", "bytes:\\x9f", "bytes:\\x98", "bytes:\\x80"]
+
+
+class Letters:
+    """A session whose tokens are texts of their own."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.slm = SimpleNamespace(tokenizer=self)
+        self.pieces = pieces
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+        return "".join(self.pieces[token] for token in tokens)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    pieces=st.lists(st.text("abc", max_size=4), max_size=12),
+    stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
+)
+def test_what_may_become_a_stop_string_waits(pieces: list[str], stops: list[str]) -> None:
+    order: Any = SimpleNamespace(begun=(), run=object(), echo="", settings=MethodSettings(stop=tuple(stops)))
+    session: Any = Letters(pieces)
+    writing = Writing(session, order, trace=False, alternatives=None)
+    shown, text = "", "".join(pieces)
+    for token in range(len(pieces)):
+        shown += writing.add([StepRecord(token, 0.0)]).text
+        so_far = "".join(pieces[: token + 1])
+        ends = [n for n in range(len(so_far)) if any(stop.startswith(so_far[n:]) for stop in stops)]
+        assert shown == cut(so_far, stops)[: min(ends, default=None)], "as much as is certain, and no more"
+    assert shown + writing.finish(Generation((), "stop", ())).text == cut(text, stops)
+
+
+def cut(text: str, stops: list[str]) -> str:
+    return text[: min((at for at in map(text.find, stops) if at >= 0), default=None)]

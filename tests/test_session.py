@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ QUESTIONS = ["w5 w6 w7", "w9", "w8 w30 w31 w32 w12"]
 
 
 def calibration(session: Session, llm: bool = True) -> Calibration:
-    values = {name: [0.01 * i for i in range(100)] for name in ("kl", "entropy", "margin")}
+    values = {name: [np.arange(100) / 100] for name in ("kl", "entropy", "margin")}
     other = session.llm.fingerprint if llm else None
     return replace(Calibration.fit(values, [], session.slm.fingerprint, other), quantiles={
         "kl": [0.05] * 1001, "entropy": [4.05] * 1001, "margin": [0.98] * 1001,

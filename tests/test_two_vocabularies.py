@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -288,7 +289,7 @@ SOME = SelectConfig(trigger="random", trigger_budget=0.5, candidates=6)
 
 def calibrated(slm: LoadedModel, llm: LoadedModel) -> Session:
     session = Session(slm=slm, llm=llm)
-    values = {name: [0.01 * i for i in range(100)] for name in ("kl", "entropy", "margin")}
+    values = {name: [np.arange(100) / 100] for name in ("kl", "entropy", "margin")}
     session.calibration = Calibration.fit(values, [], slm.fingerprint, llm.fingerprint)
     return session
 

@@ -42,7 +42,7 @@ from select_to_think.verifiers.base import Dispute
 from tiny import tiny_loaded
 
 MENTOR = MentorConfig()
-WORDING = (MENTOR.verifier_template, MENTOR.verifier_opening)
+WORDING = (MENTOR.verifier_template, MENTOR.verifier_opening, MENTOR.verifier_place)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_it_learns_publishes_and_reads_back(session, tmp_path: Path, monkeypatch
     with pytest.raises(S2TError, match="train"):
         assert_not_trained_on(items, out, purpose="test")
     with pytest.raises(S2TError, match="another prompt"):
-        load_verifier(out, session.slm, ("{question}", ""))
+        load_verifier(out, session.slm, ("{question}", "", "turn"))
     with pytest.raises(S2TError, match="already exists"):
         train_verifier(session, items, config, MENTOR, DecodeConfig(), out)
     with pytest.raises(S2TError, match="another SLM"):

@@ -24,7 +24,7 @@ from select_to_think.models.scorer import Scorer, load_scorer
 from select_to_think.models.spelling import Spelling
 from select_to_think.models.translation import Translation
 from select_to_think.models.vocabulary import reserved_ids, share_vocabulary, stop_ids
-from select_to_think.models.words import Words, word_boundaries
+from select_to_think.models.words import Words, published_words, word_boundaries
 from select_to_think.pairs import bundled_folder, bundled_model, bundled_notes
 from select_to_think.structures import PromptTooLong, S2TError
 from select_to_think.triggers.calibration import CALIBRATION, Calibration
@@ -130,6 +130,11 @@ class Artefacts:
     def words(self) -> Words:
         """Where words begin."""
         return word_boundaries(self.slm)
+
+    @cached_property
+    def published_words(self) -> Words:
+        """Where words begin in the published code."""
+        return published_words(self.slm)
 
     @cached_property
     def notes(self) -> list[str]:

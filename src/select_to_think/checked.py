@@ -10,8 +10,9 @@ from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
+from select_to_think.presets import preset_values
 from select_to_think.structures import S2TError, unknown_name
 
 LARGEST = 2**31 - 1  # of any setting: what every library below takes
@@ -34,6 +35,19 @@ def value_types(cls: type[Any]) -> dict[str, tuple[Any, ...]]:
 
 class Checked:
     """Checks kind and range of every field when the configuration is made; raises `S2TError`."""
+
+    @classmethod
+    def preset(cls, name: str, **settings: Any) -> Self:
+        """This configuration with the values of a preset, and with `settings` where they differ.
+
+        Raises:
+            S2TError: an unknown preset, or one that has nothing to say here.
+        """
+        known = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        values = {field: value for field, value in preset_values(name).items() if field in known}
+        if not values:
+            raise S2TError(f"the preset {name} sets nothing of {cls.__name__}: choose another")
+        return cls(**{**values, **settings})
 
     def __post_init__(self) -> None:
         """Compare each field with its type, and with the bounds written beside its default."""

@@ -23,6 +23,8 @@ ScoreKind = Literal["bins", "anchored"]
 DistillKind = Literal["kd", "sft"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Order = Literal["ab", "debiased"]
+Definition = Literal["ours", "paper"]
+VerifierPlace = Literal["turn", "answer"]
 CodeExecution = Literal["confined", "unconfined"]
 OnLLMFailure = Literal["continue", "abort"]
 ServerKind = Literal["vllm", "sglang", "llama-server", "s2t", "openai"]
@@ -102,6 +104,8 @@ class SelectConfig(Checked):
         None, "What makes a step a triggered one (default: kl with an LLM of the same vocabulary, else entropy)."
     )
     trigger_budget: float = option(0.03, "Wanted fraction of triggered steps.", low=0.0, high=1.0)
+    trigger_definition: Definition = option("ours", "kl and entropy as defined here, or in the published code (paper).")
+    warm_up_steps: int = option(0, "First steps of an answer at which no trigger fires: 0, or 3 (paper).", low=0)
     candidates: int = option(8, "Candidates K: the SLM's top-K next tokens.", low=1)
     scorer_mode: ScorerMode = option("activated", "Which of the pair's scorers (a folder of --scorer knows its own).")
     score: ScoreKind = option("anchored", "And its score: bins (the paper) or anchored (plus a multiple of log p_SLM).")
@@ -119,13 +123,19 @@ class MentorConfig(Checked):
         "{question}\n{text}\nWhich option goes on correctly?\nOption (A):{a}\nOption (B):{b}\n",
         "What the SLM is asked, with {question}, {text} (the answer so far), {a} and {b}.",
     )
+    verifier_place: VerifierPlace = option("turn", "The template is a user's turn, or goes on in the answer (paper).")
     verifier_opening: str = option("My choice: Option (", "How its answer begins; the letter follows.")
+    verifier_rule: Literal["odds", "top"] = option("odds", "mentor-free: the likelier letter, or the top token: paper.")
+    verifier_state: Literal["behind", "before"] = option("behind", "mentor-mlp reads behind the opening, or before it.")
+    word_form: Definition = option("ours", "What a word is, and when two are the same: ours, or paper.")
 
     def __post_init__(self) -> None:
-        """Check the ranges and the template."""
+        """Check the ranges, the template, and what goes together."""
         super().__post_init__()
+        if self.verifier_rule == "top" and self.order == "debiased":
+            raise S2TError("a most probable token has no mean over two orders: set --order ab with --verifier-rule top")
         missing = [name for name in ("{question}", "{text}", "{a}", "{b}") if name not in self.verifier_template]
-        if missing:
+        if missing and not (self.verifier_place == "answer" and missing == ["{question}"]):
             raise S2TError(f"--verifier-template has no {missing[0]}: put it where that text belongs")
 
 
@@ -265,6 +275,7 @@ class VerifierTrainConfig(Checked):
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
     batch_prompts: int = option(64, "Prompts per optimiser step.", low=2)
     weight_decay: float = option(0.01, "Weight decay.", low=0.0)
+    network: Definition = option("ours", "paper: no norm and no ReLU behind the third layer.")
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ class Method:
         """
         assert self.trigger is not None
         comparable = self.asks_llm and missing is None
-        kind = find_trigger(select.trigger or (self.trigger if comparable else "entropy"))
+        named = select.trigger or (self.trigger if comparable else "entropy")
+        kind = find_trigger(named, select.trigger_definition)
         if kind.needs_llm and not comparable:
             choices = ", ".join(name for name, other in TRIGGERS.items() if not other.needs_llm)
             if self.asks_llm:
@@ -123,7 +124,7 @@ def trigger_of(method: Method, session: Session, settings: MethodSettings, coupl
         size = session.ordinary_vocabulary
         raise S2TError(f"{select.candidates} candidates asked of a vocabulary of {size} tokens: lower --candidates")
     name = method.trigger_name(select, session.incomparable_llm if method.asks_llm else None)
-    return session.trigger(name, select.trigger_budget, coupled)
+    return session.trigger(name, select.trigger_budget, coupled, select.warm_up_steps)
 
 
 def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder]:
@@ -167,7 +168,7 @@ def mentored(judge: Callable[[Session, MentorConfig], Verifier]) -> Callable[[Se
         mentor = settings.mentor
         policy = Mentor(
             limits(session, settings),
-            session.words,
+            session.published_words if mentor.word_form == "paper" else session.words,
             judge(session, mentor),
             mentor.consult_rate,
             mentor.segment_tokens,
@@ -181,20 +182,20 @@ def mentored(judge: Callable[[Session, MentorConfig], Verifier]) -> Callable[[Se
 
 def prompt_of(session: Session, mentor: MentorConfig) -> VerifierPrompt:
     """What the SLM is asked as verifier."""
-    return VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
+    return VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
 
 
 def free(session: Session, mentor: MentorConfig) -> Verifier:
     """The SLM's own letters."""
-    return FreeVerifier(prompt_of(session, mentor), mentor.order)
+    return FreeVerifier(prompt_of(session, mentor), mentor.order, mentor.verifier_rule)
 
 
 def trained(session: Session, mentor: MentorConfig) -> Verifier:
     """A network on the SLM's hidden state."""
     from select_to_think.models.verifier import load_verifier
 
-    prompt = prompt_of(session, mentor)
-    head = load_verifier(session.verifier_folder, session.slm, (prompt.template, prompt.opening))
+    prompt = prompt_of(session, mentor).read_at(mentor.verifier_state)
+    head = load_verifier(session.verifier_folder, session.slm, prompt.wording)
     return MLPVerifier(prompt, mentor.order, head)
 
 

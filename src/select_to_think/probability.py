@@ -90,6 +90,29 @@ def bucketed_kl_nats(llm_logprobs: Tensor, slm_logprobs: Tensor) -> Tensor:
     return inside + rest_llm * (rest_llm / rest_slm).log()
 
 
+def renormalised(logprobs: Tensor) -> Tensor:
+    """(..., S) log-probabilities of a support as those of a distribution over it alone, in fp64."""
+    whole: Tensor = torch.log_softmax(logprobs.double(), -1)
+    return whole
+
+
+def renormalised_entropy_nats(logprobs: Tensor) -> Tensor:
+    """Shannon entropy of a distribution over a support alone, (..., S) -> (...)."""
+    terms: Tensor = torch.special.entr(renormalised(logprobs).exp())
+    return terms.sum(-1)
+
+
+def renormalised_kl_nats(slm_logprobs: Tensor, llm_logprobs: Tensor, smallest: float) -> Tensor:
+    """D_KL(p_SLM || p_LLM) over a support on which both are renormalised, (..., S) x (..., S) -> (...).
+
+    Tokens to which the LLM gives at most the probability `smallest` are left out of the support.
+    """
+    known = llm_logprobs.double().exp() > smallest
+    slm, llm = (renormalised(of.double().masked_fill(~known, -torch.inf)) for of in (slm_logprobs, llm_logprobs))
+    p_slm = slm.exp()
+    return torch.where(p_slm > 0, p_slm * (slm - llm), torch.zeros_like(p_slm)).sum(-1)
+
+
 def expected_bin(hidden: Tensor, bin_rows: Tensor) -> Tensor:
     """Expected bin value of a score distribution, (..., H) x (bins, H) -> (...) in [0, 1].
 

@@ -109,9 +109,10 @@ class Session(Artefacts):
         """The SLM with a scorer's adapter on."""
         return Role("slm", self.adapter(scorer.path, scorer.bin_rows))
 
-    def trigger(self, name: str, budget: float, coupled: Scorer | None = None) -> Trigger:
-        """A trigger that fires on about a fraction `budget` of the steps; `coupled`: of the SLM with that adapter."""
-        return find_trigger(name).for_budget(self, budget, coupled)
+    def trigger(self, name: str, budget: float, coupled: Scorer | None = None, warm_up_steps: int = 0) -> Trigger:
+        """A trigger that fires on about a fraction `budget` of the steps behind the first `warm_up_steps`; `coupled`:
+        of the SLM with that adapter."""
+        return find_trigger(name).for_budget(self, budget, coupled, warm_up_steps)
 
     def decoder(self, method: str, settings: MethodSettings = MethodSettings()) -> Decoder:
         """A method made ready.
@@ -213,7 +214,9 @@ class Session(Artefacts):
     ) -> Run:
         """The run of one question by a method made ready; `prompt` are its token ids."""
         begun = question.answer_tokens if isinstance(question, Conversation) else ()
-        task = Task(self.asked(question), lambda tokens: extract(self.text([*begun, *tokens], settings.stop)))
+        task = Task(
+            self.asked(question), lambda tokens: extract(self.text([*begun, *tokens], settings.stop)), len(begun)
+        )
         run = decoder.policy.about(task).run(prompt, f"{settings.decode.seed}/{prompt}")
         if settings.logit_bias:
             run = biased(run, settings.logit_bias)

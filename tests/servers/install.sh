@@ -17,6 +17,7 @@ if [ ! -x llama/llama-server ]; then
         -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
     cmake --build build/out --target llama-server --parallel "${JOBS:-2}"
     cp -r build/vendor/llama.cpp/gguf-py build/vendor/llama.cpp/convert_hf_to_gguf.py build/vendor/llama.cpp/conversion llama/
+    python3 -m pip install --quiet --no-deps --target llama/python sentencepiece # the converter imports it
     cp build/out/bin/llama-server llama/ # last: its presence says that all is there
     rm -rf build
 fi

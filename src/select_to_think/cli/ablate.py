@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,7 +31,8 @@ COLUMNS = (
     Column("seconds_per_answer", "s/answer", "number"),
 )
 MENTORS = [name for name, method in METHODS.items() if method.mentor]
-Verifying = Annotated[MentorConfig, Only(("order", "verifier_template", "verifier_opening"))]
+VERIFYING = tuple(spec.name for spec in fields(MentorConfig) if spec.name not in ("consult_rate", "segment_tokens"))
+Verifying = Annotated[MentorConfig, Only(VERIFYING, presets=True)]
 
 
 def ablate(

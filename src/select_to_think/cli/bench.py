@@ -12,17 +12,19 @@ from rich.table import Table
 
 from select_to_think.cli.command import add_command
 from select_to_think.cli.data import choose_items
-from select_to_think.cli.options import Only
+from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
 from select_to_think.config import BenchConfig, DataConfig, PairConfig, ScorerConfig, SelectConfig
+from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import DOMAINS
 from select_to_think.serving.settings import BenchServeConfig
 from select_to_think.structures import S2TError, comma_separated
 
 COLLECTION = "collection"  # in the folder of a pair
 QUESTIONS_EACH = 32  # of each domain, that a server is asked
+ASKING = [name for name, method in METHODS.items() if method.asks_llm]
 Repeats = Annotated[int, typer.Option("--repeats", metavar="INT", min=1, help="Medians are over so many.")]
 
 
@@ -87,7 +89,7 @@ def remote(
     jitter: Annotated[
         float, typer.Option("--jitter", metavar="FLOAT", min=0, max=1, help="Of the latency, up or down.")
     ] = 0.1,
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help="A method that asks the LLM.")] = "s2t",
+    method: Annotated[str, name_option("A method that asks the LLM.", ASKING, metavar="NAME")] = "s2t",
 ) -> Reply:
     """Throughput and latency with the LLM behind a server (--llm http://host:port/v1), further and further away."""
     from select_to_think.evaluation.bench_remote import bench_remote

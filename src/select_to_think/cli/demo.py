@@ -139,8 +139,7 @@ def run_measure(session: Session, items: list[Item], settings: EvalSettings, fol
     from select_to_think.files import write_json_atomic
 
     with progress("3/3 measuring Hit@k") as report:
-        budget = settings.select.trigger_budget
-        found = measure(session, items, trigger_budget=budget, decode=settings.decode, progress=report)
+        found = measure(session, items, select=settings.select, decode=settings.decode, progress=report)
     payload = found.to_json()
     write_json_atomic(folder / MEASURE, payload)
     return payload

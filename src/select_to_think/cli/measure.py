@@ -18,7 +18,9 @@ from select_to_think.config import DataConfig, SelectConfig
 def measure(
     pair: Models,
     decode: Batching,
-    select: Annotated[SelectConfig, Only(("trigger_budget", "candidates"))],
+    select: Annotated[
+        SelectConfig, Only(("trigger_budget", "candidates", "trigger_definition", "warm_up_steps"), presets=True)
+    ],
     data: DataConfig,
     style: Style,
     out: Out = None,
@@ -39,8 +41,7 @@ def measure(
         found = run(
             Session.load(pair),
             items,
-            trigger_budget=select.trigger_budget,
-            candidates=select.candidates,
+            select=select,
             decode=decode,
             progress=report,
         )

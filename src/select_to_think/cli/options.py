@@ -37,7 +37,9 @@ from select_to_think.config import (
     VerifierTrainConfig,
 )
 from select_to_think.methods import METHODS
+from select_to_think.presets import PRESETS, preset_values
 from select_to_think.serving.settings import AccessConfig, BenchServeConfig
+from select_to_think.structures import S2TError
 from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"
@@ -61,6 +63,34 @@ PANELS = {
     ServeConfig: "Server",
 }
 
+
+def apply_preset(context: typer.Context, name: str | None) -> str | None:
+    """Make the values of a preset the defaults of the other flags."""
+    if name is not None:
+        try:
+            context.default_map = {**(context.default_map or {}), **preset_values(name)}
+        except S2TError as error:
+            raise typer.BadParameter(str(error)) from None
+    return name
+
+
+PRESET_FLAG = inspect.Parameter(
+    "preset",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="Definitions of the published code: s2t-paper or mentorcollab-paper. Flags beside it win.",
+            callback=apply_preset,
+            is_eager=True,
+            autocompletion=lambda: list(PRESETS),
+        ),
+    ],
+)
+
 METAVARS: dict[Any, str] = {int: "INT", int | None: "INT", float: "FLOAT", float | None: "FLOAT", Path | None: "PATH"}
 
 TABLES: dict[str, Mapping[str, Any]] = {  # field -> what it names
@@ -76,11 +106,13 @@ Result = TypeVar("Result")
 class Only:
     """Marks a configuration of which a command uses only some fields; the others keep their defaults.
 
-    `defaults` replaces defaults for this command, where another one suits it better.
+    `defaults` replaces defaults for this command, where another one suits it better; `presets` says that all that a
+    preset sets is among the fields, as far as this command has a use for it.
     """
 
     names: tuple[str, ...] = ()
     defaults: tuple[tuple[str, Any], ...] = ()
+    presets: bool = False
 
 
 MODELS = ("pair", "slm", "llm", "llm_model", "llm_kind", "llm_tokenizer", "device", "dtype", "trust_remote_code")
@@ -165,6 +197,7 @@ def flatten(function: Callable[..., Result], extra: Sequence[inspect.Parameter] 
     `extra` parameters are shown to typer too and are passed through untouched.
     """
     hints = get_type_hints(function, include_extras=True)
+    preset = False
     configs: dict[str, tuple[type[Checked], list[tuple[Any, Any]]]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
@@ -176,10 +209,15 @@ def flatten(function: Callable[..., Result], extra: Sequence[inspect.Parameter] 
         cls, only = found
         offered = chosen_fields(cls, only)
         configs[parameter.name] = (cls, offered)
+        preset |= cls in (SelectConfig, MentorConfig) and (only is None or not only.names or only.presets)
         field_types = get_type_hints(cls)
         parameters += [flag(spec, field_types[spec.name], default, PANELS[cls]) for spec, default in offered]
 
+    if preset:
+        parameters.append(PRESET_FLAG)
+
     def call(**values: Any) -> Result:
+        values.pop("preset", None)  # it has changed the other defaults
         for name, (cls, offered) in configs.items():
             settings = {spec.name: values.pop(spec.name) for spec, _ in offered}
             values[name] = cls(**settings)

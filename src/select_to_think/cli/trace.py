@@ -1,7 +1,8 @@
 """An answer as a person reads it: triggered steps underlined, flips in colour, and tables of what was weighed.
 
-Without colours the marks are brackets: `[word]` for a triggered step, `[greedy -> choice]` for a flip. Everything here
-reads steps as JSON has them (`evaluation.tracing.step_trace`), so that they may also come from a server, one by one.
+Without colours the marks are brackets: `[word]` for a triggered step, `[greedy -> choice]` for a flip, `[word: no LLM]`
+where the LLM was asked and did not answer. Everything here reads steps as JSON has them
+(`evaluation.tracing.step_trace`), so that they may also come from a server, one by one.
 
 Non-goals: making steps.
 """
@@ -70,7 +71,7 @@ class Marks:
     def push(self, step: Step) -> Text:
         """What a step adds; a segment that was decided at a step is marked as a whole."""
         shown, piece = Text(), visible(step["text_added"])
-        if step["fired"] and (decided := len(visible(step["text"]).strip())):
+        if (step["fired"] or step["llm_failed"]) and (decided := len(visible(step["text"]).strip())):
             shown.append_text(self.end())
             word = piece.lstrip()
             shown.append(piece[: len(piece) - len(word)])
@@ -83,11 +84,11 @@ class Marks:
         return shown if self.missing else shown.append_text(self.end())
 
     def begin(self, step: Step) -> str:
-        """Choose the mark of a triggered step; what stands before it."""
+        """Choose the mark of a step; what stands before it."""
         if self.colours:
             self.style = FAILED if step["llm_failed"] else FLIPPED if step["flip"] else KEPT
             return ""
-        self.bracket = "]"
+        self.bracket = ": no LLM]" if step["llm_failed"] else "]"
         return f"[{spelt(greedy(step))} -> " if step["flip"] else "["
 
     def end(self) -> Text:

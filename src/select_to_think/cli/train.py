@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +45,7 @@ Validation = Annotated[
 Seed = Annotated[int, typer.Option("--seed", metavar="INT", min=0, help="Seed of start and order.")]
 Consulting = Annotated[
     MentorConfig,
-    Only(("consult_rate", "segment_tokens", "verifier_template", "verifier_opening"), (("consult_rate", 1.0),)),
+    Only(tuple(spec.name for spec in fields(MentorConfig)), (("consult_rate", 1.0),), presets=True),
 ]
 Resume = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with the unfinished training beside --out.")]
 RESUME_HINT = "add --resume to the same command to go on from the last checkpoint"
@@ -223,13 +223,20 @@ def verifier(
     data: Annotated[DataConfig, Only(("data", "benchmarks", "data_dir", "split", "skip"))],
     style: Style,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new folder of the verifier.")],
+    published: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Take this published network (safetensors; with --preset), train nothing."),
+    ] = None,
     resume: Resume = False,
 ) -> Reply:
     """Train the network with which mentor-mlp judges between two segments, at the disputes of training problems."""
-    items = choose_items(pair, replace(data, limit=config.items), style, purpose="train")
     from select_to_think.session import Session
-    from select_to_think.training.verifier import train_verifier
+    from select_to_think.training.verifier import take_published, train_verifier
 
+    if published is not None:
+        payload = {"schema": 1, "verifier": str(out), **take_published(Session.load(pair), published, mentor, out)}
+        return Reply(payload, lambda console: console.print(f"verifier: {out}", soft_wrap=True))
+    items = choose_items(pair, replace(data, limit=config.items), style, purpose="train")
     session = Session.load(pair)
     items = fitting_items(session, items, decode.max_new_tokens, with_llm=True)
     with progress("judging disputes") as report:

@@ -28,7 +28,7 @@ from select_to_think.evaluation.settings import decode_settings
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on
 from select_to_think.policies.label import Labels
 from select_to_think.structures import Floats, Progress, S2TError, comma_separated, unknown_name
-from select_to_think.triggers.table import calibrated
+from select_to_think.triggers.table import calibrated, find_trigger
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -95,7 +95,7 @@ def _thresholds(session: Session, config: CollectConfig) -> dict[str, float]:
     for name in names:
         if name not in known:
             raise unknown_name("trigger to collect under", name, known)
-    budgets = {name: config.collect_budget if name == "kl" else config.entropy_budget for name in names}
+    budgets = {name: config.collect_budget if find_trigger(name).needs_llm else config.entropy_budget for name in names}
     return {name: session.calibration.threshold(name, budget) for name, budget in budgets.items()}
 
 

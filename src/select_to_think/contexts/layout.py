@@ -128,6 +128,11 @@ def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
 def columns(segments: Sequence[Segment], begins: Sequence[int]) -> np.ndarray:
     """(7, T): of each token its id, its slot in the memory, the row of its extent among those of one size, and what
     `Group.columns` holds."""
+    if begins[-1] == len(segments) and not any(segment.leaves for segment in segments):  # the common step
+        single = [
+            (s.tokens[0], s.start + s.first, s.start // s.size, s.first, s.first, s.prefix, s.prefix) for s in segments
+        ]
+        return np.array(single, np.int64).T.copy()
     numbers = np.array([(s.start, s.size, s.first, s.prefix, len(s.tokens)) for s in segments])
     start, size, first, prefix, _ = np.repeat(numbers, numbers[:, 4], axis=0).T
     table = np.empty((7, begins[-1]), np.int64)

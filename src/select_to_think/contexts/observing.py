@@ -108,8 +108,8 @@ def read_distributions(
     """Top tokens, asked log-probabilities, entropies and draws of the looks' N lines, in the order of the looks."""
     device, observes = hidden.device, [look.observe for look in looks for _ in look.lines]
     top_k = max(look.observe.top_k for look in looks)
-    asked = [ids for look in looks for ids in look.asked]
-    width = max(map(len, asked))
+    asked = [ids for look in looks for ids in look.asked] if any(look.observe.ids for look in looks) else []
+    width = max(map(len, asked), default=0)
     ids = on_device([[*row, *[0] * (width - len(row))] for row in asked], device) if width else None  # (N, A)
     ends = accumulate(len(look.lines) for look in looks)
     drawn = {end - 1: look.observe.sampling for end, look in zip(ends, looks, strict=True) if look.observe.sampling}
@@ -146,8 +146,8 @@ def read_distributions(
 
 def add_bias(logits: Tensor, lines: Sequence[int], tokens: Sequence[int], nats: Sequence[float]) -> None:
     """Add `nats` to the logits (N, V) of `tokens` on `lines`, in place."""
-    places = tuple(torch.tensor(indices, device=logits.device) for indices in (lines, tokens))
-    logits.index_put_(places, torch.tensor(nats, dtype=logits.dtype, device=logits.device), accumulate=True)
+    places = tuple(on_device(indices, logits.device) for indices in (lines, tokens))
+    logits.index_put_(places, on_device(nats, logits.device), accumulate=True)
 
 
 def logits_of(states: Tensor, head: Callable[[Tensor], Tensor], forbidden: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.items import Item, assert_unique, question_key, refuse_test
 from select_to_think.evaluation.rollouts import labelled_greedy
@@ -36,7 +34,8 @@ def calibrate(
     progress: Progress | None = None,
     coupled: Scorer | None = None,
 ) -> Calibration:
-    """Quantiles of entropy and margin, and with the LLM of the KL, over every step of greedy answers to `items`.
+    """Quantiles of entropy and margin, and with the LLM of the KL, over every step of greedy answers to `items`: of
+    both definitions, with and without the first steps.
 
     With a `coupled` scorer the answers are those of the SLM with its adapter on.
 
@@ -49,9 +48,7 @@ def calibrate(
     found: dict[int, dict[str, Floats]] = {}
     for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, progress=progress, coupled=coupled):
         found[index] = dict(labels.statistics)
-    statistics = {
-        name: np.concatenate([found[index][name] for index in range(len(items))]).tolist() for name in sorted(found[0])
-    }
+    statistics = {name: [found[index][name] for index in range(len(items))] for name in sorted(found[0])}
     llm_fingerprint = session.llm.fingerprint if with_llm else None
     calibration = Calibration.fit(statistics, [i.id for i in items], session.slm.fingerprint, llm_fingerprint)
     return replace(calibration, question_keys=[question_key(item) for item in items])

@@ -23,6 +23,7 @@ from torch import cuda
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, SelectConfig
 from select_to_think.evaluation.settings import selection
 from select_to_think.methods import METHODS, find_method
+from select_to_think.presets import preset_values
 from select_to_think.session import Session
 from select_to_think.structures import Counts, S2TError, unknown_name
 
@@ -58,8 +59,8 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     """A session as a model of the harness.
 
     `--model_args` takes `method` and every field of the configurations of the pair, of decoding, selection and
-    mentoring by its name: `pair=demo,method=s2t,trigger_budget=0.05,max_batch=64`. `--batch_size` above 1 and
-    `--device` are understood too.
+    mentoring by its name, and `preset`: `pair=demo,method=s2t,trigger_budget=0.05,max_batch=64`. `--batch_size` above
+    1 and `--device` are understood too.
     """
 
     def __init__(
@@ -222,13 +223,19 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
 
 def configurations(settings: Mapping[str, Any]) -> tuple[PairConfig, DecodeConfig, SelectConfig, MentorConfig]:
-    """The settings sorted into configurations by their names. Raises S2TError for an unknown name or a wrong type."""
+    """The settings, behind those of a preset, sorted into configurations by their names.
+
+    Raises S2TError for an unknown name or a wrong type.
+    """
     classes = (PairConfig, DecodeConfig, SelectConfig, MentorConfig)
     known = {spec.name: (cls, spec.default) for cls in classes for spec in fields(cls)}
+    if (preset := settings.get("preset")) is not None:
+        published = {name: value for name, value in preset_values(str(preset)).items() if name in known}
+        settings = {**published, **{name: value for name, value in settings.items() if name != "preset"}}
     sorted_out: dict[type, dict[str, Any]] = {cls: {} for cls in classes}
     for name, value in settings.items():
         if name not in known:
-            raise unknown_name("model argument", name, ["method", *known])
+            raise unknown_name("model argument", name, ["method", "preset", *known])
         cls, default = known[name]
         sorted_out[cls][name] = typed(name, value, default)
     return (

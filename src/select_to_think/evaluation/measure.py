@@ -23,10 +23,12 @@ from select_to_think.evaluation.results import Document, Provenance, provenance
 from select_to_think.evaluation.rollouts import labelled_greedy
 from select_to_think.policies.label import Labels
 from select_to_think.structures import Progress, S2TError
+from select_to_think.triggers.table import find_trigger
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
+DEFINED = ("trigger_definition", "warm_up_steps")
 KS = (1, 2, 4, 8, 16, 32)
 
 
@@ -68,31 +70,33 @@ def measure(
     session: Session,
     items: Sequence[Item],
     *,
-    trigger_budget: float,
-    candidates: int = SelectConfig.candidates,
+    select: SelectConfig,
     decode: DecodeConfig = DecodeConfig(),
     progress: Progress | None = None,
 ) -> Sufficiency:
-    """Hit@k at the `trigger_budget` share of steps with the highest KL, per domain and for all.
+    """Hit@k at the share of steps with the highest KL that is the trigger budget of `select`, per domain and for all.
 
     Items whose prompts do not fit the context are left out, and the notes say how many. Raises S2TError for no or
     doubled items and a budget that is not above 0.
     """
     assert_unique(items)
-    if not 0 < trigger_budget <= 1:
-        raise S2TError(f"trigger_budget must be above 0 and at most 1 to measure something, got {trigger_budget}")
+    if not select.trigger_budget:
+        raise S2TError("trigger_budget must be above 0 and at most 1 to measure something, got 0")
     items, remarks = only_fitting(session, items, decode.max_new_tokens, with_llm=True)
     steps: dict[int, _Steps] = {}
     for index, labels in labelled_greedy(session, items, decode, with_llm=True, progress=progress):
-        steps[index] = _steps(labels, candidates)
+        steps[index] = _steps(labels, select)
     ordered = [steps[index] for index in range(len(items))]
-    fired, threshold = top_share([entry.kl_nats for entry in ordered], trigger_budget)
+    fired, threshold = top_share([entry.kl_nats for entry in ordered], select.trigger_budget)
     rows = []
     for domain in with_all(item.domain for item in items):
         chosen = [i for i, item in enumerate(items) if domain in ("all", item.domain)]
         rows.append(_row(domain, [ordered[i] for i in chosen], [fired[i] for i in chosen]))
     config = {
-        "measure": {"trigger_budget": trigger_budget, "candidates": candidates, "kl_nats_threshold": threshold},
+        "measure": {
+            **{name: getattr(select, name) for name in ("trigger_budget", "candidates", *DEFINED)},
+            "kl_nats_threshold": threshold,
+        },
         "decode": asdict(decode),
     }
     about = provenance(session, config, seeds=[decode.seed])
@@ -100,12 +104,15 @@ def measure(
     return Sufficiency(tuple(rows), about)
 
 
-def _steps(labels: Labels, candidates: int) -> _Steps:
+def _steps(labels: Labels, select: SelectConfig) -> _Steps:
+    """The steps of one item behind the warm-up."""
     assert labels.llm_top_ids is not None and labels.llm_logprobs is not None
     same = labels.slm_ids == labels.llm_top_ids[:, :1]  # (P, S)
     rank = np.where(same.any(axis=1), same.argmax(axis=1), same.shape[1])
-    flip = labels.llm_logprobs[:, :candidates].argmax(axis=1) != 0
-    return _Steps(labels.statistics["kl"], rank, flip)
+    flip = labels.llm_logprobs[:, : select.candidates].argmax(axis=1) != 0
+    kl = labels.statistics[find_trigger("kl", select.trigger_definition).name]
+    behind = slice(select.warm_up_steps, None)
+    return _Steps(kl[behind], rank[behind], flip[behind])
 
 
 def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[list[NDArray[np.bool_]], float]:

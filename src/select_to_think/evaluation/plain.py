@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from select_to_think.models.words import LONGEST, Words
+from select_to_think.models.words import Words
 
 
 @dataclass
@@ -68,7 +68,7 @@ def select_to_think(
 def next_word(model: PlainModel, text: Sequence[int], room: int, words: Words) -> list[int]:
     """The next word, of at most `room` tokens."""
     word = greedy(model, text, 1)
-    while len(word) < min(room, LONGEST):
+    while len(word) < min(room, words.longest):
         (following,) = greedy(model, [*text, *word], 1)
         if not words.goes_on(word[-1], following):
             break
@@ -93,7 +93,7 @@ def mentor(
     while len(out) < size and not (out and out[-1] in stop):
         text, room = [*prompt, *out], size - len(out)
         word = next_word(slm, text, room, words)
-        if random.random() < consult_rate and (theirs := next_word(llm, text, room, words)) != word:
+        if random.random() < consult_rate and not words.same(theirs := next_word(llm, text, room, words), word):
             ours, theirs = (
                 greedy(model, text, min(room, max(segment_tokens, len(own))), stop)
                 for model, own in ((slm, word), (llm, theirs))

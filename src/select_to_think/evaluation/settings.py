@@ -85,7 +85,7 @@ def method_settings(session: Session, method: str, settings: EvalSettings) -> di
     if record.trigger is not None:
         name = record.trigger_name(select, session.incomparable_llm if record.asks_llm else None)
         decisive["select"] = {**asdict(selection(session, [method], select)), "trigger": name}
-        trigger = session.trigger(name, select.trigger_budget, session.coupled(method, select))
+        trigger = session.trigger(name, select.trigger_budget, session.coupled(method, select), select.warm_up_steps)
         decisive["threshold"] = repr(trigger.threshold)
     if record.uses is not None:
         folder = used_folder(session, method, select)

@@ -165,8 +165,8 @@ def check_fingerprint(folder: Path, fingerprint: str, slm: LoadedModel) -> None:
         )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU.
+def read_tensors(path: Path, *, without: str | None = None) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU; those whose names end on `without` are left out.
 
     Raises:
         S2TError: missing or damaged, or a value is not finite.
@@ -175,6 +175,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise S2TError(f"{path} cannot be read ({error}): train or copy it again") from error
+    if without is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(without)}
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise S2TError(f"{path}: {name} holds values that are not finite numbers: train or copy it again")

@@ -5,8 +5,8 @@ Non-goals: encoding; bytes of single tokens (`spelling.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ class Detokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Nothing is written yet."""
-        self.tokenizer = tokenizer
+        self.decode_all = decoder(tokenizer)
         self.tokens: list[int] = []
         self.begin = 0  # decoding starts at this token
         self.told = ""  # what the tokens from there on have told
@@ -46,7 +46,17 @@ class Detokenizer:
 
     def decode(self) -> str:
         """The text of the latest tokens, without special ones."""
-        return str(self.tokenizer.decode(self.tokens[self.begin :], skip_special_tokens=True))
+        return self.decode_all(self.tokens[self.begin :], skip_special_tokens=True)
+
+
+def decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str]:
+    """What decodes as `tokenizer.decode` does: the tokenizer below it where that adds nothing but time."""
+    from transformers import TokenizersBackend
+
+    plain = isinstance(tokenizer, TokenizersBackend) and type(tokenizer)._decode is TokenizersBackend._decode
+    if plain and type(tokenizer).decode is TokenizersBackend.decode and not tokenizer.clean_up_tokenization_spaces:
+        return cast(Callable[..., str], tokenizer.backend_tokenizer.decode)
+    return cast(Callable[..., str], tokenizer.decode)
 
 
 class StopStrings:

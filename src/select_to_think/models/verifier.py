@@ -13,13 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from select_to_think.config import VerifierPlace
 from select_to_think.files import finite, read_record, write_json_atomic
-from select_to_think.models.adapter import check_fingerprint
-from select_to_think.models.layers import Layers, apply_layers, load_layers, save_layers
+from select_to_think.models.adapter import check_fingerprint, read_tensors
+from select_to_think.models.layers import Layers, Norm, apply_layers, fitting, fold, load_layers, save_layers
 from select_to_think.models.loading import LoadedModel
 from select_to_think.structures import Floats, S2TError
 
 NAME = "verifier"
+Wording = tuple[str, str | None, VerifierPlace]  # template, opening and place of a prompt
 REMEDY = "train one with: s2t train verifier"
 
 
@@ -29,17 +31,19 @@ class About:
 
     slm_fingerprint: str
     template: str
-    opening: str
+    opening: str | None  # None: the state before it is read
     training: Mapping[str, Any]
+    place: VerifierPlace = "turn"
     schema: Literal[1] = 1
 
 
 @dataclass(frozen=True)
 class VerifierHead:
-    """h -> 2h -> h -> h/2 -> 1 with ReLU between; its sigmoid is the probability that option B is the better one."""
+    """Layers with ReLU between, such as h -> 2h -> h -> h/2 -> 1; its sigmoid is the probability that option B is the
+    better one."""
 
     layers: Layers
-    prompt: tuple[str, str]  # template and opening that it was trained behind
+    prompt: Wording  # that it was trained behind
     training: Mapping[str, Any]  # what the training reported
 
     def __call__(self, hidden: Floats) -> Floats:
@@ -50,11 +54,13 @@ class VerifierHead:
 def save_verifier(folder: Path, head: VerifierHead, slm_fingerprint: str) -> None:
     """Write the two files into an existing folder."""
     save_layers(folder / f"{NAME}.safetensors", head.layers)
-    write_json_atomic(folder / f"{NAME}.json", finite(asdict(About(slm_fingerprint, *head.prompt, head.training))))
+    template, opening, place = head.prompt
+    about = About(slm_fingerprint, template, opening, head.training, place)
+    write_json_atomic(folder / f"{NAME}.json", finite(asdict(about)))
 
 
-def load_verifier(path: str | Path, slm: LoadedModel, prompt: tuple[str, str]) -> VerifierHead:
-    """Read a network that was trained for `slm` behind `prompt` (template and opening).
+def load_verifier(path: str | Path, slm: LoadedModel, prompt: Wording) -> VerifierHead:
+    """Read a network that was trained for `slm` behind `prompt`.
 
     Raises:
         S2TError: none there, a damaged file, or one that was trained for another SLM or prompt.
@@ -62,7 +68,38 @@ def load_verifier(path: str | Path, slm: LoadedModel, prompt: tuple[str, str]) -
     folder = Path(path)
     about = read_record(About, folder / f"{NAME}.json", remedy=REMEDY)
     check_fingerprint(folder, about.slm_fingerprint, slm)
-    if (about.template, about.opening) != prompt:
-        raise S2TError(f"{folder} was trained behind another prompt: leave --verifier-template alone, or {REMEDY}")
+    if (about.template, about.opening, about.place) != prompt:
+        raise S2TError(
+            f"{folder} was trained behind another prompt: leave --verifier-template alone, or {REMEDY} (with the same "
+            "--preset)"
+        )
     layers = load_layers(folder / f"{NAME}.safetensors", slm, remedy=REMEDY)
     return VerifierHead(layers, prompt, about.training)
+
+
+def read_published(file: Path, slm: LoadedModel) -> Layers:
+    """The network of a state dict of MentorCollab's code, which says A above 0: here B is above 0.
+
+    The names tell its form: `mlp.N` holds linear layers and batch norms in their order, `linear` is the last one. As in
+    `torchvision.ops.MLP` a ReLU stands behind each norm, and nothing behind a linear layer without one.
+
+    Raises:
+        S2TError: missing, damaged, or no such network on hidden states of `slm`.
+    """
+    read = read_tensors(file, without="num_batches_tracked")
+    tensors = {name: tensor.float().numpy() for name, tensor in read.items()}
+    remedy = "give the state dict of a published verifier as safetensors"
+    parts: list[tuple[Floats, Floats, Norm | None]] = []
+    try:
+        numbers = {int(name.split(".")[1]) for name in tensors if not name.startswith("linear.")}
+        for place in (*(f"mlp.{number}" for number in sorted(numbers)), "linear"):
+            weight, bias = (tensors[f"{place}.{name}"] for name in ("weight", "bias"))
+            if f"{place}.running_mean" in tensors:
+                mean, variance = (tensors[f"{place}.running_{name}"] for name in ("mean", "var"))
+                parts[-1] = (*parts[-1][:2], Norm(weight, bias, mean, variance))
+            else:
+                parts.append((weight, bias, None))
+        *layers, (weight, bias) = fold(parts)
+    except (KeyError, IndexError, ValueError) as error:
+        raise S2TError(f"{file} does not hold such a network; {remedy}") from error
+    return fitting((*layers, (-weight, -bias)), file, slm, remedy)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from select_to_think.config import VerifierPlace
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.structures import S2TError, shared_length
 
@@ -26,16 +27,29 @@ LETTERS = ("A", "B")
 
 @dataclass(frozen=True)
 class VerifierPrompt:
-    """A template about one question. `opening` is how the verifier's answer begins; a letter follows."""
+    """A template about one question: a user's turn, or at the place "answer" what goes on behind the question itself.
+
+    `opening` is how the verifier's answer begins; a letter follows. Without one the prompt ends before it.
+    """
 
     loaded: LoadedModel
     template: str
-    opening: str
+    opening: str | None
+    place: VerifierPlace = "turn"
     question: str = ""
+
+    @property
+    def wording(self) -> tuple[str, str | None, VerifierPlace]:
+        """What is asked, whatever the question."""
+        return self.template, self.opening, self.place
 
     def about(self, question: str) -> VerifierPrompt:
         """The same template about another question."""
         return replace(self, question=question)
+
+    def read_at(self, state: str) -> VerifierPrompt:
+        """The prompt behind which a network reads the hidden state."""
+        return replace(self, opening=None) if state == "before" else self
 
     def ids(self, before: Sequence[int], first: Sequence[int], second: Sequence[int]) -> list[int]:
         """The prompt up to the letter. `before`: the answer so far; `first` and `second`: what goes on after it."""
@@ -48,10 +62,13 @@ class VerifierPrompt:
         return whole[: len(whole) - self.tail]
 
     def answered(self, letter: str, text: str = "", first: str = "", second: str = "") -> list[int]:
-        """The prompt and an answer."""
+        """The prompt and an answer; without an opening there is none."""
         values = {"question": self.question, "text": text, "a": first, "b": second}
         content = re.sub(r"\{(question|text|a|b)\}", lambda match: values[match[1]], self.template)
-        return prompt_ids(self.loaded, content, begun=self.opening + letter)
+        ending = "" if self.opening is None else self.opening + letter
+        if self.place == "turn":
+            return prompt_ids(self.loaded, content, begun=ending)
+        return prompt_ids(self.loaded, self.question or "?", begun=content + ending)  # a letter's token needs none
 
     @property
     def longest(self) -> int:

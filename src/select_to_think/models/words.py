@@ -11,6 +11,7 @@ Non-goals: linguistics. A word is the unit in which two models are compared.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 LONGEST = 32  # tokens; what goes on without whitespace is cut there
+PUBLISHED_LONGEST = 12  # the first one and eleven more
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,15 @@ class Words:
 
     starts: frozenset[int]  # a word begins at them
     ends: frozenset[int]  # a word begins behind them
+    longest: int = LONGEST  # tokens
+    texts: Sequence[str] | None = None  # of the tokens, where words are compared as text
+
+    def same(self, one: Sequence[int], other: Sequence[int]) -> bool:
+        """Whether two words are the same."""
+        texts = self.texts
+        if texts is None:
+            return list(one) == list(other)
+        return "".join(texts[token] for token in one) == "".join(texts[token] for token in other)
 
     def goes_on(self, last: int, following: int) -> bool:
         """Whether `following` belongs to the word that `last` belongs to."""
@@ -42,6 +53,14 @@ def word_boundaries(loaded: LoadedModel) -> Words:
     starts = {i for i, text in enumerate(texts) if text and (text[0].isspace() or written_without_spaces(text[0]))}
     ends = {i for i, text in enumerate(texts) if text and text[-1].isspace()}
     return Words(special | starts, special | ends)
+
+
+def published_words(loaded: LoadedModel) -> Words:
+    """Words as the published code has them: up to the next token that begins with a blank or a line break."""
+    special = frozenset(loaded.tokenizer.all_special_ids) | stop_ids(loaded)
+    texts = ["" if i in special else text for i, text in enumerate(token_texts(loaded))]
+    starts = {i for i, text in enumerate(texts) if not text or text[0] in " \n"}
+    return Words(frozenset(starts), special, PUBLISHED_LONGEST, texts)
 
 
 def token_texts(loaded: LoadedModel) -> list[str]:

@@ -17,6 +17,7 @@ class Task:
 
     question: str  # as text
     extract: Callable[[Sequence[int]], str | None]  # output tokens -> the answer that they give, if any
+    begun: int = 0  # tokens of the answer that stand in the prompt already
 
 
 class Policy(ABC):

@@ -16,7 +16,8 @@ from select_to_think.policies.base import Answer
 from select_to_think.policies.select import Select
 from select_to_think.structures import Extend, Observation, Observe, PolicyRun, Requests, Truncate
 
-FIRST_BLOCK, SMALLEST_BLOCK, LARGEST_BLOCK = 16, 4, 64
+# Rows of a batch wait for the LLM together, as long as the longest of their blocks: blocks must not differ much.
+FIRST_BLOCK, SMALLEST_BLOCK, LARGEST_BLOCK = 16, 12, 32
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class BlockVerified(Select):
             drafts = yield from self.draft(fresh, min(block, answer.room))
             look = yield from self.verify(fresh, drafts)
             for line, seen in enumerate(drafts):
-                step, _ = yield from self.decide(seen, look, line, random, last=True)
+                step, _ = yield from self.decide(seen, look, line, len(answer.steps), random, last=True)
                 yield answer.add(step)
                 if step.flip or not answer.room:
                     break

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from select_to_think.models.words import LONGEST, Words
+from select_to_think.models.words import Words
 from select_to_think.policies.base import Answer, Limits, Policy, Task
 from select_to_think.policies.greedy_draft import Drafted, GreedyDraft
 from select_to_think.structures import (
@@ -78,7 +78,7 @@ class Mentor(Policy):
         """Let a model write its next word, of at most `room` tokens; returns its length."""
         yield from draft.write(1)
         size = 1
-        while size < min(room, LONGEST) and draft.draft[size - 1].token not in self.words.ends:
+        while size < min(room, self.words.longest) and draft.draft[size - 1].token not in self.words.ends:
             yield from draft.write(size + 1)
             if not self.words.goes_on(*draft.tokens(size + 1)[-2:]):
                 break
@@ -96,7 +96,7 @@ class Mentor(Policy):
             if self.guesses:
                 yield from mentor.guess(word)
             size = yield from self.word(mentor, room)
-            if mentor.tokens(size) == word:
+            if self.words.same(mentor.tokens(size), word):
                 return 0
             yield from mentor.write(size := min(room, max(size, self.segment_tokens)))
         except ModelUnavailable:

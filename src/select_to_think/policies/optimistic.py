@@ -53,6 +53,7 @@ class Chain:
 class Guess:
     """The chains of one divergence point, in the order of the candidates."""
 
+    number: int  # of the step
     chains: list[Chain]
     branched: list[Chain] = field(default_factory=list)  # the leaves of the last branch
     grown: int = 0  # tokens of the branches behind the first
@@ -79,9 +80,9 @@ class Optimistic(Select):
             seen = ahead or (yield Extend("slm", fresh, self.observe))
             step, ahead = self.proposal(seen, None, 0, random), None
             steps, fresh = [step], (step.token,)
-            if self.fires(step):
+            if self.fires(step, number := len(answer.steps)):
                 triggered = self.triggered(seen, last=answer.room == 1)
-                guess = Guess([] if answer.room == 1 else self.chains(triggered, random))
+                guess = Guess(number, [] if answer.room == 1 else self.chains(triggered, random))
                 choice = yield from self.wait(triggered, guess, answer.room)
                 step, place = chosen(step, triggered, choice)
                 steps, fresh = [step], (step.token,)
@@ -121,19 +122,19 @@ class Optimistic(Select):
                 growing = [chain for chain in growing if chain.likely]
                 while sum(len(chain.tokens) + 1 for chain in growing) > BRANCH_TOKENS:
                     growing.pop()
-                growing = [chain for chain in growing if self.grow(chain, room)]
+                growing = [chain for chain in growing if self.grow(chain, guess.number, room)]
                 guess.grown += sum(len(chain.tokens) for chain in growing)
         except ModelUnavailable as error:
             return self.selector.without(triggered, error)
 
-    def grow(self, chain: Chain, room: int) -> bool:
+    def grow(self, chain: Chain, number: int, room: int) -> bool:
         """Write one token more; False where the sequence ends, or the LLM would be asked."""
         if chain.tokens[-1] in self.limits.stop_ids or len(chain.tokens) == room:
             return False
         assert chain.seen is not None
         before = chain.random.getstate()
         step = self.proposal(chain.seen, None, 0, chain.random)
-        if self.fires(step):
+        if self.fires(step, number + len(chain.tokens)):
             chain.random.setstate(before)
             return False
         chain.steps.append(step)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
-from typing import Any
+from typing import Any, Self
 
-from select_to_think.policies.base import Answer, Limits, Policy
+from select_to_think.policies.base import Answer, Limits, Policy, Task
 from select_to_think.selectors.base import Choice, Selector, Triggered
 from select_to_think.structures import (
     Adopt,
@@ -40,8 +41,13 @@ class Select(Policy):
     selector: Selector
     candidates: int
     goes_on: bool = False  # with the SLM's own choice where a trigger that needs the LLM does not reach it
+    begun: int = 0  # steps of the answer before the first one here
 
-    @property
+    def about(self, task: Task) -> Self:
+        """This policy for an answer that may have begun."""
+        return replace(self, begun=task.begun)
+
+    @cached_property
     def observe(self) -> Observe:
         """What a step asks of the SLM."""
         kind = self.trigger.kind
@@ -62,7 +68,7 @@ class Select(Policy):
             look = None
             if self.trigger.kind.needs_llm:
                 look = yield from self.reached(Extend("llm", (), Observe(top_k=1, ids=(tuple(seen.top_ids[0]),))))
-            step, ahead = yield from self.decide(seen, look, 0, random, last=answer.room == 1)
+            step, ahead = yield from self.decide(seen, look, 0, len(answer.steps), random, last=answer.room == 1)
             yield answer.add(step)
             fresh = (step.token,)
         return self.finish(answer)
@@ -78,9 +84,9 @@ class Select(Policy):
         return seen
 
     def decide(
-        self, seen: Observation, look: Observation | None, line: int, random: Random, *, last: bool
+        self, seen: Observation, look: Observation | None, line: int, number: int, random: Random, *, last: bool
     ) -> Generator[Requests, Any, tuple[StepRecord, Observation | None]]:
-        """One step, and what the SLM sees behind it if that is known already.
+        """Step `number`, and what the SLM sees behind it if that is known already.
 
         The SLM saw `seen`; if the LLM was asked, line `line` of `look` is its view of this step. Nothing is looked at
         behind the `last` step.
@@ -89,7 +95,7 @@ class Select(Policy):
             greedy, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
             return StepRecord(greedy, logprob, greedy_token=greedy, llm_failed=True), None
         step = self.proposal(seen, look, line, random)
-        if not self.fires(step):
+        if not self.fires(step, number):
             return step, None
         triggered = self.triggered(seen, look, line, last=last)
         choice = yield from self.selector.choose(triggered)
@@ -113,9 +119,9 @@ class Select(Policy):
             alternative_logprobs=ids_logprobs,
         )
 
-    def fires(self, step: StepRecord) -> bool:
-        """Whether a proposal is a divergence point."""
-        return step.statistic is not None and step.statistic > self.trigger.threshold
+    def fires(self, step: StepRecord, number: int) -> bool:
+        """Whether a proposal, for step `number` behind what had begun, is a divergence point."""
+        return step.statistic is not None and self.trigger.fires(step.statistic, self.begun + number)
 
     def triggered(self, seen: Observation, look: Observation | None = None, line: int = 0, *, last: bool) -> Triggered:
         """A divergence point, as the selector is shown it."""

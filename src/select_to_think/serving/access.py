@@ -17,11 +17,11 @@ import os
 import re
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from random import getrandbits
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -45,7 +45,7 @@ API_KEY = re.compile(r"[!-~]+")
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 SECURITY_HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "cross-origin-opener-policy": "same-origin",
@@ -225,7 +225,7 @@ class Recorder:
             return await self.app(scope, receive, send)
         start, status, complete = time.perf_counter(), 0, False
         given = Headers(scope=scope).get("x-request-id", "")
-        name = given if REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        name = given if REQUEST_ID.fullmatch(given) else f"req_{getrandbits(128):032x}"
         state, failure = scope.setdefault("state", {}), None
         state["request_id"] = name
 

@@ -147,10 +147,11 @@ def usage(writings: Sequence[Writing], scored: Sequence[Generation], n: int) -> 
             flips += writing.generation.flip_count
     read = sum(len(writing.order.prompt) for writing in writings[::n])
     spent = asdict(counts)
+    cached = max(spent.get("slm_tokens_cached", 0), spent.get("llm_tokens_cached", 0))
     return {
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
-        "prompt_tokens_details": {"cached_tokens": spent.get("slm_tokens_cached", 0)},
+        "prompt_tokens_details": {"cached_tokens": min(read, cached)},
         "s2t": {"triggered": triggered, "flips": flips, **spent},
     }

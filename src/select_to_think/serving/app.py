@@ -162,6 +162,12 @@ def add_tokens(app: FastAPI, engine: Engine, texts: TokenTexts) -> None:
         strings = [texts.text(token) for token in found] if asked.return_token_strs else None
         return {"count": len(found), "max_model_len": slm.max_positions, "tokens": found, "token_strs": strings}
 
+    @app.get("/tokenizer_info")
+    async def tokenizer_info() -> dict[str, str | None]:
+        """What lm-evaluation-harness asks for to use these addresses as its tokenizer."""
+        names = ("bos_token", "eos_token", "pad_token", "chat_template")
+        return {name: getattr(slm.tokenizer, name) for name in names}
+
     @app.post("/detokenize")
     async def detokenize(asked: DetokenizeRequest) -> dict[str, str]:
         """The text of token ids, special ones included."""

@@ -46,7 +46,7 @@ class Client:
 
     engine: Engine
     loop: asyncio.AbstractEventLoop
-    inbox: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
+    inbox: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)  # None: it took too long
     open: int = 0  # runs that have not ended
 
     async def events(self, deadline: float) -> AsyncIterator[tuple[int, Event]]:
@@ -55,16 +55,19 @@ class Client:
         Steps that came while nobody read come together, so that a reader who is behind catches up.
 
         Raises:
-            TimeoutError: nothing came until `deadline`, in the time of the event loop.
+            TimeoutError: they have not all come by `deadline`, in the time of the event loop.
         """
-        while self.open:
-            async with asyncio.timeout_at(deadline):  # each time: a generator may go on in another task
+        timer = self.loop.call_at(deadline, self.inbox.put_nowait, None)
+        try:
+            while self.open:
                 news = [await self.inbox.get()]
-            while not self.inbox.empty():
-                news.append(self.inbox.get_nowait())
-            for index, event in joined(news):
-                self.open -= not isinstance(event, Committed)
-                yield index, event
+                while not self.inbox.empty():
+                    news.append(self.inbox.get_nowait())
+                for index, event in joined(news):
+                    self.open -= not isinstance(event, Committed)
+                    yield index, event
+        finally:
+            timer.cancel()
 
     def leave(self) -> None:
         """Read no more: what is still running is cancelled."""
@@ -73,10 +76,13 @@ class Client:
             self.engine.forget(self)
 
 
-def joined(news: Sequence[tuple[int, Event]]) -> list[tuple[int, Event]]:
-    """The same events, the steps of one run that follow each other in one."""
+def joined(news: Sequence[tuple[int, Event] | None]) -> list[tuple[int, Event]]:
+    """The same events, the steps of one run that follow each other in one. Raises TimeoutError where it says so."""
     found: list[tuple[int, Event]] = []
-    for index, event in news:
+    for entry in news:
+        if entry is None:
+            raise TimeoutError
+        index, event = entry
         before = found[-1] if found else None
         if isinstance(event, Committed) and before and before[0] == index and isinstance(before[1], Committed):
             found[-1] = index, Committed(event.key, [*before[1].steps, *event.steps])

@@ -16,6 +16,7 @@ from select_to_think.config import LARGEST_SEED, MethodSettings, ServeConfig
 from select_to_think.methods import Decoder, Method, find_method
 from select_to_think.models.prompting import Conversation, require_text, tokens_of
 from select_to_think.policies.score import score_output
+from select_to_think.presets import preset_values
 from select_to_think.runs import Run
 from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.errors import RequestError
@@ -102,6 +103,7 @@ class Planner:
         for text in (*request.stops, request.s2t.verifier_template or "", request.s2t.verifier_opening or ""):
             require_text(text)
         own = {name: value for name, value in request.s2t if value is not None}
+        own = {**(preset_values(own["preset"]) if "preset" in own else {}), **own}
 
         def changed(config: Any) -> Any:
             return replace(config, **{spec.name: own[spec.name] for spec in fields(config) if spec.name in own})

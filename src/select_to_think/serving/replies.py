@@ -10,8 +10,8 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
+from random import getrandbits
 from typing import Any, Protocol, TypeVar
-from uuid import uuid4
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -66,7 +66,7 @@ class Reply:
     def __post_init__(self) -> None:
         """Submit the runs."""
         self.deadline = asyncio.get_running_loop().time() + self.timeout_s
-        self.id = f"{self.form.prefix}-{uuid4().hex}"
+        self.id = f"{self.form.prefix}-{getrandbits(128):032x}"
         self.writings = [
             Writing(self.engine.session, order, trace=self.request.s2t.trace, alternatives=self.request.alternatives)
             for order in self.orders

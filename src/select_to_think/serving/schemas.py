@@ -65,6 +65,7 @@ class OwnFields(Sent):
     """What is no setting of a method."""
 
     method: str | None = Field(None, description="Method of decoding; wins over the one in the model's name.")
+    preset: str | None = Field(None, description="Definitions of the published code: s2t-paper or mentorcollab-paper.")
     trace: bool = Field(False, description="Tell every step: what was proposed, and who decided.")
     alternatives: int | None = Field(
         None, ge=0, le=MOST_ALTERNATIVES, description="Most probable tokens of every step of the trace (default 8)."

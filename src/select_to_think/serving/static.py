@@ -13,14 +13,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from select_to_think.serving.access import SECURITY_HEADERS
+
 FOLDER = Path(__file__).parent / "page"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # asked for again, with its tag, so that an upgrade is seen at once
-}
+HEADERS = {**SECURITY_HEADERS, "cache-control": "no-cache"}  # asked for again, with its tag: an upgrade is seen at once
 
 
 class PageFiles(StaticFiles):

@@ -5,7 +5,8 @@ exactly one of them leads to the right answer; it is shown in both orders, so as
 answer as "option A". The problems are split by a hash of their id: a tenth of them trains nothing and measures.
 
 The network has the sizes of MentorCollab's (arXiv 2602.05307): h -> 2h -> h -> h/2 -> 1, with batch norm, ReLU and
-dropout behind each layer but the last; at inference the norms are folded into the layers. The SLM is only read.
+dropout behind each layer but the last; in the published form the third has neither norm nor ReLU. At inference the
+norms are folded into the layers. The SLM is only read.
 
 Non-goals: judging (`verifiers/mlp.py`).
 """
@@ -24,13 +25,13 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
-from select_to_think.config import DecodeConfig, MentorConfig, VerifierTrainConfig
+from select_to_think.config import DecodeConfig, Definition, MentorConfig, VerifierTrainConfig
 from select_to_think.evaluation.items import Item, question_key
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
-from select_to_think.models.layers import Layers, apply_layers
+from select_to_think.models.layers import Layers, Norm, apply_layers, fold
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.verifier import VerifierHead, save_verifier
+from select_to_think.models.verifier import VerifierHead, read_published, save_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 DROPOUT = 0.1
 CURVE_BINS = 10
+STATE = ("weight", "bias", "running_mean", "running_var")  # of a batch norm
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def train_verifier(
     models = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
     with working_folder(out, resume=resume) as work, disk_errors(work):
         begin(work, {**settings, **models})
-        prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
+        prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
+        state = mentor.verifier_state
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         telling = [each for each in found if each.slm_right != each.mentor_right]
@@ -103,7 +106,7 @@ def train_verifier(
         if not all(sides):
             (work / ANSWERS).unlink()  # the remedy is other settings, and those cannot go on from here
             raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
-        fit, measured = (read_prompts(session.slm, prompt, side) for side in sides)
+        fit, measured = (read_prompts(session.slm, prompt, side, state) for side in sides)
         layers, seconds = fit_layers(fit, config, decode.seed, work)
         summary = {
             "disputes": len(found),
@@ -116,8 +119,23 @@ def train_verifier(
             "config": asdict(config),
             **settings,
         }
-        head = VerifierHead(layers, (prompt.template, prompt.opening), summary)
+        head = VerifierHead(layers, prompt.read_at(state).wording, summary)
         publish(out, partial(write, head=head, slm=session.slm, items=items))
+    return summary
+
+
+def take_published(session: Session, file: Path, mentor: MentorConfig, out: Path) -> dict[str, Any]:
+    """Write the folder of a network that was trained by the published code: `file` is its state dict as safetensors.
+
+    Raises:
+        S2TError: no such network for this SLM, an existing `out`, an unwritable path.
+    """
+    if out.exists():
+        raise S2TError(f"{out} already exists: remove it or name another --out")
+    prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
+    summary = {"published": file.name}
+    head = VerifierHead(read_published(file, session.slm), prompt.read_at(mentor.verifier_state).wording, summary)
+    publish(out, partial(write, head=head, slm=session.slm, items=()))
     return summary
 
 
@@ -130,7 +148,7 @@ def write(folder: Path, head: VerifierHead, slm: LoadedModel, items: Sequence[It
 def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: Path) -> tuple[Layers, float]:
     """Train a network; its layers, and the seconds it took."""
     set_seed(seed)
-    module = VerifierModule(prompts.hidden.shape[-1])
+    module = VerifierModule(prompts.hidden.shape[-1], config.network)
     seconds = fit_head(
         module,
         prompts.hidden.flatten(0, 1),
@@ -146,20 +164,30 @@ def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: P
 
 
 @torch.no_grad()
-def read_prompts(slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged]) -> Prompts:
+def read_prompts(
+    slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged], state: str = "behind"
+) -> Prompts:
     """Ask the SLM about every dispute, in both orders; there is at least one."""
+    asked = both_orders(prompt, disputes)
+    hidden = free = last_states(slm, asked)
+    if (read := both_orders(prompt.read_at(state), disputes)) != asked:
+        hidden = last_states(slm, read)
+    first, second = prompt.letters
+    head = slm.model.get_output_embeddings()
+    rows = head.weight[[first, second]].float().cpu()  # (2, H)
+    odds = free @ (rows[1] - rows[0])
+    right = torch.tensor([[each.mentor_right, each.slm_right] for each in disputes])
+    return Prompts(hidden.view(len(disputes), 2, -1), right, odds.view(-1, 2).numpy())
+
+
+def both_orders(prompt: VerifierPrompt, disputes: Sequence[Judged]) -> list[list[int]]:
+    """Two prompts for each dispute: the SLM's segment first, then the mentor's."""
     ids: list[list[int]] = []
     for each in disputes:
         asked, dispute = prompt.about(each.question), each.dispute
         ids.append(asked.ids(dispute.before, dispute.slm, dispute.mentor))
         ids.append(asked.ids(dispute.before, dispute.mentor, dispute.slm))
-    hidden = last_states(slm, ids)
-    first, second = prompt.letters
-    head = slm.model.get_output_embeddings()
-    rows = head.weight[[first, second]].float().cpu()  # (2, H)
-    odds = hidden @ (rows[1] - rows[0])
-    right = torch.tensor([[each.mentor_right, each.slm_right] for each in disputes])
-    return Prompts(hidden.view(len(disputes), 2, -1), right, odds.view(-1, 2).numpy())
+    return ids
 
 
 def last_states(slm: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -178,34 +206,36 @@ def last_states(slm: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
 class VerifierModule(nn.Module):
     """The network in training."""
 
-    def __init__(self, hidden_size: int) -> None:
-        """Layers of 2h, h, h/2 and 1 outputs."""
+    def __init__(self, hidden_size: int, form: Definition = "ours") -> None:
+        """Layers of 2h, h, h/2 and 1 outputs; in the published form the third is linear."""
         super().__init__()
         sizes = (hidden_size, 2 * hidden_size, hidden_size, max(1, hidden_size // 2))
         self.linears = [nn.Linear(a, b) for a, b in pairwise((*sizes, 1))]
-        self.norms = [nn.BatchNorm1d(size) for size in sizes[1:]]
+        self.norms = [nn.BatchNorm1d(size) for size in (sizes[1:] if form == "ours" else sizes[1:-1])]
         self.registered = nn.ModuleList([*self.linears, *self.norms])
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Binary cross-entropy of (B, H) states against (B,) marks."""
         x = hidden
-        for linear, norm in zip(self.linears, self.norms, strict=False):
-            x = self.dropout(norm(linear(x)).relu())
+        for linear, norm in zip_longest(self.linears[:-1], self.norms):
+            x = self.dropout(norm(linear(x)).relu() if norm else linear(x))
         logits = self.linears[-1](x)[:, 0]
         return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels.float()), "logits": logits}
 
     def folded(self) -> Layers:
-        """The layers as they act at inference: norm(W x + b) = (s W) x + s (b - mean) + shift, s = scale / spread."""
-        layers = []
+        """The layers as they act at inference."""
+        parts: list[tuple[Any, Any, Norm | None]] = []
         for linear, norm in zip_longest(self.linears, self.norms):
-            weight, bias = (each.detach().double().cpu() for each in (linear.weight, linear.bias))
-            if norm is not None:
-                state = {name: each.double().cpu() for name, each in norm.state_dict().items()}
-                factor = state["weight"] / (state["running_var"] + norm.eps).sqrt()
-                weight, bias = factor[:, None] * weight, factor * (bias - state["running_mean"]) + state["bias"]
-            layers.append((weight.float().numpy(), bias.float().numpy()))
-        return tuple(layers)
+            weight, bias = arrays(linear, "weight", "bias")
+            parts.append((weight, bias, Norm(*arrays(norm, *STATE)) if norm else None))
+        return fold(parts)
+
+
+def arrays(module: nn.Module, *names: str) -> list[Any]:
+    """Tensors of a module on the host."""
+    state = module.state_dict()
+    return [state[name].cpu().numpy() for name in names]
 
 
 def quality(layers: Layers, prompts: Prompts) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The statistic is written once, for P steps at a time. Decoding, calibration, col
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -37,15 +37,17 @@ class TriggerKind:
     hidden: bool = False  # the SLM's last hidden state is observed
     fit: Callable[[Artefacts, float], Trigger] | None = None
 
-    def at(self, threshold: float) -> Trigger:
-        """The trigger that fires above `threshold`."""
+    def at(self, threshold: float, warm_up_steps: int = 0) -> Trigger:
+        """The trigger that fires above `threshold`, but not at the first steps of an answer."""
         statistic = self.statistic
         assert statistic is not None
-        return Trigger(self, threshold, lambda slm, llm, _: statistic(slm, llm))
+        return Trigger(self, threshold, lambda slm, llm, _: statistic(slm, llm), warm_up_steps)
 
-    def for_budget(self, pair: Artefacts, budget: float, coupled: Scorer | None = None) -> Trigger:
+    def for_budget(
+        self, pair: Artefacts, budget: float, coupled: Scorer | None = None, warm_up_steps: int = 0
+    ) -> Trigger:
         """The trigger that fires on about a fraction `budget` of the steps that the SLM proposes, or with a `coupled`
-        scorer the SLM with its adapter on.
+        scorer the SLM with its adapter on; the first `warm_up_steps` of an answer neither fire nor count.
 
         Raises:
             S2TError: there are no thresholds for this model, or they were made with another LLM.
@@ -56,24 +58,30 @@ class TriggerKind:
                 "them: choose entropy or margin, or a scorer of another mode"
             )
         if self.fit is not None:
-            return self.fit(pair, budget)
-        threshold = pair.thresholds(coupled).threshold(self.name, budget)
+            return replace(self.fit(pair, budget), warm_up_steps=warm_up_steps)
+        threshold = pair.thresholds(coupled).threshold(self.name, budget, warm_up_steps)
         if self.needs_llm and pair.calibration.llm_fingerprint != pair.llm.fingerprint:
             raise S2TError(
                 f"the {self.name} trigger was calibrated with another LLM than {pair.llm.name}: "
                 "run `s2t calibrate` again"
             )
-        return self.at(threshold)
+        return self.at(threshold, warm_up_steps)
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """Decides whether a step is a divergence point: it fires when the statistic exceeds `threshold`."""
+    """Decides whether a step is a divergence point: it fires when the statistic exceeds `threshold`, but never at the
+    first `warm_up_steps` of an answer."""
 
     kind: TriggerKind
     threshold: float
     measure: Callable[[Observation, Observation | None, Random], Floats]  # (P,)
+    warm_up_steps: int = 0
 
     def statistic(self, slm: Observation, llm: Observation | None, random: Random) -> float:
         """The statistic of one step; `random` is the row's own stream."""
         return float(self.measure(slm, llm, random)[0])
+
+    def fires(self, statistic: float, number: int) -> bool:
+        """Whether step `number` of an answer, from 0 on, is a divergence point."""
+        return number >= self.warm_up_steps and statistic > self.threshold

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from select_to_think.config import Definition
 from select_to_think.structures import unknown_name
 from select_to_think.triggers.base import TriggerKind
-from select_to_think.triggers.entropy import ENTROPY
-from select_to_think.triggers.kl import KL
+from select_to_think.triggers.entropy import ENTROPY, ENTROPY_PAPER
+from select_to_think.triggers.kl import KL, KL_PAPER
 from select_to_think.triggers.learned import LEARNED
 from select_to_think.triggers.margin import MARGIN
 from select_to_think.triggers.random import RANDOM
 
-TRIGGERS: dict[str, TriggerKind] = {kind.name: kind for kind in (KL, ENTROPY, MARGIN, RANDOM, LEARNED)}
+KINDS = (KL, ENTROPY, MARGIN, RANDOM, LEARNED, KL_PAPER, ENTROPY_PAPER)
+TRIGGERS: dict[str, TriggerKind] = {kind.name: kind for kind in KINDS}
 
 
-def find_trigger(name: str) -> TriggerKind:
-    """The trigger of that name.
+def find_trigger(name: str, definition: Definition = "ours") -> TriggerKind:
+    """The trigger of that name; with `definition` "paper" in the form of the published code, if it has one of its own.
 
     Raises:
         S2TError: an unknown name, with the nearest one.
     """
     if name not in TRIGGERS:
         raise unknown_name("trigger", name, TRIGGERS)
-    return TRIGGERS[name]
+    return TRIGGERS.get(f"{name}-{definition}", TRIGGERS[name])
 
 
 def calibrated(*, with_llm: bool) -> list[TriggerKind]:

@@ -88,11 +88,15 @@ class Prompt(Protocol):
         """The whole prompt, up to the letter."""
         ...
 
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens."""
+        ...
+
 
 @dataclass(frozen=True)
 class Asking(ABC):
     """Shows the SLM the SLM's segment as option A and the mentor's as B: the order of MentorCollab (arXiv 2602.05307),
-    though neither its question nor its rule (docs/methods.md, "What differs from the published code").
+    whose question and rule are settings (docs/methods.md, "What differs from the published code").
 
     `debiased` asks for the other order too, in the same forward, and takes the mean: a liking for a letter
     cancels out.

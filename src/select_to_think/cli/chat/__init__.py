@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +20,7 @@ from select_to_think.cli.chat.lines import lines
 from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply, console, note
-from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.methods import METHODS
 from select_to_think.structures import S2TError
 
@@ -30,7 +29,10 @@ if TYPE_CHECKING:
 
 ALTERNATIVES = 8  # tokens that /why shows where nothing triggered
 
-Decoding = Annotated[DecodeConfig, Only(("max_new_tokens", "temperature", "top_p", "seed"))]
+Decoding = Annotated[
+    DecodeConfig,
+    Only(("max_new_tokens", "temperature", "top_p", "seed", "on_llm_failure"), (("on_llm_failure", "continue"),)),
+]
 Method = Annotated[
     str | None,
     name_option(
@@ -55,6 +57,7 @@ def chat(
     decode: Decoding,
     select: SelectConfig,
     mentor: MentorConfig,
+    runtime: RuntimeConfig,
     method: Method = None,
     url: Url = None,
 ) -> Reply:
@@ -64,7 +67,7 @@ def chat(
     Into a pipe go the answers alone.
     """
     settings = MethodSettings(decode, select, mentor, alternatives=ALTERNATIVES)
-    asked = choose(pair, url)
+    asked = choose(pair, runtime, url)
 
     def talk(screen: Console) -> Dialogue:
         interactive = sys.stdin.isatty()
@@ -80,21 +83,21 @@ def chat(
     return Reply(lambda: {"schema": 1, "answers": talk(console(sys.stdout)).results}, talk)
 
 
-def choose(pair: PairConfig, url: str | None) -> Chat:
+def choose(pair: PairConfig, runtime: RuntimeConfig, url: str | None) -> Chat:
     """What to talk to.
 
     Raises:
-        S2TError: a server and a pair are both named, or the server does not answer.
+        S2TError: a server is named and something that is its own business, or it does not answer.
     """
     if url is None:
         from select_to_think.cli.chat.local import LocalChat
         from select_to_think.session import Session
 
-        return LocalChat(Session.load(pair))
-    if given := [spec.name for spec in fields(pair) if getattr(pair, spec.name) != spec.default]:
-        flag = given[0].replace("_", "-")
-        raise S2TError(f"the server of --url has models of its own: leave out --{flag}")
-    from select_to_think.cli.chat.remote import RemoteChat
+        return LocalChat(Session.load(pair, runtime))
+    from select_to_think.cli.chat.remote import RemoteChat, changed
+
+    for name in (*changed(pair), *changed(runtime)):
+        raise S2TError(f"the server of --url has models and memory of its own: leave out --{name.replace('_', '-')}")
 
     return RemoteChat(url, os.environ.get(KEY_VARIABLE))
 

@@ -75,6 +75,8 @@ class Dialogue:
         steps, ending = self.last.steps, self.last.ending
         fired, flips = sum(step["fired"] for step in steps), sum(step["flip"] for step in steps)
         said = [f"{len(steps)} tokens", f"{fired} triggered", f"{flips} flipped", f"{seconds:.1f} s"]
+        if failed := sum(step["llm_failed"] for step in steps):
+            said.append(f"{failed} without the LLM, which did not answer")
         if ending is not None:
             said.insert(0, ending.method)
             if ending.votes:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 600.0  # until the next step; a long prompt takes its time
+DRAWING = ("temperature", "top_p", "seed")  # the fields of DecodeConfig that a request may have
 END = "[DONE]"  # the last event of a stream
 
 
@@ -98,7 +99,7 @@ def request(turns: Sequence[Turn], method: str, settings: MethodSettings) -> dic
     return {
         "messages": [{"role": role, "content": text} for role, text in turns],
         "max_tokens": settings.decode.max_new_tokens,
-        **{name: value for name, value in decode.items() if name != "max_new_tokens"},
+        **{name: decode[name] for name in DRAWING if name in decode},
         "stream": True,
         "s2t": {
             "method": method,

@@ -70,7 +70,7 @@ def reason(answer: LiveAnswer, step: Step) -> str:
         choice = "the LLM did not answer, so the SLM's own choice stands"
     ending = answer.ending
     if step["statistic"] is None:
-        return f"{where}: {choice}" if step["fired"] else f"{where}: no trigger here; {choice}"
+        return f"{where}: {'' if step['fired'] or step['llm_failed'] else 'no trigger here; '}{choice}"
     trigger = "statistic" if ending is None or ending.trigger is None else ending.trigger
     if ending is None or ending.threshold is None:
         compared = f"{trigger} {step['statistic']:.3f}"

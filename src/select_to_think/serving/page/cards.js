@@ -9,20 +9,21 @@ export class Card {
   constructor(turn, answer, method, expected, actions) {
     Object.assign(this, { turn, answer, method, expected, actions });
     this.tokens = new Tokens(answer, method);
+    this.reading = make("p", { class: "unseen" }); // for who listens: the text at a stretch, before its tokens one by one
     this.facts = make("p", { class: "facts quiet" });
     this.final = make("p", { class: "final" });
     this.buttons = make("p", { class: "card-actions" });
     const title = make("h3", {}, make("span", { class: "count", text: answer.number }), this.title());
     this.node = make("article", { class: `card${answer.origin ? " branch" : ""}`, "aria-label": `Answer ${answer.number}: ${this.title()}` },
       make("div", { class: "card-head" }, title, make("span", { class: "quiet", text: this.subtitle() })),
-      this.tokens.node, this.final, this.facts, this.buttons);
+      this.reading, this.tokens.node, this.final, this.facts, this.buttons);
     this.update();
   }
 
   title() {
-    const { origin, settings } = this.answer;
+    const { origin, settings, kept } = this.answer;
     if (!origin) return settings.method;
-    return origin.choice ? `What if: ${quoted(origin.choice.text)}` : `Rewound to token ${origin.at + 1}`;
+    return origin.choice ? `What if: ${quoted(kept.at(-1).text_added)}` : `Rewound to token ${origin.at + 1}`;
   }
 
   subtitle() {
@@ -39,7 +40,11 @@ export class Card {
     this.node.setAttribute("aria-busy", String(answer.status === "streaming"));
     this.facts.textContent = this.factLine();
     this.showFinal();
-    if (answer.status !== "streaming" && answer.status !== "waiting" && !this.buttons.childElementCount) this.showButtons();
+    const ended = answer.status !== "streaming" && answer.status !== "waiting";
+    if (ended && !this.buttons.childElementCount) {
+      this.reading.textContent = answerText(answer);
+      this.showButtons();
+    }
   }
 
   factLine() {

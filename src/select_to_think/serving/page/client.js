@@ -60,7 +60,8 @@ export async function* streamChat(body, signal) {
       const events = (waiting + value.replace(/\r/g, "")).split("\n\n");
       waiting = events.pop();
       for (const event of events) {
-        const data = event.replace(/^data: ?/, "");
+        if (!event.startsWith("data:")) continue; // a comment that keeps the connection open
+        const data = event.slice("data:".length).trim();
         if (data === "[DONE]") return;
         const chunk = JSON.parse(data);
         if (chunk.error) throw new ApiError(chunk.error.message, response.status);

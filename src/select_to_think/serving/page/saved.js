@@ -4,6 +4,8 @@ const PLAIN = "ask="; // base64url of JSON
 const SQUEEZED = "askz="; // of deflated JSON
 const LONGEST_PLAIN = 300; // characters of JSON
 const FORMAT = "s2t-playground/1";
+const LONGEST_ADDRESS = 50_000; // characters; whoever made the address decides what it asks of the server,
+const MOST_ANSWERS = 50; // so that there is an end to it
 
 // What it takes to ask a conversation again: questions, settings, and the choices made by hand.
 export function recipe(lanes, turns) {
@@ -40,11 +42,14 @@ export async function fromHash(hash) {
   const squeezed = text.startsWith(SQUEEZED);
   if (!squeezed && !text.startsWith(PLAIN)) return null;
   try {
+    if (text.length > LONGEST_ADDRESS) throw new Error();
     let bytes = bytesOf(text.slice((squeezed ? SQUEEZED : PLAIN).length));
     if (squeezed) bytes = await through(new DecompressionStream("deflate-raw"), bytes);
-    return checked(JSON.parse(new TextDecoder().decode(bytes)));
+    const content = checked(JSON.parse(new TextDecoder().decode(bytes)));
+    if (content.turns.flatMap((turn) => turn.answers).length > MOST_ANSWERS) throw new Error();
+    return content;
   } catch {
-    throw new Error("The address holds no conversation that can be read: it was cut off, or changed.");
+    throw new Error("The address holds no conversation that can be read: it was cut off, changed, or is too long.");
   }
 }
 
@@ -88,10 +93,18 @@ function isTurn({ question, answers }) {
   });
 }
 
-function checkTrace({ kept, steps, status }) {
-  const isStep = (step) => Number.isInteger(step.token) && typeof step.text_added === "string" && typeof step.text === "string"
-    && [step.candidates, step.alternatives].every((options) => Array.isArray(options) && options.every((option) => typeof option.text === "string"));
-  if (typeof status !== "string" || ![...kept, ...steps].every(isStep)) throw new Error();
+function checkTrace({ kept, steps, status, final, threshold, counts }) {
+  const good = typeof status === "string" && [...kept, ...steps].every(isStep) && isNumber(threshold)
+    && (final === null || typeof final === "string") && (counts === null || Object.values(counts).every(isNumber));
+  if (!good) throw new Error();
+}
+
+const isNumber = (value) => value === null || value === undefined || typeof value === "number";
+
+function isStep(step) {
+  const isOption = ({ id, text, logprob, score }) => Number.isInteger(id) && typeof text === "string" && isNumber(logprob) && isNumber(score);
+  return Number.isInteger(step.token) && typeof step.text_added === "string" && typeof step.text === "string"
+    && isNumber(step.statistic) && [step.candidates, step.alternatives].every((options) => Array.isArray(options) && options.every(isOption));
 }
 
 async function through(stream, bytes) {

@@ -1,0 +1,183 @@
+"""Real servers: the decisions of the bundled pair with its LLM behind llama-server or vLLM are those in process.
+
+`make test-servers` installs them and runs this; `S2T_SERVERS` names where they are. 200 problems of the test split,
+fp32. Where an answer differs, its first different step is a tie: two tokens whose log-probabilities in process lie
+closer than `TIE_NATS`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.pairs.problems import load_split
+from select_to_think.session import Session
+from select_to_think.structures import Generation, ModelUnavailable
+
+HERE = Path(__file__).parent
+SERVERS = Path(os.environ.get("S2T_SERVERS", HERE.parents[1] / ".servers"))
+LLM = HERE.parents[1] / "src/select_to_think/pairs/demo/llm"
+N = 200
+START_S = 300.0
+TIE_NATS = 1e-4
+RUNTIME = RuntimeConfig(kv_memory_gib=0.2, llm_deadline=120.0)
+ENTROPY, KL = SelectConfig(trigger="entropy"), SelectConfig(trigger="kl")
+CASES = {
+    "takeover": ("takeover", ENTROPY),
+    "s2t": ("s2t", ENTROPY),
+    "s2t-kl": ("s2t", KL),
+    "mentor-free": ("mentor-free", ENTROPY),
+    "llm": ("llm", ENTROPY),
+}
+
+
+@cache
+def questions() -> list[str]:
+    problems = load_split("test", limit_per_domain=-(-N // 3))
+    return [problem.question for problem in problems][:N]
+
+
+def answers(session: Session, case: str) -> list[Generation]:
+    method, select = CASES[case]
+    return session.generate(questions(), method, DecodeConfig(max_new_tokens=64), select, MentorConfig())
+
+
+@cache
+def beside(case: str) -> list[Generation]:
+    """With the LLM in process."""
+    return answers(Session(runtime=RUNTIME), case)
+
+
+class Running:
+    """A server as a process of its own."""
+
+    def __init__(self, command: list[str], port: int, log: Path, **environment: str) -> None:
+        self.command, self.port, self.log = command, port, log
+        self.environment = {**os.environ, **environment}
+        self.url = f"http://127.0.0.1:{port}/v1"
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, env=self.environment, start_new_session=True
+            )
+        end = time.monotonic() + START_S
+        while True:
+            try:
+                if httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=5).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            assert self.process.poll() is None, f"the server ended: {self.log.read_text()[-2000:]}"
+            assert time.monotonic() < end, f"the server did not start: {self.log.read_text()[-2000:]}"
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def llama_server(folder: Path) -> Running:
+    program, gguf, port = SERVERS / "llama/llama-server", folder / "llm.gguf", free_port()
+    if not program.exists():
+        pytest.skip(f"{program} is not there: make test-servers installs it")
+    paths = os.pathsep.join(str(SERVERS / "llama" / part) for part in ("", "python"))
+    subprocess.run(
+        [sys.executable, HERE / "convert.py", LLM, gguf],
+        check=True, capture_output=True, env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    return Running(
+        [str(program), "--model", str(gguf), "--port", str(port), "--ctx-size", "8192", "--parallel", "8",
+         "--threads", "1", "--no-webui", "--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"],
+        port, folder / "log",
+    )  # fmt: skip
+
+
+def vllm(folder: Path) -> Running:
+    python, port = SERVERS / "vllm/bin/python", free_port()
+    if not (SERVERS / "vllm/ready").exists():
+        pytest.skip(f"{python} is not there: make test-servers installs it")
+    return Running(
+        [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(LLM), "--dtype", "float32",
+         "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16", "--max-logprobs", "2048",
+         "--port", str(port)],
+        port, folder / "log",
+        VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="0", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
+        PYTHONPATH="",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[llama_server, vllm], ids=["llama-server", "vllm"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running: Running = request.param(tmp_path_factory.mktemp("server"))
+    running.start()
+    yield running
+    running.kill()
+
+
+def gap(step: Any) -> float:
+    """How far the two best choices of a step lie apart, in nats."""
+    values = np.sort(np.asarray(step.scores or step.candidate_logprobs or (step.logprob, -np.inf)))[::-1]
+    return float(values[0] - values[1]) if len(values) > 1 else np.inf
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_decisions_are_those_in_process(server: Running, case: str, record_property: Any) -> None:
+    if case == "s2t-kl" and "llama-server" in server.command[0]:
+        pytest.skip("it tells log-probabilities of the next token only: the KL trigger asks once for every token")
+    session = Session(PairConfig(llm=server.url), runtime=RUNTIME)
+    if CASES[case][1] is KL:  # the thresholds of the pair in process: these are the same weights
+        session.calibration = replace(Session().calibration, llm_fingerprint=session.llm.fingerprint)
+    ours, ties = answers(session, case), []
+    assert len(ours) == N
+    for i, (one, other) in enumerate(zip(ours, beside(case), strict=True)):
+        assert one.counts.llm_failures == 0
+        if one.tokens == other.tokens:
+            continue
+        pairs = zip(one.steps, other.steps, strict=False)
+        at = next(n for n, (a, b) in enumerate(pairs) if (a.token, a.fired) != (b.token, b.fired))
+        ties.append((i, at, gap(other.steps[at])))
+    print(f"{case}: {N - len(ties)} of {N} answers are the same; ties: {ties}")
+    assert all(apart < TIE_NATS for _, _, apart in ties), ties
+    assert case == "llm" or sum(step.chooser == "llm" for answer in ours for step in answer.steps) > 20
+
+
+def test_a_server_that_is_killed_and_comes_back_changes_no_answer(server: Running) -> None:
+    session = Session(PairConfig(llm=server.url), runtime=RUNTIME)
+    stream = session.stream(questions()[:60], "takeover", DecodeConfig(max_new_tokens=64, max_batch=4), ENTROPY)
+    found = dict([next(stream)])
+    server.kill()
+    server.start()
+    found.update(stream)
+    assert [found[i].tokens for i in range(60)] == [answer.tokens for answer in beside("takeover")[:60]]
+
+
+def test_a_server_that_stays_away_ends_answers_with_the_reason(server: Running) -> None:
+    session = Session(PairConfig(llm=server.url), runtime=RuntimeConfig(kv_memory_gib=0.2, llm_deadline=1.0))
+    session.generate(questions()[:1], "llm", DecodeConfig(max_new_tokens=4))
+    server.kill()
+    try:
+        with pytest.raises(ModelUnavailable, match=r"127\.0\.0\.1"):
+            session.generate(questions()[:2], "llm", DecodeConfig(max_new_tokens=64))
+    finally:
+        server.start()
