@@ -162,7 +162,7 @@ def add_tokens(app: FastAPI, engine: Engine, texts: TokenTexts) -> None:
         strings = [texts.text(token) for token in found] if asked.return_token_strs else None
         return {"count": len(found), "max_model_len": slm.max_positions, "tokens": found, "token_strs": strings}
 
-    @app.get("/tokenizer_info")
+    @app.get("/tokenizer_info", include_in_schema=False)  # for one client, not for people
     async def tokenizer_info() -> dict[str, str | None]:
         """What lm-evaluation-harness asks for to use these addresses as its tokenizer."""
         names = ("bos_token", "eos_token", "pad_token", "chat_template")
