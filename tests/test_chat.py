@@ -26,6 +26,7 @@ from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, Run
 from select_to_think.models.prompting import Conversation
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
+from select_to_think.triggers.table import TRIGGERS
 from tiny import tiny_loaded
 
 QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
@@ -178,7 +179,7 @@ def test_no_command_is_without_help_and_completion() -> None:
     dialogue = Dialogue(Script(), None, MethodSettings(), console(io.StringIO()), interactive=True)
     assert completions(dialogue, "/") == [f"/{name}{' ' if c.argument else ''}" for name, c in COMMANDS.items()]
     assert completions(dialogue, "/me") == ["/method "] and completions(dialogue, "/method g") == ["greedy"]
-    assert completions(dialogue, "/trigger ") == ["default", "kl", "entropy", "margin", "random", "learned"]
+    assert completions(dialogue, "/trigger ") == ["default", *TRIGGERS]
     assert completions(dialogue, "/why ") == completions(dialogue, "/nonsense x") == completions(dialogue, "me") == []
 
 

@@ -311,10 +311,15 @@ def test_names_of_methods_and_triggers_come_from_their_tables() -> None:
 
 @pytest.mark.parametrize(
     ("begun", "offered"),
-    [("mar", ["margin"]), ("kl,en", ["kl,entropy"]), ("nothing", []), ("kl,entropy,r", ["kl,entropy,random"])],
+    [
+        ("be", ["beta"]),
+        ("alpha,be", ["alpha,beta"]),
+        ("nothing", []),
+        ("beta,alpha,a", ["beta,alpha,alpha", "beta,alpha,also"]),
+    ],
 )
 def test_the_last_of_several_names_is_completed(begun: str, offered: list[str]) -> None:
-    assert completing(TRIGGERS)(begun) == offered
+    assert completing(("alpha", "beta", "also"))(begun) == offered
 
 
 def test_names_that_a_flag_takes_are_all_in_its_help() -> None:

@@ -264,6 +264,13 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
             _ = apart(server).llm
 
 
+@pytest.mark.parametrize("address", ["http://me:secret@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key=secret"])
+def test_secrets_in_an_address_are_refused_and_not_repeated(address: str) -> None:
+    with pytest.raises(S2TError, match="S2T_LLM_API_KEY") as caught:
+        _ = Session(PairConfig(llm=address), slm=SLM).llm
+    assert "secret" not in str(caught.value).replace("no secrets", "")
+
+
 def test_a_server_without_log_probabilities_is_refused() -> None:
     class Silent(FakeServer):
         def completions(self, asked, fault):  # type: ignore[no-untyped-def]

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from select_to_think import Session
-from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, SelectConfig
 from select_to_think.pairs.problems import load_split
 from select_to_think.runtime import Committed, Finished
 from select_to_think.serving.engine import CHUNK_SECONDS, Client, joined
@@ -165,6 +165,26 @@ def test_settings_of_the_method(served: Served, session: Session) -> None:
     fired = [step for step in trace["steps"] if step["fired"]]
     assert len(fired) == expected.fired_count > 0
     assert all(len(step["candidates"]) == 3 and step["statistic"] > trace["threshold"] for step in fired)
+
+
+@pytest.mark.parametrize(("preset", "method"), [("s2t-paper", "s2t"), ("mentorcollab-paper", "mentor-free")])
+def test_a_preset_is_what_its_settings_are(served: Served, session: Session, preset: str, method: str) -> None:
+    select, mentor = SelectConfig(trigger_budget=0.2), MentorConfig(consult_rate=0.9)
+    beside = {"trigger_budget": 0.2, "consult_rate": 0.9}
+    if method == "s2t":
+        select = SelectConfig.preset(preset, trigger_budget=0.2)
+    else:
+        mentor = MentorConfig.preset(preset, consult_rate=0.9)
+    for question in QUESTIONS[:3]:
+        (expected,) = session.generate([question], method, DecodeConfig(), select, mentor)
+        answer = served.client.chat.completions.create(
+            model="demo",
+            messages=messages(question),
+            extra_body=own(method=method, preset=preset, trace=True, **beside),
+        )
+        trace = answer.choices[0].s2t  # type: ignore[attr-defined]
+        assert tokens(trace["steps"]) == expected.tokens
+        assert [step["fired"] for step in trace["steps"]] == [step.fired for step in expected.steps]
 
 
 def test_the_trace_is_that_of_the_command(served: Served, session: Session) -> None:

@@ -82,7 +82,8 @@ def serve(pair: Annotated[PairConfig, Only(("pair",))], config: BenchServeConfig
 def remote(
     pair: PairConfig,
     config: Annotated[
-        BenchConfig, Only(("batch", "new_tokens", "questions"), (("batch", "1,8,32"), ("questions", 32)))
+        BenchConfig,
+        Only(("batch", "new_tokens", "questions", "repeats"), (("batch", "1,8,32"), ("questions", 32), ("repeats", 3))),
     ],
     select: Annotated[SelectConfig, Only(("trigger", "trigger_budget", "candidates"), (("trigger", "entropy"),))],
     latency_ms: Annotated[
@@ -112,6 +113,7 @@ def remote(
             batches=config.batches,
             jitter=jitter,
             new_tokens=config.new_tokens,
+            repeats=config.repeats,
             progress=report,
         )
     return Reply({"schema": 1, "rows": rows, "method": method}, lambda console: show(console, rows))

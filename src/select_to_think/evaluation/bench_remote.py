@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from threading import Thread
@@ -51,7 +51,7 @@ class Proxy:
         try:
             reader, writer = await asyncio.open_connection(self.host, self.port)
             await asyncio.gather(self.pump(client, writer, lambda: 0.0), self.pump(reader, back, self.delay))
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # the server is gone, or the proxy ends
             back.close()
 
     def delay(self) -> float:
@@ -87,13 +87,13 @@ class RemoteRow:
     guess: bool  # a single row goes on while the LLM selects
     tokens_per_second: float
     seconds_per_answer: float  # from its start, `rows` at a time
-    relative_throughput: float  # to the same rows without latency
+    relative_throughput: float  # to the same rows that wait, at the least latency
     llm_requests_per_token: float
     bytes_per_token: float  # of bodies, both ways
     cached_fraction: float  # of the prompts' tokens, as the server counts them; 0 where it does not
     discarded_per_token: float  # SLM tokens computed ahead in vain
     llm_failures: int
-    same_tokens: bool  # as the first row's
+    same_tokens: bool  # as without the delays
 
 
 def bench_remote(
@@ -106,9 +106,10 @@ def bench_remote(
     batches: Sequence[int],
     jitter: float,
     new_tokens: int,
+    repeats: int,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Every latency with every batch size, on the same questions.
+    """Every latency with every batch size in turn, on the same questions; of `repeats` rounds the median.
 
     Raises S2TError unless `pair.llm` is the address of a server without TLS, which the proxy would not pass.
     """
@@ -122,22 +123,30 @@ def bench_remote(
         for guess in ((False, True) if rows == 1 else (False,))
         for latency in latencies_ms
     ]
-    found: list[RemoteRow] = []
+    rounds: dict[tuple[float, int, bool], list[RemoteRow]] = {case: [] for case in cases}
     with proxy.running() as port:
         session = Session(replace(pair, llm=f"http://127.0.0.1:{port}{address.path}"), runtime=RuntimeConfig())
-        run(session, questions[:1], method, select, 1, new_tokens)  # loads what is needed
-        reference: list[tuple[int, ...]] = []
-        for done, (latency, rows, guess) in enumerate(cases):
+        reference = [answer.tokens for answer in run(session, questions, method, select, max(batches), new_tokens)]
+        for done, case in enumerate(cases * repeats):
+            latency, rows, guess = case
             proxy.latency_s, proxy.jitter = latency / 1000, jitter
             session.runtime_config = replace(session.runtime_config, llm_guess=guess)
             row, tokens = measured(session, questions, method, select, latency, rows, new_tokens)
-            reference = reference or tokens
-            base = next((each for each in found if (each.rows, each.guess) == (rows, guess)), row)
-            share = row.tokens_per_second / base.tokens_per_second
-            found.append(replace(row, relative_throughput=share, same_tokens=tokens == reference, guess=guess))
+            rounds[case].append(replace(row, same_tokens=tokens == reference, guess=guess))
             if progress:
-                progress(done + 1, len(cases))
-    return [asdict(row) for row in found]
+                progress(done + 1, len(cases) * repeats)
+    return [asdict(row) for row in medians(rounds)]
+
+
+def medians(rounds: Mapping[tuple[float, int, bool], Sequence[RemoteRow]]) -> Iterator[RemoteRow]:
+    """The median round of each case, beside that of the same rows that wait for the nearest server."""
+    nearest = min(latency for latency, _, _ in rounds)
+    typical = {
+        case: sorted(rows, key=lambda row: row.tokens_per_second)[len(rows) // 2] for case, rows in rounds.items()
+    }
+    for (_, rows, _), row in typical.items():
+        base = typical[nearest, rows, False]
+        yield replace(row, relative_throughput=row.tokens_per_second / base.tokens_per_second)
 
 
 def run(

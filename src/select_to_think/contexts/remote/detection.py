@@ -57,6 +57,9 @@ def reach(pair: PairConfig, runtime: RuntimeConfig, slm: LoadedModel) -> Reached
         S2TError: nobody answers there, or not as a server that a decoding method can use; the message names the remedy.
     """
     assert pair.llm is not None
+    address = urlsplit(pair.llm)
+    if "@" in address.netloc or address.query:  # it is written into results
+        raise S2TError("an address of an LLM holds no secrets: put the key into the environment as S2T_LLM_API_KEY")
     root = pair.llm.rstrip("/").removesuffix("/v1")
     transport = Transport(root, runtime, key_for(root))
     return transport.run(Introduction(transport, pair, slm).reached())
@@ -91,7 +94,7 @@ class Introduction:
         await self.compare_tokens(kind, name)
         model = RemoteModel(
             tokenizer=self.tokenizer,
-            name=f"{name} at {urlsplit(self.url).netloc.rpartition('@')[2]}",
+            name=f"{name} at {urlsplit(self.url).netloc}",
             fingerprint=self.fingerprint(entry),
             vocab_size=max(len(self.tokenizer), self.slm.vocab_size if self.tokenizer is self.slm.tokenizer else 0),
             max_positions=await self.longest(kind, entry),

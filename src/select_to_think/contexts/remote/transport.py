@@ -65,7 +65,7 @@ class Transport:
         self.random = random.Random()
         self.loop = asyncio.new_event_loop()
         Thread(target=self.loop.run_forever, name=f"s2t {url}", daemon=True).start()
-        weakref.finalize(self, self.loop.call_soon_threadsafe, self.loop.stop)
+        weakref.finalize(self, end, self.loop)
         limits = httpx.Limits(max_connections=config.llm_concurrency, max_keepalive_connections=config.llm_concurrency)
         headers = {"Authorization": f"Bearer {key}"} if key else None
         self.client = httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=config.llm_timeout)
@@ -203,6 +203,19 @@ class Transport:
             else:
                 break
         self.lost = None
+
+
+def end(loop: asyncio.AbstractEventLoop) -> None:
+    """Let what still runs in a loop end, and then the loop."""
+
+    async def cancel() -> None:
+        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(cancel(), loop)
 
 
 def retry_after(response: httpx.Response) -> float:
