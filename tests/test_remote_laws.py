@@ -202,6 +202,14 @@ def test_a_candidate_below_the_most_probable_tokens_is_asked_for_or_left_to_the_
     assert sum(answer.counts.llm_failures for answer in answers) == len(failed)
 
 
+def test_rows_that_wait_for_a_server_leave_their_places_to_others() -> None:
+    decode = replace(DECODE, max_batch=4, max_new_tokens=4)
+    with FakeServer(LLM, "vllm", delay_s=0.05).running() as server:
+        answers = apart(server).generate(QUESTIONS * 3, "llm", decode)
+    assert_same(answers, beside().generate(QUESTIONS * 3, "llm", decode))
+    assert 4 < server.most_at_once <= 6
+
+
 def ask(session: Session, question: str, stop: Sequence[str], method: str, select: SelectConfig) -> Generation:
     [(_, answer)] = session.stream([question], method, replace(DECODE, max_new_tokens=20), select, stop=stop)
     return answer

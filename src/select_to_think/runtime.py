@@ -94,6 +94,11 @@ class Runtime:
         waited = [backend for backend in self.backends.values() if backend.waiting and not backend.remote]
         return sorted(waited, key=lambda backend: backend.cost)
 
+    def rows_away(self) -> set[Row]:
+        """The rows that wait for an answer from elsewhere."""
+        asks = (ask for backend in self.backends.values() if backend.remote for ask in backend.waiting)
+        return {self.asked[ask][0] for ask in asks if ask in self.asked}
+
     def due(self) -> list[Backend]:
         """The cheapest model that is waited for, and dearer ones that are worth their forward by now.
 

@@ -66,7 +66,7 @@ class Streams:
         """Add runs while the stream may have more rows; whether there is anything to wait for."""
         while True:
             with self.lock:  # whoever steps takes finished runs out of `live`
-                if stream.live and sum(stream.live.values()) >= max_rows:
+                if stream.live and sum(stream.live.values()) - self.away(stream, max_rows) >= max_rows:
                     return True
             entry = next(runs, None)
             if entry is None:
@@ -79,6 +79,12 @@ class Streams:
         """Let a run of a stream begin; under the lock."""
         stream.live[index] = max(1, run.copies)
         self.runtime.add((stream, index), run)
+
+    def away(self, stream: Stream, max_rows: int) -> int:
+        """Rows of a stream, at most half of all, that wait for an answer from elsewhere and leave others their place;
+        under the lock."""
+        away = self.runtime.rows_away()
+        return min(sum(row.key[0] is stream for row in away), max_rows // 2) if away else 0  # type: ignore[index]
 
     def advance(self, stream: Stream) -> None:
         """Step until there is news for a stream."""
