@@ -62,7 +62,7 @@ def test_our_own_fields_are_those_of_the_configurations() -> None:
     table = TEXT.split("### The object `s2t`")[1].split("\n\n")[2]
     told = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines()[2:])))
     settings = {spec.name for config in (SelectConfig, MentorConfig) for spec in fields(config)}
-    assert told == settings | {"method", "trace", "alternatives", "answer_tokens"}
+    assert told == settings | {"method", "preset", "trace", "alternatives", "answer_tokens"}
 
 
 def test_steps_have_the_fields_that_are_told(served: Server) -> None:

@@ -163,7 +163,7 @@ def test_decisions_are_those_in_process(server: Running, case: str, record_prope
 
 
 def test_a_server_that_is_killed_and_comes_back_changes_no_answer(server: Running) -> None:
-    session = Session(PairConfig(llm=server.url), runtime=RUNTIME)
+    session = Session(PairConfig(llm=server.url), runtime=replace(RUNTIME, llm_deadline=START_S))
     stream = session.stream(questions()[:60], "takeover", DecodeConfig(max_new_tokens=64, max_batch=4), ENTROPY)
     found = dict([next(stream)])
     server.kill()
@@ -173,7 +173,7 @@ def test_a_server_that_is_killed_and_comes_back_changes_no_answer(server: Runnin
 
 
 def test_a_server_that_stays_away_ends_answers_with_the_reason(server: Running) -> None:
-    session = Session(PairConfig(llm=server.url), runtime=RuntimeConfig(kv_memory_gib=0.2, llm_deadline=1.0))
+    session = Session(PairConfig(llm=server.url), runtime=replace(RUNTIME, llm_deadline=30.0))
     session.generate(questions()[:1], "llm", DecodeConfig(max_new_tokens=4))
     server.kill()
     try:
