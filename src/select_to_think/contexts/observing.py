@@ -49,8 +49,11 @@ def read(
     looks: Sequence[Look],
     forbidden: Tensor,
     bin_rows: Mapping[str, Tensor],
+    before_head: Tensor | None = None,
 ) -> tuple[list[Observation | S2TError], np.ndarray]:
     """What each look asked of the hidden states (T, H) of a forward, after the final norm; which tokens (T,) are NaN.
+
+    `before_head` (T, ...) is what `head` makes logits of, if these are not the hidden states.
 
     Everything is computed before anything is brought to the host, so the device is waited for once. A line whose
     distribution is not a number is the error of its own look.
@@ -58,7 +61,7 @@ def read(
     tensors: dict[str, Tensor] = {"nan": hidden.isnan().any(-1)}
     distributions = [look for look in looks if look.needs_logits]
     if distributions:
-        tensors |= read_distributions(hidden, head, distributions, forbidden)
+        tensors |= read_distributions(hidden if before_head is None else before_head, head, distributions, forbidden)
     for adapter in {look.adapter for look in looks if look.observe.bins}:
         lines = [line for look in looks if look.observe.bins and look.adapter == adapter for line in look.lines]
         tensors[f"bins {adapter}"] = probability.expected_bin(hidden[lines], bin_rows[adapter or ""])

@@ -92,6 +92,7 @@ def train_verifier(
         S2TError: too few disputes, an existing `out`, an unwritable path.
     """
     settings = {"mentor": asdict(mentor), "decode": asdict(decode), "items": len(items)}
+    _ = session.slm.trainable  # or refuse before the work
     models = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
     with working_folder(out, resume=resume) as work, disk_errors(work):
         begin(work, {**settings, **models})
@@ -155,7 +156,7 @@ def read_prompts(slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Ju
         ids.append(asked.ids(dispute.before, dispute.mentor, dispute.slm))
     hidden = last_states(slm, ids)
     first, second = prompt.letters
-    head = slm.model.get_output_embeddings()
+    head = slm.trainable.get_output_embeddings()
     rows = head.weight[[first, second]].float().cpu()  # (2, H)
     odds = hidden @ (rows[1] - rows[0])
     right = torch.tensor([[each.mentor_right, each.slm_right] for each in disputes])
