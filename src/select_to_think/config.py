@@ -32,8 +32,8 @@ class PairConfig(Checked):
     """Which models, where and how they are loaded."""
 
     pair: str = option("demo", "A bundled pair by name: demo or demo-x; ignored when --slm is given.")
-    slm: str | None = option(None, "Small model: a Hugging Face name or a local folder.")
-    llm: str | None = option(None, "Large model: a Hugging Face name or a local folder.")
+    slm: str | None = option(None, "Small model: a Hugging Face name, a local folder, or a .gguf file.")
+    llm: str | None = option(None, "Large model: a Hugging Face name, a local folder, or a .gguf file.")
     scorer: str | None = option(None, "Scorer folder for s2t-local (default: the one shipped with the pair).")
     trigger_head: str | None = option(None, "Folder of a learned trigger (default: the one shipped with the pair).")
     distill: str | None = option(None, "Folder of a distilled SLM (default: the one shipped with the pair).")
