@@ -60,7 +60,7 @@ class FakeSession:
         self.config = PairConfig()
         self.notes: list[str] = []
         self.slm = SimpleNamespace(
-            fingerprint=fingerprint, model=SimpleNamespace(device=Device("cpu"), dtype="torch.float32", config=SHAPE)
+            fingerprint=fingerprint, device=Device("cpu"), dtype="torch.float32", model=SimpleNamespace(config=SHAPE)
         )
         self.llm = self.local_llm = SimpleNamespace(
             fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6})

@@ -290,7 +290,7 @@ def test_calibrate_looks_at_its_file_before_the_work(tmp_path: Path, monkeypatch
 
 def test_a_training_without_its_reporter_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("select_to_think.training.trainer.find_spec", lambda name: None)
-    slm: Any = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")))
+    slm: Any = SimpleNamespace(trainable=SimpleNamespace(device=torch.device("cpu")))
     for name in ("wandb", "tensorboard"):
         with pytest.raises(S2TError, match=f"{name} is not installed: `pip install {name}`"):
             train_scorer(slm, [], config.ScorerConfig(report_to=name), tmp_path / "out")  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from select_to_think.config import PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.contexts.remote.detection import Reached, reach
 from select_to_think.contexts.remote.servers import inexact
 from select_to_think.models.distilled import check_distilled
+from select_to_think.models.gguf import SUFFIX, load_gguf
 from select_to_think.models.loading import LoadedModel, load_model
 from select_to_think.models.prompting import Conversation, prompt_ids
 from select_to_think.models.remote import Model, is_address
@@ -67,6 +68,8 @@ class Artefacts:
             path, name = str(bundled_model(self.config.pair, role)), f"{self.config.pair}/{role}"
         assert path is not None
         config = self.config
+        if path.endswith(SUFFIX):
+            return load_gguf(path, device=config.device, name=name)
         return load_model(
             path, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code, name=name
         )

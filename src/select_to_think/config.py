@@ -35,9 +35,9 @@ class PairConfig(Checked):
     """Which models, where and how they are loaded."""
 
     pair: str = option("demo", "A bundled pair by name: demo or demo-x; ignored when --slm is given.")
-    slm: str | None = option(None, "Small model: a Hugging Face name or a local folder.")
+    slm: str | None = option(None, "Small model: a Hugging Face name, a local folder, or a .gguf file.")
     llm: str | None = option(
-        None, "Large model: a Hugging Face name, a local folder, or a server (http://host:port/v1)."
+        None, "Large model: a Hugging Face name, a local folder, a .gguf file, or a server (http://host:port/v1)."
     )
     llm_model: str | None = option(None, "The model's name at the server (default: the first that it serves).")
     llm_kind: ServerKind | None = option(

@@ -24,12 +24,15 @@ from torch import Tensor
 
 from select_to_think.artefacts import Artefacts, Question
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.contexts.llama_cpp_backend import LlamaCppBackend
+from select_to_think.contexts.local import LocalBackend
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.remote.backend import RemoteBackend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation.grading import extract as extract_answer
 from select_to_think.methods import LLM, SLM, Decoder, Method, find_method
 from select_to_think.models.adapter import load_adapter
+from select_to_think.models.gguf import LoadedGGUF
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import Conversation
 from select_to_think.models.scorer import Scorer
@@ -89,17 +92,15 @@ class Session(Artefacts):
         if model == "llm" and self.reached is not None:
             return RemoteBackend(self.reached.server, self.llm.vocab_size, reserved_ids(self.llm))
         loaded = self.slm if model == "slm" else self.local_llm
-        return TransformersBackend(
-            loaded.model,
-            forbidden=sorted(reserved_ids(loaded)),
-            config=self.runtime_config,
-            cost=float(loaded.model.num_parameters()),
-        )
+        cost, never = float(loaded.model.num_parameters()), sorted(reserved_ids(loaded))
+        if isinstance(loaded, LoadedGGUF):
+            return LlamaCppBackend(loaded, forbidden=never, config=self.runtime_config, cost=cost)
+        return TransformersBackend(loaded.model, forbidden=never, config=self.runtime_config, cost=cost)
 
     def adapter(self, folder: Path, bin_rows: Tensor | None = None) -> str:
         """Make a trained adapter of the SLM known to its backend; returns its name there."""
         backend, name = self.backend("slm"), str(folder)
-        assert isinstance(backend, TransformersBackend)
+        assert isinstance(backend, LocalBackend)
         with self.making:
             if name not in backend.adapters:
                 backend.add_adapter(name, load_adapter(folder, self.slm), bin_rows)

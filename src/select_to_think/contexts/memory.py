@@ -50,6 +50,10 @@ class Extents:
             insort(self.free.setdefault(other, []), start + other)
         return start, size
 
+    def capacity(self, tokens: int) -> int:
+        """How many extents for `tokens` tokens there are if nothing is taken."""
+        return self.slots // self.size_for(tokens)
+
     def give(self, start: int, size: int) -> None:
         """Take an extent back."""
         while (buddy := start ^ size) in self.free.get(size, ()):

@@ -79,8 +79,11 @@ def read(
     looks: Sequence[Look],
     forbidden: Tensor,
     bin_rows: Mapping[str, Tensor],
+    before_head: Tensor | None = None,
 ) -> tuple[list[Observation | S2TError], np.ndarray]:
     """What each look asked of the hidden states (T, H) of a forward, after the final norm; which tokens (T,) are NaN.
+
+    `before_head` (T, ...) is what `head` makes logits of, if these are not the hidden states.
 
     Everything is computed before anything is brought to the host, so the device is waited for once, but for draws that
     fall behind the most probable tokens. A line whose distribution is not a number is the error of its own look.
@@ -88,7 +91,9 @@ def read(
     tensors: dict[str, Tensor] = {"largest": hidden.amax(-1).float()}
     draws: list[Draws] = []
     if distributions := [look for look in looks if look.needs_logits]:
-        found, draws = read_distributions(hidden, head, distributions, forbidden)
+        found, draws = read_distributions(
+            hidden if before_head is None else before_head, head, distributions, forbidden
+        )
         tensors |= found
     for adapter in {look.adapter for look in looks if look.observe.bins}:
         lines = [line for look in looks if look.observe.bins and look.adapter == adapter for line in look.lines]

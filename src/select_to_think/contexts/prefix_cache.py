@@ -9,17 +9,33 @@ Non-goals: sharing memory between sequences. A sequence owns its extent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.protocol import Context
 
 WORTH_COPYING = 16  # tokens
 
 
+class Space(Protocol):
+    """Deals out the room of a key-value memory."""
+
+    def take(self, tokens: int) -> tuple[int, int] | None:
+        """(start, size) of room for at least `tokens` tokens, or None while there is none."""
+        ...
+
+    def give(self, start: int, size: int) -> None:
+        """Take room back."""
+        ...
+
+    def capacity(self, tokens: int) -> int:
+        """How many sequences of `tokens` tokens there is room for if nothing else is there."""
+        ...
+
+
 class PrefixCache:
     """The extents of one model's memory, those of ended contexts included."""
 
-    def __init__(self, extents: Extents, most_slots: int) -> None:
+    def __init__(self, extents: Space, most_slots: int) -> None:
         """Keep ended contexts in at most `most_slots` slots; 0 keeps none."""
         self.extents, self.most_slots = extents, most_slots
         self.kept: dict[Context, None] = {}  # the longest unused first

@@ -27,7 +27,7 @@ class Account:
 class Context:
     """One sequence in one model: the first `stored` of its tokens are in the cache, the others wait for a forward."""
 
-    start: int  # first slot of its extent
+    start: int  # first slot of its extent; in llama.cpp the number of its sequence
     size: int  # slots of its extent
     adapter: str | None = None
     tokens: list[int] = field(default_factory=list)

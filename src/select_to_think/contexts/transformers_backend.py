@@ -1,7 +1,7 @@
 """Contexts in process: any `transformers` causal model with full or sliding-window attention, on CPU or CUDA.
 
 One backend serves one set of weights, whatever adapters its contexts have. A step is one flat forward over what all
-waiting requests need: prompts (long ones in pieces, behind everything short), single tokens, drafts, leaves.
+waiting requests need (`local.py`).
 
 Non-goals: deciding anything; see `policies/`.
 """
@@ -9,61 +9,24 @@ Non-goals: deciding anything; see `policies/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from select_to_think.config import RuntimeConfig
 from select_to_think.contexts.flat_model import FlatModel
 from select_to_think.contexts.kv import KVMemory, slots_in
-from select_to_think.contexts.layout import Segment, lay_out
+from select_to_think.contexts.layout import lay_out
+from select_to_think.contexts.local import LocalBackend, Plan
 from select_to_think.contexts.memory import Extents
-from select_to_think.contexts.observing import NOT_A_NUMBER, Look, joined, read
-from select_to_think.contexts.prefix_cache import PrefixCache
+from select_to_think.contexts.observing import Look, read
 from select_to_think.contexts.protocol import Ask, Context
 from select_to_think.contexts.self_check import disagreement
 from select_to_think.models.adapter import Adapter
-from select_to_think.structures import Branch, Extend, Observation, S2TError
-
-SHORT = 64  # tokens; requests up to this length never wait for the long ones
+from select_to_think.structures import Branch, Observation, S2TError
 
 
-@dataclass
-class Plan:
-    """One forward: its segments, whose they are, how many stored tokens each brings, and what is observed."""
-
-    segments: list[Segment] = field(default_factory=list)
-    contexts: list[Context] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-    tokens: int = 0
-    short: int = 0  # tokens of the whole step without those of long requests
-    long: bool = False  # a long request takes part
-
-    def add(self, context: Context, segment: Segment, count: int) -> None:
-        """Let a segment take part."""
-        self.segments.append(segment)
-        self.contexts.append(context)
-        self.counts.append(count)
-        self.tokens += segment.width
-
-
-@dataclass(slots=True)
-class Part:
-    """What one forward does for a request: the tokens that it observes, and whether these are the last."""
-
-    ask: Ask
-    segment: int  # index of the segment that holds the tokens
-    lines: Sequence[int]  # of the segment
-    adapter: str | None
-    first: int = 0  # number of the first of them among those asked about
-    last: bool = True
-
-
-class TransformersBackend:
+class TransformersBackend(LocalBackend):
     """One model, many contexts, one key-value memory."""
 
     def __init__(
@@ -80,59 +43,19 @@ class TransformersBackend:
             S2TError: a model that cannot be driven by flat forwards, or memory for not even one short sequence.
         """
         self.flat = FlatModel(model)
-        self.config, self.cost, self.forwards, self.remote = config, cost, 0, False
-        self.forbidden = torch.tensor(sorted(forbidden), dtype=torch.long, device=model.device)
-        self.adapters: set[str] = set()
-        self.bin_rows: dict[str, Tensor] = {}
         longest = self.flat.config.max_position_embeddings + config.leaf_tokens
         slots = slots_in(config.kv_memory_gib, self.flat.shapes, model.dtype, model.device, longest)
-        self.extents = Extents(slots)
-        self.prefixes = PrefixCache(self.extents, config.prefix_cache_tokens)
-        self.live: dict[Context, None] = {}
-        self.memory = KVMemory(self.flat.shapes, slots, model.dtype, model.device)
+        self.memory: KVMemory = KVMemory(self.flat.shapes, slots, model.dtype, model.device)
+        never = torch.tensor(sorted(forbidden), dtype=torch.long, device=model.device)
+        super().__init__(Extents(slots), self.memory, never, config, cost)
         if found := disagreement(self.flat, self.memory):
             raise self.flat.refusal(found)
         if config.compile and model.device.type == "cuda":
             self.flat.record(self.memory)
-        self.waiting: list[Ask] = []
-        self.ends: dict[Ask, int] = {}  # length of the context with the tokens of an `Extend`
-        self.seen: dict[Ask, list[Observation]] = {}  # of requests whose tokens come in pieces
 
-    def add_adapter(self, name: str, adapter: Adapter, bin_rows: Tensor | None = None) -> None:
-        """Let contexts name this LoRA; `bin_rows` (bins, hidden_size) are its score rows, for `Observe.bins`."""
+    def load(self, name: str, adapter: Adapter) -> None:
+        """Make a LoRA known to the model under a name."""
         self.flat.add_adapter(name, adapter)
-        self.adapters.add(name)
-        if bin_rows is not None:
-            self.bin_rows[name] = bin_rows.to(self.flat.device)
-
-    def open(self, tokens: int, adapter: str | None = None) -> Context | None:
-        """An empty context with room for `tokens` tokens, or None while there is no memory for it."""
-        extent = self.prefixes.take(tokens)
-        if extent is None:
-            return None
-        context = Context(*extent, adapter=adapter)
-        self.live[context] = None
-        return context
-
-    def capacity(self, tokens: int) -> int:
-        """How many contexts of `tokens` tokens there is memory for."""
-        return self.extents.slots // self.extents.size_for(tokens)
-
-    @torch.inference_mode()
-    def copy(self, source: Context, target: Context) -> None:
-        """Give `target` the tokens of `source`."""
-        self.reserve(target, source.stored)
-        self.memory.copy(source.start, target.start, source.stored)
-        target.stored, target.tokens = source.stored, list(source.tokens)
-
-    def close(self, context: Context) -> None:
-        """Give the extent back, or keep it for others that begin alike."""
-        del self.live[context]
-        self.prefixes.keep(context)
-        for ask in [ask for ask in self.waiting if ask.context is context]:
-            self.waiting.remove(ask)
-            self.ends.pop(ask, None)
-            self.seen.pop(ask, None)
 
     @torch.inference_mode()
     def adopt(self, context: Context, leaf: int) -> None:
@@ -145,107 +68,6 @@ class TransformersBackend:
         context.append(tokens)
         context.stored = len(context)
 
-    def reserve(self, context: Context, tokens: int) -> None:
-        """Make sure that the context has room for `tokens` tokens; a larger extent takes over what is stored.
-
-        Raises:
-            S2TError: there is no memory for it.
-        """
-        if tokens <= context.size:
-            return
-        extent = self.prefixes.take(tokens)
-        if extent is None:
-            raise S2TError("the key-value memory is full: raise kv_memory_gib or lower max_batch")
-        self.memory.copy(context.start, extent[0], context.stored)
-        self.extents.give(context.start, context.size)
-        context.start, context.size = extent
-
-    def submit(self, ask: Ask) -> None:
-        """Queue a request."""
-        if isinstance(ask.request, Extend):
-            ask.context.append(ask.request.tokens)
-            if not ask.context.pending:
-                raise RuntimeError("nothing new to observe")
-            self.ends[ask] = len(ask.context)
-        self.waiting.append(ask)
-
-    @torch.inference_mode()
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
-        """One flat forward for what waits; the requests that are answered now.
-
-        What goes wrong in it (memory, mostly) is the answer to everything that took part.
-        """
-        by_context: dict[Context, list[Ask]] = {}
-        for ask in self.waiting:
-            if ask.answer is None:
-                by_context.setdefault(ask.context, []).append(ask)
-        for context, asks in by_context.items():
-            if not context.stored and self.config.prefix_cache_tokens:
-                self.reuse(context, asks)
-        plan = Plan(short=sum(n for context in by_context if (n := context.pending) <= SHORT))
-        for context in sorted(by_context, key=lambda context: context.pending > SHORT):
-            count = context.pending
-            if count > SHORT:
-                count = min(count, max(SHORT if not plan.long else 0, self.config.max_step_tokens - plan.tokens))
-                plan.long = True
-            if count or not context.pending:
-                self.plan(plan, context, by_context[context], count)
-        if plan.segments:
-            try:
-                self.forward(plan)
-            except Exception as error:
-                self.fail(plan.contexts, error)
-        answered = [ask for ask in self.waiting if ask.answer is not None]
-        self.waiting = [ask for ask in self.waiting if ask.answer is None]
-        for ask in answered:
-            self.ends.pop(ask, None)
-            self.seen.pop(ask, None)
-        return answered
-
-    def reuse(self, context: Context, asks: Sequence[Ask]) -> None:
-        """Copy what is known of a context's beginning, up to the first token that is asked about."""
-        unseen = [observed(ask, self.ends[ask]).start for ask in asks if isinstance(ask.request, Extend)]
-        found = self.prefixes.longest(context, self.live, min(unseen, default=len(context)))
-        if found is not None:
-            source, length = found
-            self.reserve(context, length)
-            self.memory.copy(source.start, context.start, length)
-            context.stored = length
-            context.account.tokens_cached += length
-
-    def plan(self, plan: Plan, context: Context, asks: Sequence[Ask], count: int) -> None:
-        """Take the first `count` pending tokens of a context into the forward and, if these are all, its leaves."""
-        branches: list[tuple[Ask, Branch]] = []
-        if count == context.pending:
-            branches = [(ask, ask.request) for ask in asks if isinstance(ask.request, Branch)]
-        branches = [(ask, request) for ask, request in branches if self.shown(plan, ask, request)]
-        behind = context.stored + count
-        try:
-            self.reserve(context, behind + sum(request.width for _, request in branches))
-        except S2TError as error:
-            for ask in asks:
-                ask.answer = error
-            return
-        place = context.start, context.size
-        if count:
-            tokens = context.tokens[context.stored : context.stored + count]
-            segment = Segment(*place, context.stored, context.stored, tokens, adapter=context.adapter)
-            plan.add(context, segment, count)
-            plan.parts += [part for ask in asks if (part := self.part(ask, len(plan.segments) - 1, count))]
-        context.leaves = []
-        slot = behind
-        for ask, request in branches:
-            adapter = ask.adapter or context.adapter
-            tokens = [token for leaf in request.continuations for token in leaf]
-            lengths = tuple(map(len, request.continuations))
-            ends = list(accumulate(lengths))
-            plan.add(context, Segment(*place, behind, slot, tokens, lengths, adapter), 0)
-            plan.parts.append(Part(ask, len(plan.segments) - 1, [end - 1 for end in ends], adapter))
-            if ask.adapter is None:
-                begins = [slot + end - n for end, n in zip(ends, lengths, strict=True)]
-                context.leaves = list(zip(begins, request.continuations, strict=True))
-            slot += request.width
-
     def shown(self, plan: Plan, ask: Ask, request: Branch) -> bool:
         """Whether a branch takes part; one that may be left out is, where many tokens stand in the step already."""
         plan.short += request.width
@@ -255,28 +77,10 @@ class TransformersBackend:
         ask.answer = Observation()
         return False
 
-    def part(self, ask: Ask, segment: int, count: int) -> Part | None:
-        """What the next `count` tokens of its context bring to an `Extend`."""
-        if not isinstance(ask.request, Extend):
-            return None
-        stored, end = ask.context.stored, self.ends[ask]
-        asked = observed(ask, end)
-        seen = range(max(stored, asked.start), min(stored + count, end))
-        if not seen:
-            return None
-        lines = range(seen.start - stored, seen.stop - stored)
-        return Part(ask, segment, lines, ask.context.adapter, seen.start - asked.start, seen.stop == end)
-
-    def forward(self, plan: Plan) -> None:
-        """Run the plan, store what was computed, and answer."""
+    def compute(self, plan: Plan) -> tuple[list[Observation | S2TError], list[Context]]:
+        """One flat forward: what each part observed, and the contexts whose numbers are no numbers."""
         step = lay_out(plan.segments, self.flat.device)
         hidden = self.flat.run(step, self.memory)
-        self.forwards += 1
-        for context, segment, count in zip(plan.contexts, plan.segments, plan.counts, strict=True):
-            context.stored += count
-            context.account.tokens_processed += segment.width
-            context.account.forwards += context.account.last_forward != self.forwards
-            context.account.last_forward = self.forwards
         looks = []
         for part in plan.parts:
             assert part.ask.request.observe is not None
@@ -284,31 +88,7 @@ class TransformersBackend:
             lines = [begin + line for line in part.lines]
             looks.append(Look(part.ask.request.observe, lines, part.adapter, part.first))
         found, nan = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
-        if nan.any():
-            segments = zip(plan.contexts, plan.segments, step.offsets, strict=True)
-            wrong = [c for c, segment, first in segments if nan[first : first + segment.width].any()]
-            for context in wrong:  # the next owner might read it
-                self.memory.clear(context.start, context.size)
-                context.stored = 0
-            self.fail(wrong, S2TError(NOT_A_NUMBER))
-        for part, observation in zip(plan.parts, found, strict=True):
-            ask = part.ask
-            if isinstance(observation, Exception):
-                ask.answer = observation
-            elif ask.answer is None:
-                seen = self.seen.setdefault(ask, [])
-                seen.append(observation)
-                if part.last:
-                    ask.answer = joined(seen)
-
-    def fail(self, contexts: Sequence[Context], error: Exception) -> None:
-        """Answer all that is asked about these contexts with an error."""
-        for ask in self.waiting:
-            if ask.context in contexts:
-                ask.answer = error
-
-
-def observed(ask: Ask, end: int) -> range:
-    """The tokens of its context that an `Extend` observes, which ends behind token `end`."""
-    every = ask.request.observe is not None and ask.request.observe.every
-    return range(end - (max(1, len(ask.request.tokens)) if every else 1), end)  # type: ignore[union-attr]
+        if not nan.any():
+            return found, []
+        segments = zip(plan.contexts, plan.segments, step.offsets, strict=True)
+        return found, [c for c, segment, first in segments if nan[first : first + segment.width].any()]

@@ -219,7 +219,7 @@ def pair_contenders(session: Session, config: BenchConfig, batch: int, questions
         top = small.topk(min(SUPPORT, len(small))).indices
         return float(bucketed_kl_nats(large[top], small[top])) > threshold
 
-    slm, llm = session.slm.model, session.local_llm.model
+    slm, llm = session.slm.trainable, session.local_llm.trainable
     return [
         timed("greedy", "greedy"),
         *(timed(f"s2t-local-{mode}", "s2t-local", scorer_mode=mode) for mode in get_args(ScorerMode)),
@@ -259,7 +259,7 @@ def mentor_contenders(session: Session, config: BenchConfig, batch: int, questio
 
     def slow() -> Cost:
         pair = session.slm, session.local_llm
-        slm, llm = (plain.PlainModel(each.model, forbidden, logits_to_keep=1) for each in pair)
+        slm, llm = (plain.PlainModel(each.trainable, forbidden, logits_to_keep=1) for each in pair)
 
         def write(number: int) -> list[int]:
             about = asked.about(questions[number])

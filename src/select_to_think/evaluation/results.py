@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 RESULTS = "results.json"
 PROMPT_TOO_LONG: Final = "prompt_too_long"
-PACKAGES = ("torch", "transformers", "peft")
+PACKAGES = ("torch", "transformers", "peft", "llama-cpp-python")
 REMEDY = "name a folder that `s2t eval --out` wrote"
 
 
@@ -216,7 +216,7 @@ def provenance(session: Session, config: Mapping[str, Any], *, seeds: Sequence[i
         "dirty": dirty,
         "seeds": list(seeds),
         "device": device_name(session),
-        "dtype": str(session.slm.model.dtype).removeprefix("torch."),
+        "dtype": session.slm.dtype.removeprefix("torch."),
         "platform": platform.platform(),
         "slm_fingerprint": session.slm.fingerprint,
         "config": {"pair": asdict(session.config), **config},
@@ -226,7 +226,7 @@ def provenance(session: Session, config: Mapping[str, Any], *, seeds: Sequence[i
 
 def device_name(session: Session) -> str:
     """The device of the models, with its product name where there is one: "cpu", "cuda:0 (NVIDIA H200)"."""
-    device = session.slm.model.device
+    device = session.slm.device
     if device.type != "cuda":
         return str(device)
     import torch

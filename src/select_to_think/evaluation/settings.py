@@ -77,7 +77,7 @@ def method_settings(session: Session, method: str, settings: EvalSettings) -> di
     select, record = settings.select, find_method(method)
     decisive: dict[str, Any] = {
         "slm": session.slm.fingerprint,
-        "dtype": str(session.slm.model.dtype),
+        "dtype": session.slm.dtype,
         "decode": decode_settings(settings.decode),
     }
     if record.asks_llm:

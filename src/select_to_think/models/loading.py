@@ -43,6 +43,21 @@ class LoadedModel:
         object.__setattr__(self, "fingerprint", fingerprint(self.model))
 
     @property
+    def dtype(self) -> str:
+        """How the weights are stored."""
+        return str(self.model.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def trainable(self) -> PreTrainedModel:
+        """The model with its weights. Raises S2TError where only another library can read them."""
+        return self.model
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the vocabulary head, padding included."""
         return int(self.model.config.get_text_config().vocab_size)

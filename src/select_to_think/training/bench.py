@@ -42,7 +42,7 @@ def bench_train(
     """
     examples = make_examples(trajectories)
     examples = examples[:: max(1, len(examples) // limit)][:limit]
-    module = ScorerModule(slm.model, config, sorted(reserved_ids(slm)))
+    module = ScorerModule(slm.trainable, config, sorted(reserved_ids(slm)))
     seconds: dict[bool, list[float]] = {True: [], False: []}
     with module.lent():
         for repeat in range(repeats + 1):

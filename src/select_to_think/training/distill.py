@@ -117,12 +117,12 @@ def train_distill(
         fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
         settings = {"config": asdict(config), "decode": asdict(decode), "problems": len(train), **fingerprints}
         begin(work, settings)
-        best, device = METRICS[0], session.slm.model.device
+        best, device = METRICS[0], session.slm.trainable.device
         args = arguments(config, work, decode.seed, device, best=best, greater=False)
         with args.main_process_first(local=False), stage("answering the training problems") as progress:
             answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
         set_seed(decode.seed)
-        module = DistillModule(session.slm.model, config, forbidden_ids(session), session.local_llm.model)
+        module = DistillModule(session.slm.trainable, config, forbidden_ids(session), session.local_llm.trainable)
         stack.enter_context(module.lent())
         progress = stack.enter_context(stage("distilling"))
         learned, measured = answers[: len(train)], answers[len(train) :]

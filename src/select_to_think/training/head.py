@@ -27,7 +27,7 @@ BATCH_TOKENS = 16384  # of the forwards that compute hidden states
 def padded_states(slm: LoadedModel, rows: Sequence[Sequence[int]]) -> Tensor:
     """(B, T, H) after the final norm, on the SLM's device, of B rows of token ids; T is the longest row's length."""
     padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: causal
-    states: Tensor = slm.model.base_model(input_ids=padded.to(slm.model.device), use_cache=False).last_hidden_state
+    states: Tensor = slm.trainable.base_model(input_ids=padded.to(slm.device), use_cache=False).last_hidden_state
     return states
 
 

@@ -66,12 +66,12 @@ def train_scorer(
     check_number("seed", seed, True, 0, LARGEST_SEED)
     with working_folder(out, resume=resume) as work:
         rows = 0 if config.packed else 1  # the plain form has as many rows as candidates
-        args = arguments(config, work, seed, slm.model.device, best="agree_at_1", greater=True, rows=rows)
+        args = arguments(config, work, seed, slm.trainable.device, best="agree_at_1", greater=True, rows=rows)
         train, held_out = split_data(slm, trajectories, validation)
         settings = {"config": asdict(config), "seed": seed, "slm": slm.fingerprint, "groups": group_count(train)}
         begin(work, settings)
         set_seed(seed)
-        module = ScorerModule(slm.model, config, sorted(reserved_ids(slm)))
+        module = ScorerModule(slm.trainable, config, sorted(reserved_ids(slm)))
 
         def write(folder: Path, summary: dict[str, Any]) -> None:
             about = describe(slm, config, seed, summary)

@@ -94,6 +94,7 @@ def train_verifier(
         S2TError: too few disputes, an existing `out`, an unwritable path.
     """
     settings = {"mentor": asdict(mentor), "decode": asdict(decode), "items": len(items)}
+    _ = session.slm.trainable  # or refuse before the work
     models = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
     with working_folder(out, resume=resume) as work, disk_errors(work):
         begin(work, {**settings, **models})
@@ -173,7 +174,7 @@ def read_prompts(
     if (read := both_orders(prompt.read_at(state), disputes)) != asked:
         hidden = last_states(slm, read)
     first, second = prompt.letters
-    head = slm.model.get_output_embeddings()
+    head = slm.trainable.get_output_embeddings()
     rows = head.weight[[first, second]].float().cpu()  # (2, H)
     odds = free @ (rows[1] - rows[0])
     right = torch.tensor([[each.mentor_right, each.slm_right] for each in disputes])
