@@ -99,7 +99,6 @@ def train_verifier(
     with working_folder(out, resume=resume) as work, disk_errors(work):
         begin(work, {**settings, **models})
         prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
-        state = mentor.verifier_state
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         telling = [each for each in found if each.slm_right != each.mentor_right]
@@ -107,7 +106,7 @@ def train_verifier(
         if not all(sides):
             (work / ANSWERS).unlink()  # the remedy is other settings, and those cannot go on from here
             raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
-        fit, measured = (read_prompts(session.slm, prompt, side, state) for side in sides)
+        fit, measured = (read_prompts(session.slm, prompt, side, mentor.verifier_state) for side in sides)
         layers, seconds = fit_layers(fit, config, decode.seed, work)
         summary = {
             "disputes": len(found),
@@ -120,7 +119,7 @@ def train_verifier(
             "config": asdict(config),
             **settings,
         }
-        head = VerifierHead(layers, prompt.read_at(state).wording, summary)
+        head = VerifierHead(layers, prompt.read_at(mentor.verifier_state).wording, summary)
         publish(out, partial(write, head=head, slm=session.slm, items=items))
     return summary
 
