@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from drive import SMALL
 from reference import next_logprobs
-from select_to_think.contexts import observing
+from select_to_think.contexts import graphs, observing
 from select_to_think.contexts.protocol import Ask
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.structures import Branch, Extend, Observation, Observe, S2TError, Sampling
@@ -130,6 +130,38 @@ def test_every_truncate_fork(arch: str) -> None:
     torch.testing.assert_close(
         spread(extend(backend, fork, [2])), next_logprobs(model, [*prefix, 2]), atol=2e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_replayed_steps_equal_fresh_forwards(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded to a power of two, over more slots than are filled, with rows that leave; only CUDA is not here."""
+    replays = []
+
+    def recorded(run):
+        states = run().clone()
+        return (lambda: replays.append(states.copy_(run()))), states
+
+    monkeypatch.setattr(graphs, "capture", recorded)
+    model = tiny_model(arch)
+    backend = TransformersBackend(model, config=SMALL)
+    backend.flat.record(backend.memory)
+    rows = [list(range(3, 3 + n)) for n in (1, 25, 7, 12, 3)]
+    contexts = [backend.open(100) for _ in rows]
+    for context, row in zip(contexts, rows, strict=True):
+        context.append(row[:-1])
+        extend(backend, context, row[-1:])
+    replays.clear()
+    for number in range(9):
+        if number == 4:
+            for context in contexts[1::2]:
+                backend.close(context)
+            rows, contexts = rows[::2], contexts[::2]
+        asks = [Ask(context, Extend("slm", [7 + number], WHOLE)) for context in contexts]
+        for row, seen in zip(rows, answers(backend, *asks), strict=True):
+            row.append(7 + number)
+            torch.testing.assert_close(spread(seen), next_logprobs(model, row), atol=2e-5, rtol=0)
+    assert len(replays) == 9
+    assert {key[0] for key in backend.flat.graphs.recordings} == {1, 8, 4}
 
 
 def test_deferred_tokens_ride_along_in_one_forward() -> None:

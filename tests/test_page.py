@@ -34,6 +34,7 @@ HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>
 PICTURE = Path(__file__).parents[1] / "docs" / "playground.png"
 PICTURE_SIZE = {"width": 1440, "height": 800}
 LONGEST_SCRIPT = 300  # lines
+LONGEST_LINE = 135
 PHONE = {"viewport": {"width": 375, "height": 740}, "has_touch": True, "is_mobile": True}
 
 
@@ -256,6 +257,7 @@ def test_the_page_is_locked_down(served: Served) -> None:
     )
     assert {name: found for name, text in scripts.items() if (found := forbidden.findall(text))} == {}
     assert {name for name, text in scripts.items() if len(text.splitlines()) > LONGEST_SCRIPT} == set()
+    assert [line for text in scripts.values() for line in text.splitlines() if len(line) > LONGEST_LINE] == []
 
 
 def test_pointing_shows_a_token_until_one_is_pinned(page: Page) -> None:
@@ -468,6 +470,26 @@ def test_settings_go_along(page: Page) -> None:
     assert "margin 10 % · K 4" in card(page).inner_text()
 
 
+def test_the_form_begins_with_what_the_server_says(open_page: Open) -> None:
+    def changed(route: Route) -> None:
+        told = route.fetch().json()
+        for each in told["data"]:
+            each["s2t"].update(
+                {
+                    "trigger_budget": 0.07,
+                    "candidates": 5,
+                    "consult_rate": 0.4,
+                    "trigger": each["s2t"]["trigger"] and "margin",
+                }
+            )
+        route.fulfill(json=told)
+
+    page = open_page(before=lambda page: page.route("**/v1/models", changed))
+    assert page.locator("#settings summary").inner_text() == "s2t-local · margin 7 % · K 5"
+    choose(page, "mentor-free")
+    assert page.get_by_label("Asks at % of words").input_value() == "40"
+
+
 def test_settings_out_of_range_are_shown_and_not_sent(page: Page) -> None:
     choose(page, "s2t-local")
     page.locator(".lane").get_by_label("Budget %").fill("101")
@@ -542,6 +564,27 @@ def test_stop_ends_the_answer_and_its_run(page: Page, served: Served) -> None:
     until(lambda: not served.engine.state()["rows"])
     ask(page, cards=2)
     assert "Final answer 11" in card(page.locator(".turn").last, 1).inner_text()  # type: ignore[arg-type]
+
+
+def test_what_leaves_the_page_is_asked_no_further(page: Page, open_page: Open, served: Served) -> None:
+    ask(page)
+    ask(page, cards=2)
+    fragment = page.evaluate("location.hash")
+    other = open_page()
+    with slowed(served, 0.1):
+        other.evaluate("hash => { location.hash = hash; }", fragment)
+        other.locator(".token").nth(3).wait_for()
+        other.locator("#new").click()
+        other.wait_for_timeout(1000)
+        assert other.locator(".card").count() == 0 and not served.engine.state()["rows"]
+    ask(other)
+    with slowed(served, 0.3):
+        other.locator(".token").nth(4).click()
+        other.locator("#inspector .refused .option").click()
+        card(other, 2).locator(".token").nth(5).wait_for()
+        card(other, 1).get_by_role("button", name="Remove").click()
+        until(lambda: not served.engine.state()["rows"], seconds=3)
+    assert other.locator("#welcome").is_visible() and other.locator("#notice").inner_text() == ""
 
 
 def test_counters_of_the_server_are_live(page: Page, served: Served) -> None:

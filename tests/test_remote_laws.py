@@ -26,6 +26,7 @@ from test_two_vocabularies import TEXTS, loaded
 from tiny import tiny_loaded
 
 DECODE = DecodeConfig(max_new_tokens=12)
+THIRD = SelectConfig(trigger_budget=0.3)
 QUESTIONS = ["w5 w6 w7", "w9", "w8 w30 w31 w32 w12", "w40 w41", "w11 w12 w13"]
 EXACT = ("vllm", "sglang", "s2t", "llama-server")
 KINDS = (*EXACT, "openai")
@@ -115,13 +116,13 @@ def test_measuring_calibrating_and_collecting_see_what_they_see_in_process(
     config = CollectConfig(collect_budget=0.5, entropy_budget=0.5, group_size=6)
     if server.kind == "openai":
         with pytest.raises(S2TError, match=r"exact log-probability .* `s2t serve`"):
-            measure(ours, items(), trigger_budget=0.3, decode=DECODE)
+            measure(ours, items(), select=THIRD, decode=DECODE)
         with pytest.raises(S2TError, match=r"exact log-probability .* --no-llm"):
             calibrate(ours, items(), decode=DECODE)
         with pytest.raises(S2TError, match="exact log-probability"):
             collect(ours, items(), config, DECODE, tmp_path / "refused")
         return
-    rows = [measure(each, items(), trigger_budget=0.3, decode=DECODE).rows for each in (ours, theirs)]
+    rows = [measure(each, items(), select=THIRD, decode=DECODE).rows for each in (ours, theirs)]
     for one, other in zip(*rows, strict=True):
         assert one.hit_at == other.hit_at and one.flip_rate == other.flip_rate and one.n_steps == other.n_steps > 0
     fitted, reference = calibrate(ours, items(), decode=DECODE), calibrate(theirs, items(), decode=DECODE)
@@ -214,10 +215,13 @@ def ask(session: Session, question: str, stop: Sequence[str], method: str, selec
     return answer
 
 
-@pytest.mark.parametrize(("method", "trigger"), [("s2t", "entropy"), ("s2t", "random"), ("takeover", "margin")])
-def test_going_on_while_the_llm_selects_changes_no_token(method: str, trigger: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "trigger", "warm_up_steps"),
+    [("s2t", "entropy", 0), ("s2t", "random", 0), ("s2t", "random", 4), ("takeover", "margin", 0)],
+)
+def test_going_on_while_the_llm_selects_changes_no_token(method: str, trigger: str, warm_up_steps: int) -> None:
     """One row: it goes on behind all candidates. The stop string and the limit cut chains, too."""
-    select = SelectConfig(trigger=trigger, trigger_budget=0.3)
+    select = SelectConfig(trigger=trigger, trigger_budget=0.3, warm_up_steps=warm_up_steps)
     asked = [(question, stop) for question in QUESTIONS[:3] for stop in ((), ("w7",))]
     with FakeServer(LLM, "vllm", delay_s=0.02).running() as server:
         waits, goes_on = (apart(server, replace(RUNTIME, llm_guess=guess)) for guess in (False, True))

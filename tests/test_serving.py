@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,10 +13,10 @@ import openai
 import pytest
 
 from select_to_think import Session
-from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, SelectConfig
 from select_to_think.pairs.problems import load_split
 from select_to_think.runtime import Committed, Finished
-from select_to_think.serving.engine import joined
+from select_to_think.serving.engine import CHUNK_SECONDS, Client, joined
 from select_to_think.structures import StepRecord
 from serve import SMALL, Served, serving
 
@@ -164,6 +165,26 @@ def test_settings_of_the_method(served: Served, session: Session) -> None:
     fired = [step for step in trace["steps"] if step["fired"]]
     assert len(fired) == expected.fired_count > 0
     assert all(len(step["candidates"]) == 3 and step["statistic"] > trace["threshold"] for step in fired)
+
+
+@pytest.mark.parametrize(("preset", "method"), [("s2t-paper", "s2t"), ("mentorcollab-paper", "mentor-free")])
+def test_a_preset_is_what_its_settings_are(served: Served, session: Session, preset: str, method: str) -> None:
+    select, mentor = SelectConfig(trigger_budget=0.2), MentorConfig(consult_rate=0.9)
+    beside = {"trigger_budget": 0.2, "consult_rate": 0.9}
+    if method == "s2t":
+        select = SelectConfig.preset(preset, trigger_budget=0.2)
+    else:
+        mentor = MentorConfig.preset(preset, consult_rate=0.9)
+    for question in QUESTIONS[:3]:
+        (expected,) = session.generate([question], method, DecodeConfig(), select, mentor)
+        answer = served.client.chat.completions.create(
+            model="demo",
+            messages=messages(question),
+            extra_body=own(method=method, preset=preset, trace=True, **beside),
+        )
+        trace = answer.choices[0].s2t  # type: ignore[attr-defined]
+        assert tokens(trace["steps"]) == expected.tokens
+        assert [step["fired"] for step in trace["steps"]] == [step.fired for step in expected.steps]
 
 
 def test_the_trace_is_that_of_the_command(served: Served, session: Session) -> None:
@@ -322,6 +343,55 @@ def test_settings_of_the_server_are_the_defaults(session: Session) -> None:
     with serving(Session.load(runtime=SMALL), settings=settings) as served:
         answer = served.client.chat.completions.create(model="demo", messages=messages(QUESTIONS[0]))
     assert answer.choices[0].message.content == expected.text and answer.choices[0].finish_reason == "length"
+
+
+class Clock:
+    """A loop whose time is set by hand."""
+
+    def __init__(self) -> None:
+        self.now, self.due = 100.0, dict[float, Any]()
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, then: Any, *arguments: Any) -> Any:
+        self.due[when] = then
+        return SimpleNamespace(cancel=lambda: self.due.pop(when, None))
+
+
+def test_what_begins_and_ends_is_told_at_once_and_other_steps_soon() -> None:
+    steps, clock = [StepRecord(token, 0.0) for token in range(8)], Clock()
+    client = Client(None, clock, open=2)  # type: ignore[arg-type]
+
+    def told() -> int:
+        return client.inbox.qsize()
+
+    client.receive(0, Committed(7, steps[:1]))
+    assert told() == 1  # the first token waits for nothing
+    for number in (1, 2):
+        clock.now += CHUNK_SECONDS / 4
+        client.receive(0, Committed(7, steps[number : number + 1]))
+    assert told() == 1 and list(clock.due) == [100.0 + CHUNK_SECONDS]
+    clock.now = 100.0 + CHUNK_SECONDS
+    clock.due.popitem()[1]()
+    assert told() == 3 and not clock.due
+    client.receive(0, Committed(7, steps[3:4]))
+    assert told() == 3 and clock.due
+    client.receive(1, Committed(8, steps[4:5]))  # another answer begins; nothing is overtaken
+    assert told() == 5 and not clock.due
+    client.receive(0, Committed(7, steps[5:6]))
+    client.receive(0, Finished(7, None))
+    assert told() == 7 and not clock.due
+    clock.now += 2 * CHUNK_SECONDS
+    client.receive(1, Committed(8, steps[6:]))  # long after the last one
+    client.receive(1, Finished(8, None))
+    assert told() == 9 and not clock.due
+
+    async def read() -> list[Any]:
+        return [(index, getattr(event, "steps", "end")) async for index, event in client.events(1000.0)]
+
+    merged = [(0, steps[:4]), (1, steps[4:5]), (0, steps[5:6]), (0, "end"), (1, steps[6:]), (1, "end")]
+    assert asyncio.run(read()) == merged and not clock.due
 
 
 def test_a_reader_who_is_behind_gets_several_steps_at_once() -> None:

@@ -147,6 +147,16 @@ def test_log_probabilities_of_given_tokens(served: Served, session: Session) -> 
             assert told == pytest.approx(max(-9999.0, float(expected[token])), abs=1e-3)
 
 
+def test_a_prompt_of_one_token_has_nothing_to_score(served: Served) -> None:
+    answer = served.client.completions.create(
+        model="demo:greedy", prompt=[[700], [700, 701]], max_tokens=1, logprobs=1, echo=True
+    )
+    for choice, length in zip(answer.choices, (1, 2), strict=True):
+        told = choice.logprobs
+        assert len(told.tokens) == len(told.token_logprobs) == len(told.top_logprobs) == length + 1
+        assert [logprob is None for logprob in told.token_logprobs] == [True] + [False] * length
+
+
 @pytest.mark.parametrize("method", ALL)
 def test_a_forbidden_token_is_never_written(served: Served, session: Session, method: str) -> None:
     sent = {

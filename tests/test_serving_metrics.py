@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from select_to_think.serving.access import Visit
 from select_to_think.serving.engine import Engine, Job
 from select_to_think.serving.metrics import Metrics, TimedBackend
 from select_to_think.session import Session
-from select_to_think.structures import Counts, Extend, Generation, ModelUnavailable, S2TError, StepRecord
+from select_to_think.structures import Counts, Extend, Generation, ModelUnavailable, Observation, S2TError, StepRecord
 
 
 def values(metrics: Metrics) -> dict[str, float]:
@@ -113,19 +114,45 @@ def test_triggered_steps_flips_and_times_between_tokens() -> None:
     assert found["s2t_tokens_generated_total{model=slm}"] == 1 and not metrics.first_times
 
 
-def test_failures_of_the_llm_are_counted() -> None:
-    class Deaf:
-        forwards = 7
+class Model:
+    """A backend that answers one request a step, the first with a failure."""
 
-        def step(self) -> list[Ask]:
-            request = Extend("llm", (1,))
-            asks = [Ask(Context(0, 64), request, answer=ModelUnavailable("gone")), Ask(Context(0, 64), request)]
-            return asks
+    forwards = 7
 
-    metrics = Metrics()
-    timed = TimedBackend(cast(Backend, Deaf()), metrics.called)
-    assert len(timed.step()) == 2 and timed.forwards == 7
-    assert values(metrics)["s2t_llm_call_failures_total"] == 1 and values(metrics)["s2t_llm_call_seconds_count"] == 1
+    def __init__(self, remote: bool) -> None:
+        self.remote, self.waiting = remote, list[Ask]()
+
+    def submit(self, ask: Ask) -> None:
+        self.waiting.append(ask)
+
+    def step(self, patience_s: float = 0.0) -> list[Ask]:
+        time.sleep(patience_s)
+        ask = self.waiting.pop(0)
+        ask.answer = ModelUnavailable("gone") if ask.request.tokens == (0,) else Observation()  # type: ignore[union-attr]
+        return [ask]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_calls_of_the_llm_and_their_failures_are_counted(remote: bool) -> None:
+    metrics, model = Metrics(), Model(remote)
+    timed = TimedBackend(cast(Backend, model), metrics.called)
+    asks = [Ask(Context(0, 64), Extend("llm", (token,))) for token in range(3)]
+    for ask in asks:
+        timed.submit(ask)
+    assert timed.step(0.1) == asks[:1] and timed.step() == asks[1:2] and timed.forwards == 7
+    model.waiting.clear()  # whoever asked the third has left
+    timed.submit(asks[0])
+    assert timed.step() == asks[:1] and not timed.sent
+    found = values(metrics)
+    assert found["s2t_llm_call_failures_total"] == 2 and found["s2t_llm_call_seconds_count"] == 3
+    longest = 0.2 if remote else 0.1  # a request to another server is under way from when it is sent
+    assert longest <= found["s2t_llm_call_seconds_sum"] < longest + 0.1
+
+
+def test_a_timed_backend_is_called_as_a_backend_is() -> None:
+    for name in ("submit", "step"):
+        own, wanted = (inspect.signature(getattr(kind, name)) for kind in (TimedBackend, Backend))
+        assert own == wanted
 
 
 def test_requests_to_unknown_paths_make_no_labels_of_their_own() -> None:

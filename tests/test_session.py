@@ -92,6 +92,7 @@ def test_results_keep_the_order_of_the_questions_and_do_not_depend_on_it(session
     [
         ("s2t-locl", SelectConfig(), "did you mean 's2t-local'"),
         ("maj@0", SelectConfig(), "unknown method"),
+        ("maj@" + "9" * 5000, SelectConfig(), "unknown method"),
         ("s2t", SelectConfig(trigger="entropi"), "did you mean 'entropy'"),
         ("s2t-local", SelectConfig(trigger="kl"), "s2t-local runs without an LLM"),
         ("s2t", SelectConfig(candidates=65), "lower --candidates"),

@@ -86,9 +86,8 @@ class RuntimeConfig(Checked):
     leaf_tokens: int = option(
         256, "Candidates also show what follows them in forwards of at most so many tokens; else a step later.", low=0
     )
-    prefix_cache_tokens: int = option(
-        0, "Keys and values of ended sequences that are kept for prompts that begin alike, in tokens.", low=0
-    )
+    prefix_cache_tokens: int = option(0, "Kept of ended sequences, for prompts that begin alike, in tokens.", low=0)
+    compile: bool = option(False, "CUDA: replay steps of single tokens as graphs. No effect on a CPU.")
     max_wait_steps: int = option(1000, "Steps that a row waits for the LLM so that others can ask with it.", low=0)
     llm_guess: bool = option(True, "While a server selects for the only row, go on behind the likely choices.")
     llm_concurrency: int = option(32, "Requests to a server at once.", low=1)

@@ -281,7 +281,7 @@ def find_method(name: str) -> Method:
     Raises:
         S2TError: an unknown name, with the nearest one.
     """
-    if vote := re.fullmatch(r"maj@([1-9]\d*)", name):
+    if vote := re.fullmatch(r"maj@([1-9][0-9]{0,8})", name):
         return replace(METHODS["maj@8"], name=name, samples=int(vote[1]))
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)

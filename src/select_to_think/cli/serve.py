@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from threading import Thread
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,8 @@ from select_to_think.serving.settings import AccessConfig
 from select_to_think.structures import S2TError
 
 Rows = Annotated[DecodeConfig, Only(defaults=(("max_batch", 64), ("on_llm_failure", "continue")))]
-Patience = Annotated[RuntimeConfig, Only(defaults=(("max_wait_steps", 32), ("prefix_cache_tokens", 1 << 14)))]
+PATIENCE: dict[str, Any] = {"max_wait_steps": 32, "prefix_cache_tokens": 1 << 14}  # of the runtime of a server
+Patience = Annotated[RuntimeConfig, Only(defaults=tuple(PATIENCE.items()))]
 
 
 def serve(

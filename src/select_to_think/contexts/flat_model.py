@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from select_to_think.contexts import attention
 from select_to_think.contexts.attention import Flat
+from select_to_think.contexts.graphs import Graphs
 from select_to_think.contexts.kv import KVMemory, LayerShape
 from select_to_think.contexts.layout import Segment, Step, lay_out
 from select_to_think.contexts.masks import AttentionKinds
@@ -39,6 +40,7 @@ class FlatModel:
         self.spans: list[tuple[str, int, int]] = []  # of the forward that runs now: (adapter, first token, behind it)
         self.adapted: dict[str, AdaptedLinear] = {}
         self.shapes = self.probe()
+        self.graphs: Graphs | None = None
 
     @torch.inference_mode()
     def probe(self) -> list[LayerShape]:
@@ -59,7 +61,13 @@ class FlatModel:
 
     def run(self, step: Step, memory: KVMemory) -> Tensor:
         """Hidden states (T, H) after the final norm; keys and values go into `memory`."""
+        if self.graphs is not None and self.graphs.serves(step):
+            return self.graphs.run(step)
         return self.forward(Flat(step, memory, self.windows, {}))
+
+    def record(self, memory: KVMemory) -> None:
+        """From now on, replay what can be replayed over `memory`, the only one that is used."""
+        self.graphs = Graphs(lambda step: self.forward(Flat(step, memory, self.windows, {})))
 
     def forward(self, flat: Flat) -> Tensor:
         """The model's own forward, with our attention and the adapters of the step."""

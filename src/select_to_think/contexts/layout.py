@@ -94,12 +94,25 @@ class Group:
 class Step:
     """One flat forward of T tokens."""
 
-    ids: Tensor  # (1, T)
-    positions: Tensor  # (1, T)
-    slots: Tensor  # (T,) of the memory
+    table: Tensor  # (7, T), see `columns`
     groups: list[Group]
     adapters: list[tuple[str, int, int]]  # (adapter, first token, behind the last)
     offsets: list[int]  # where each segment's tokens begin, in the order in which the segments were given
+
+    @property
+    def ids(self) -> Tensor:
+        """(1, T)."""
+        return self.table[:1]
+
+    @property
+    def positions(self) -> Tensor:
+        """(1, T)."""
+        return self.table[3:4]
+
+    @property
+    def slots(self) -> Tensor:
+        """(T,), of the memory."""
+        return self.table[1]
 
 
 def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
@@ -122,7 +135,7 @@ def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
     offsets = [0] * len(segments)
     for i, begin in zip(order, begins, strict=False):
         offsets[i] = begin
-    return Step(table[:1], table[3:4], table[1], groups, adapters, offsets)
+    return Step(table, groups, adapters, offsets)
 
 
 def columns(segments: Sequence[Segment], begins: Sequence[int]) -> np.ndarray:

@@ -92,6 +92,8 @@ class TransformersBackend:
         self.memory = KVMemory(self.flat.shapes, slots, model.dtype, model.device)
         if found := disagreement(self.flat, self.memory):
             raise self.flat.refusal(found)
+        if config.compile and model.device.type == "cuda":
+            self.flat.record(self.memory)
         self.waiting: list[Ask] = []
         self.ends: dict[Ask, int] = {}  # length of the context with the tokens of an `Extend`
         self.seen: dict[Ask, list[Observation]] = {}  # of requests whose tokens come in pieces

@@ -192,7 +192,7 @@ def add_state(app: FastAPI, engine: Engine) -> None:
         return {"version": __version__}
 
     @app.get("/v1/s2t/state")
-    async def state() -> dict[str, float]:
+    async def state() -> dict[str, int | float]:
         """Counters."""
         return engine.state()
 

@@ -32,7 +32,7 @@ from select_to_think.session import Session
 from select_to_think.structures import Progress, S2TError
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "seed": 0}  # of the methods that draw
-LEAVE_AFTER = 5  # chunks that a vanishing client reads
+LEAVE_AFTER = 3  # chunks that a vanishing client reads
 READERS, READ_TOKENS, LEAD_SECONDS = 4, 1000, 1.0  # streams that are open as a long prompt comes
 
 Findings = tuple[list[dict[str, Any]], dict[str, Any]]  # rows, and the numbers behind them
@@ -55,24 +55,30 @@ def p95(found: Sequence[Answer]) -> float:
 
 
 def throughput(bench: Bench) -> Findings:
-    """Tokens a second: many streams against one, and the server against the offline runtime, round by round."""
-    config, rates = bench.config, []
+    """Tokens a second: many streams against one, and the server against the offline runtime, round by round.
+
+    Beside them the processor's microseconds a token, which other programs on the machine change less.
+    """
+    config, rates, costs = bench.config, [], []
     bench.ask(config.streams, streams=config.streams), bench.offline(bench.texts(config.streams), config.method)  # warm
     for _ in range(config.rounds):
         alone = bench.ask(max(1, config.requests // 8))
+        before = bench.server.cpu_seconds
         many = bench.ask(config.requests, streams=config.streams)
-        start = time.perf_counter()
+        spent, own, start = bench.server.cpu_seconds - before, time.process_time(), time.perf_counter()
         offline = bench.offline(bench.texts(config.requests), config.method)
-        seconds = time.perf_counter() - start
+        seconds, own = time.perf_counter() - start, time.process_time() - own
         if wrong := [a.number for a, b in zip(many, offline, strict=True) if a.text != b.text]:
             raise S2TError(f"{len(wrong)} answers differ from the offline ones, the first to question {wrong[0]}")
+        served, written = sum(answer.tokens for answer in many), sum(len(answer.tokens) for answer in offline)
         rates.append(
             {
                 "one": sum(answer.tokens for answer in alone) / seconds_of(alone),
-                "many": sum(answer.tokens for answer in many) / seconds_of(many),
-                "offline": sum(len(answer.tokens) for answer in offline) / seconds,
+                "many": served / seconds_of(many),
+                "offline": written / seconds,
             }
         )
+        costs.append({"server": 1e6 * spent / served, "offline": 1e6 * own / written})
     rows = [
         row(
             "throughput",
@@ -89,7 +95,7 @@ def throughput(bench: Bench) -> Findings:
             at_least=True,
         ),
     ]
-    return rows, {"tokens_per_second": rates}
+    return rows, {"tokens_per_second": rates, "cpu_microseconds_per_token": costs}
 
 
 def latency(bench: Bench) -> Findings:

@@ -97,6 +97,8 @@ class Catalogue:
             "triggers": triggers if method.trigger else [],
             "budgets": list(BUDGETS) if method.trigger else [],
             "trigger_budget": self.settings.select.trigger_budget if method.trigger else None,
+            "candidates": self.settings.select.candidates if method.trigger else None,
+            "consult_rate": self.settings.mentor.consult_rate if method.mentor else None,
             "uses": method.uses,
             "chat_template": bool(self.session.slm.tokenizer.chat_template),
             "llm_fingerprint": self.session.llm.fingerprint if method.asks_llm else None,

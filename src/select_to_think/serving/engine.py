@@ -26,6 +26,7 @@ from select_to_think.structures import StepRecord
 
 logger = logging.getLogger(__name__)
 RATE_SECONDS = 5.0  # over which tokens per second are counted
+CHUNK_SECONDS = 0.03  # between two awakenings of a client, at least: a person sees no pause, and chunks cost time
 
 
 @dataclass(eq=False)
@@ -48,11 +49,33 @@ class Client:
     loop: asyncio.AbstractEventLoop
     inbox: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)  # None: it took too long
     open: int = 0  # runs that have not ended
+    held: list[tuple[int, Event]] = field(default_factory=list)  # until `timer` releases them
+    timer: asyncio.TimerHandle | None = None
+    begun: set[int] = field(default_factory=set)  # runs of which something was told
+    told: float = 0.0  # when, in the time of the event loop
+
+    def receive(self, index: int, event: Event) -> None:
+        """Hear of an event, in the event loop: what begins or ends a run at once, its other steps soon."""
+        self.held.append((index, event))
+        if not isinstance(event, Committed) or index not in self.begun or self.loop.time() - self.told > CHUNK_SECONDS:
+            self.begun.add(index)
+            self.release()
+        elif self.timer is None:
+            self.timer = self.loop.call_at(self.told + CHUNK_SECONDS, self.release)
+
+    def release(self) -> None:
+        """Wake the reader."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer, self.told = None, self.loop.time()
+        for entry in self.held:
+            self.inbox.put_nowait(entry)
+        self.held.clear()
 
     async def events(self, deadline: float) -> AsyncIterator[tuple[int, Event]]:
         """(index, event) of all runs as they come, `Failed` ones included.
 
-        Steps that came while nobody read come together, so that a reader who is behind catches up.
+        Steps that came while nobody read, or one shortly after the other, come together.
 
         Raises:
             TimeoutError: they have not all come by `deadline`, in the time of the event loop.
@@ -269,7 +292,7 @@ class Engine:
             with suppress(RuntimeError):  # a loop that was closed: nobody waits there
                 loop.call_soon_threadsafe(deliver, batch)
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, int | float]:
         """What a person may want to see of it."""
         now = time.monotonic()
         while self.written and self.written[0][0] < now - RATE_SECONDS:
@@ -286,4 +309,4 @@ class Engine:
 def deliver(batch: Sequence[tuple[Client, int, Event]]) -> None:
     """In a client's event loop."""
     for client, index, event in batch:
-        client.inbox.put_nowait((index, event))
+        client.receive(index, event)

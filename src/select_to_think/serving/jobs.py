@@ -83,6 +83,8 @@ class Planner:
         if n * len(questions) > self.limits.max_n:
             raise RequestError(f"prompts times n must be at most {self.limits.max_n} in one request", param="n")
         method = self.catalogue.find(request.model, request.s2t.method)
+        if method.samples > self.limits.max_n:
+            raise RequestError(f"{method.name}: at most maj@{self.limits.max_n} is served", param="model")
         if method.draws and not method.mentor and request.temperature is not None and request.temperature < COLDEST:
             method = find_method("greedy")
         settings = self.chosen(request, method)

@@ -52,7 +52,9 @@ class Metrics(Observer):
         self.flips = counter("flips", "Triggered steps whose choice was not the SLM's own.", "method")
         self.processed = counter("tokens_processed", "Tokens fed through a model.", "model")
         self.generated = counter("tokens_generated", "Tokens of answers, by the model that wrote them.", "model")
-        self.llm_seconds = histogram("llm_call", "Of one call of the LLM, which may answer many rows.")
+        self.llm_seconds = histogram(
+            "llm_call", "Of one call of the LLM: a forward for many rows, or a request to a server."
+        )
         self.llm_failures = counter("llm_call_failures", "Requests to the LLM that it did not answer.")
         self.queue_seconds = histogram("queue", "From an answer's arrival to its beginning.")
         self.step_seconds = histogram("runtime_step", "Of one step of the runtime.")
@@ -123,21 +125,33 @@ class Metrics(Observer):
 
 
 class TimedBackend:
-    """A backend whose steps are timed."""
+    """A backend whose calls are timed: forwards of a model in process, requests to one that is elsewhere."""
 
     def __init__(self, backend: Backend, called: Callable[[float, int], None]) -> None:
-        """`called` hears the seconds of each step that answered something, and how many requests failed in it."""
+        """`called` hears the seconds of each call, and how many of the requests that it carried failed."""
         self.backend, self.called = backend, called
+        self.sent: dict[Ask, float] = {}  # to a model elsewhere, since when
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
-    def step(self) -> list[Ask]:
+    def submit(self, ask: Ask) -> None:
+        """As the backend does."""
+        if self.backend.remote:
+            self.sent[ask] = time.perf_counter()
+        self.backend.submit(ask)
+
+    def step(self, patience_s: float = 0.0) -> list[Ask]:
         """As the backend does."""
         start = time.perf_counter()
-        answered = self.backend.step()
-        failures = sum(isinstance(ask.answer, Exception) for ask in answered)
-        self.called(time.perf_counter() - start, failures)
+        answered = self.backend.step(patience_s)
+        now, failed = time.perf_counter(), [isinstance(ask.answer, Exception) for ask in answered]
+        if not self.backend.remote:
+            self.called(now - start, sum(failed))
+            return answered
+        for ask, failure in zip(answered, failed, strict=True):
+            self.called(now - self.sent[ask], failure)
+        self.sent = {ask: self.sent[ask] for ask in self.backend.waiting}
         return answered
 
 

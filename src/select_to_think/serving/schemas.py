@@ -30,6 +30,8 @@ LARGEST_INT = 2**63 - 1
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = list[TokenId]
+Name = Annotated[str, Field(max_length=1024)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 
 
@@ -63,6 +65,8 @@ class Sent(BaseModel):
 
 class OwnFields(Sent):
     """What is no setting of a method."""
+
+    model_config = ConfigDict(str_max_length=4096)
 
     method: str | None = Field(None, description="Method of decoding; wins over the one in the model's name.")
     preset: str | None = Field(None, description="Definitions of the published code: s2t-paper or mentorcollab-paper.")
@@ -105,7 +109,7 @@ class StreamOptions(Sent):
 class Asked(Sent):
     """What both kinds of request have."""
 
-    model: str | None = Field(None, description="The pair's name, or NAME:METHOD; see /v1/models.")
+    model: Name | None = Field(None, description="The pair's name, or NAME:METHOD; see /v1/models.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=2**31, description="Answers to each prompt.")
@@ -116,7 +120,7 @@ class Asked(Sent):
     top_k: int | None = Field(None, ge=-1, le=2**31 - 1, description="Tokens kept when sampling; 0 or -1 keeps all.")
     min_p: float | None = Field(None, ge=0, le=1)
     max_tokens: int | None = Field(None, ge=0, le=2**31 - 1)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_ASKED)] | None = None
     logprob_token_ids: Annotated[Ids, Field(max_length=MOST_ASKED)] | None = Field(
         None, description="Tokens whose log-probabilities are told at every step, in place of the most probable ones."
     )
@@ -262,7 +266,7 @@ class CompletionRequest(Asked):
 class TokenizeRequest(Sent):
     """POST /tokenize, as vLLM has it: a text, or a conversation."""
 
-    model: str | None = None
+    model: Name | None = None
     prompt: str | None = None
     messages: list[Message] | None = None
     add_special_tokens: bool = True
@@ -278,5 +282,5 @@ class TokenizeRequest(Sent):
 class DetokenizeRequest(Sent):
     """POST /detokenize."""
 
-    model: str | None = None
+    model: Name | None = None
     tokens: Ids

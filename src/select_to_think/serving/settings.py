@@ -65,7 +65,7 @@ class BenchServeConfig(Checked):
     rounds: int = option(3, "Medians are over so many rounds.", low=1)
     new_tokens: int = option(128, "Longest answer, in tokens.", low=8)
     soak_requests: int = option(
-        400, "Requests of the soak; its memory is compared with that after the first tenth.", low=20
+        1000, "Requests of the soak; its memory is compared with that after the first tenth.", low=20
     )
     clients: int = option(100, "Clients that vanish in mid-stream.", low=1)
     long_prompt_tokens: int = option(4096, "Length of the long prompt.", low=64)

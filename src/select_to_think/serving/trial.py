@@ -52,6 +52,12 @@ class Server:
         """Its resident memory."""
         return float(self.process.memory_info().rss) / 2**20
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all its threads, so far."""
+        spent = self.process.cpu_times()
+        return float(spent.user + spent.system)
+
     def settled(self) -> dict[str, float]:
         """Its state once nothing runs or waits any more, or after a few seconds."""
         deadline = time.monotonic() + SETTLE_SECONDS

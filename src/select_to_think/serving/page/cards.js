@@ -1,7 +1,7 @@
 // One card for each answer: what it is, its tokens, how it ended, what it cost.
 
 import { answerText, counters, preferencePair } from "./conversation.js";
-import { download, make, percent, plural, quoted } from "./dom.js";
+import { button, download, make, percent, plural, quoted } from "./dom.js";
 import { Tokens } from "./tokens.js";
 
 export class Card {
@@ -14,7 +14,8 @@ export class Card {
     this.final = make("p", { class: "final" });
     this.buttons = make("p", { class: "card-actions" });
     const title = make("h3", {}, make("span", { class: "count", text: answer.number }), this.title());
-    this.node = make("article", { class: `card${answer.origin ? " branch" : ""}`, "aria-label": `Answer ${answer.number}: ${this.title()}` },
+    const label = `Answer ${answer.number}: ${this.title()}`;
+    this.node = make("article", { class: answer.origin ? "card branch" : "card", "aria-label": label },
       make("div", { class: "card-head" }, title, make("span", { class: "quiet", text: this.subtitle() })),
       this.reading, this.tokens.node, this.final, this.facts, this.buttons);
     this.update();
@@ -27,10 +28,9 @@ export class Card {
   }
 
   subtitle() {
-    const { origin, settings } = this.answer;
-    const how = settings.trigger ? `${settings.trigger} ${+(100 * settings.budget).toFixed(2)} % · K ${settings.candidates}` : "";
-    if (!origin) return how;
-    return `${settings.method} from token ${origin.at + 1} of answer ${origin.answer.number}`;
+    const { origin, settings: { method, trigger, budget, candidates } } = this.answer;
+    if (origin) return `${method} from token ${origin.at + 1} of answer ${origin.answer.number}`;
+    return trigger ? `${trigger} ${+(100 * budget).toFixed(2)} % · K ${candidates}` : "";
   }
 
   update() {
@@ -80,23 +80,24 @@ export class Card {
 
   showButtons() {
     const { answer, turn, actions } = this;
-    const button = (text, title, onclick) => make("button", { type: "button", class: "plain-button", text, title, onclick });
+    const plain = (text, title, onclick) => button(text, onclick, { class: "plain-button", title });
     const name = `answer-${answer.number}`;
-    const found = [button("Trace", "Download this answer with every step", () => download(`${name}-trace.json`, this.trace()))];
+    const found = [plain("Trace", "Download this answer with every step", () => download(`${name}-trace.json`, this.trace()))];
     const origin = answer.origin?.answer;
     if (origin && answer.origin.choice) {
       const pair = (chosen, rejected) => () => download(`${name}-pair.json`, preferencePair(turn, chosen, rejected));
-      found.push(button("Prefer this", "Download the pair with this ending as the chosen one", pair(answer, origin)));
-      found.push(button("Prefer the other", "Download the pair with the first ending as the chosen one", pair(origin, answer)));
+      found.push(plain("Prefer this", "Download the pair with this ending as the chosen one", pair(answer, origin)));
+      found.push(plain("Prefer the other", "Download the pair with the first ending as the chosen one", pair(origin, answer)));
     }
-    if (answer.status === "failed") found.push(button("Try again", "Ask again", actions.retry));
-    found.push(button("Remove", "Take this answer, and what branches from it, off the page", actions.remove));
+    if (answer.status === "failed") found.push(plain("Try again", "Ask again", actions.retry));
+    found.push(plain("Remove", "Take this answer, and what branches from it, off the page", actions.remove));
     this.buttons.replaceChildren(...found);
   }
 
   trace() {
-    const { settings, kept, steps, counts, threshold, trigger, usage, final, finish } = this.answer;
-    return { prompt: this.turn.question, answer: answerText(this.answer), final, finish_reason: finish, settings, threshold, trigger, counts, usage, kept, steps };
+    const { finish: finish_reason, final, settings, trigger, threshold, counts, usage, kept, steps } = this.answer;
+    const answer = answerText(this.answer);
+    return { prompt: this.turn.question, answer, final, finish_reason, settings, trigger, threshold, counts, usage, kept, steps };
   }
 }
 

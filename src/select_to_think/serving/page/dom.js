@@ -17,6 +17,10 @@ export function present(children) {
   return children.filter((child) => child !== null && child !== undefined && child !== false);
 }
 
+export function button(content, onclick, properties = {}) {
+  return make("button", { type: "button", onclick, ...properties }, content);
+}
+
 export const byId = (id) => document.getElementById(id);
 
 export function visible(text) {
@@ -33,7 +37,8 @@ export function quoted(text) {
 export function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  const text = size >= 10 ** -digits || size === 0 ? value.toFixed(digits) : size < 1e-6 ? value.toExponential(1) : value.toPrecision(2);
+  const small = size > 0 && size < 10 ** -digits;
+  const text = !small ? value.toFixed(digits) : size < 1e-6 ? value.toExponential(1) : value.toPrecision(2);
   return text.replace(/-/g, "−");
 }
 

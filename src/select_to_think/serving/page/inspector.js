@@ -1,27 +1,29 @@
 // The panel that stays open: how one token was decided, and what else it might have been.
 
 import { allSteps } from "./conversation.js";
-import { byId, make, number, percent, present, trimmed, visible } from "./dom.js";
+import { button, byId, make, number, percent, present, trimmed, visible } from "./dom.js";
 import { decision, explain, KINDS } from "./words.js";
 
 const panel = byId("inspector");
+const SEGMENTS = "The two segments; the answer can go on from the first token of the other";
 
 // `actions`: close(), force(option), rewind(), each about the token shown.
 export function showStep({ answer, at, method, pinned }, actions) {
   const step = allSteps(answer)[at];
   const kind = decision(step, method);
+  const place = `${method.method} · token ${at + 1} of ${allSteps(answer).length}`;
   panel.hidden = false;
   panel.replaceChildren(...present([
     make("div", { class: "panel-head" },
       make("h2", { id: "inspector-title" },
         make("code", { text: trimmed(step.text_added), class: kind }), ` ${KINDS[kind]}`),
-      make("button", { type: "button", class: "plain-button", "aria-label": "Close the panel", text: "×", onclick: actions.close })),
-    make("p", { class: "quiet", text: `${method.method} · token ${at + 1} of ${allSteps(answer).length}${pinned ? "" : " · click to keep it here"}` }),
+      button("×", actions.close, { class: "plain-button", "aria-label": "Close the panel" })),
+    make("p", { class: "quiet", text: pinned ? place : `${place} · click to keep it here` }),
     ...explain(step, answer, method).map((sentence) => make("p", { text: sentence })),
     gauge(step, answer),
     optionTable(step, method, actions),
     make("p", { class: "panel-actions" },
-      make("button", { type: "button", text: "Rewind to here", onclick: actions.rewind }),
+      button("Rewind to here", actions.rewind),
       make("span", { class: "quiet", text: "decides this token anew, with the settings of the form" })),
   ]));
 }
@@ -30,7 +32,11 @@ export function showHint() {
   panel.hidden = false;
   panel.replaceChildren(
     make("h2", { id: "inspector-title", text: "Why this token?" }),
-    make("p", { class: "quiet", text: "Point at a token, tap it, or go there with the Tab and arrow keys. Its candidates stay here; choose another one, and the answer goes on from it." }));
+    make("p", {
+      class: "quiet",
+      text: "Point at a token, tap it, or go there with the Tab and arrow keys. Its candidates stay here; choose another "
+        + "one, and the answer goes on from it.",
+    }));
 }
 
 export function hidePanel() {
@@ -69,10 +75,12 @@ function optionTable(step, method, actions) {
     const cells = [make("td", {}, ...probability(option, !segments))];
     if (ranks.size) cells.push(make("td", { text: typeof option.score === "number" ? shown(option.score) : "–" }));
     if (!segments) cells.push(make("td", {}, rankCell(index + 1, ranks.get(option))));
-    return make("tr", { class: rowClass(option, step, segments && index === 1) }, nameCell({ option, options, step, author: segments && ["the SLM’s", "the LLM’s"][index] }, actions), ...cells);
+    const author = segments && ["the SLM’s", "the LLM’s"][index];
+    const name = nameCell({ option, options, step, author }, actions);
+    return make("tr", { class: rowClass(option, step, segments && index === 1) }, name, ...cells);
   });
   return make("table", { class: segments ? "options segments" : "options" },
-    make("caption", { text: segments ? "The two segments; the answer can go on from the first token of the other" : "Choose another token to see where it leads" }),
+    make("caption", { text: segments ? SEGMENTS : "Choose another token to see where it leads" }),
     make("thead", {}, make("tr", {}, ...columns.map((text) => make("th", { scope: "col", text })))),
     make("tbody", {}, ...rows));
 }
@@ -96,7 +104,7 @@ function nameCell({ option, options, step, author }, actions) {
   const tags = present([author, taken && (step.mine ? "yours" : "chosen"), refused && "refused", llmsFirst && "LLM’s first"]);
   const name = taken
     ? make("strong", {}, code)
-    : make("button", { type: "button", class: "option", "aria-label": `Go on from ${code.textContent} instead`, onclick: () => actions.force(option) }, code);
+    : button(code, () => actions.force(option), { class: "option", "aria-label": `Go on from ${code.textContent} instead` });
   return make("th", { scope: "row" }, name, tags.length > 0 && make("span", { class: "tag", text: tags.join(", ") }));
 }
 
@@ -104,7 +112,8 @@ function probability(option, withBar) {
   const share = option.logprob === null ? null : Math.exp(option.logprob);
   const bar = make("i");
   bar.style.width = `${100 * (share ?? 0)}%`;
-  return present([withBar && make("span", { class: "meter", "aria-hidden": "true" }, bar), share === null ? "–" : percent(share)]);
+  const meter = withBar && make("span", { class: "meter", "aria-hidden": "true" }, bar);
+  return present([meter, share === null ? "–" : percent(share)]);
 }
 
 // The rank by the SLM, and the rank by the score where there is one.

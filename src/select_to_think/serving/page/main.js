@@ -1,7 +1,7 @@
 // The page: its form, its examples, and conversations that come from or go to an address or a file.
 
 import { getJson, loadMethods, setKey } from "./client.js";
-import { byId, download, make, plural } from "./dom.js";
+import { button, byId, download, make, plural } from "./dom.js";
 import { Pointing } from "./pointing.js";
 import { file, fromFile, fromHash, recipe, toHash } from "./saved.js";
 import { SettingsForm } from "./settings.js";
@@ -50,12 +50,14 @@ async function showExamples() {
   examples = found.examples;
   const offered = [...new Set(examples.map(({ domain }) => domain))]
     .flatMap((domain) => examples.filter((example) => example.domain === domain).slice(0, EXAMPLES_PER_DOMAIN));
-  byId("examples").replaceChildren(...(offered.length ? [make("p", { class: "note", text: found.note }), make("ul", {}, ...offered.map(exampleItem))] : []));
+  if (!offered.length) return;
+  byId("examples").replaceChildren(make("p", { class: "note", text: found.note }), make("ul", {}, ...offered.map(exampleItem)));
 }
 
 function exampleItem({ domain, question: text }) {
-  return make("li", {}, make("button", { type: "button", class: "example", title: text, onclick: () => ask(text) },
-    make("span", { class: "quiet", text: domain }), make("span", { class: "excerpt", text })));
+  const item = button(make("span", { class: "quiet", text: domain }), () => ask(text), { class: "example", title: text });
+  item.append(make("span", { class: "excerpt", text }));
+  return make("li", {}, item);
 }
 
 function ask(text) {
@@ -103,8 +105,9 @@ async function followServer() {
   clearTimeout(nextState);
   const state = document.hidden ? null : await getJson("v1/s2t/state").catch(() => null);
   if (state) {
-    byId("server").textContent = [`${plural(state.rows, "answer")} in the batch`, `${state.queue} waiting`,
-      `${Math.round(state.tokens_per_second)} tokens/s`, `${plural(state.slm_forwards, "SLM forward")}`, `${state.llm_forwards} of the LLM`].join(" · ");
+    const { rows, queue, tokens_per_second: rate, slm_forwards: slm, llm_forwards: llm } = state;
+    const facts = [`${plural(rows, "answer")} in the batch`, `${queue} waiting`, `${Math.round(rate)} tokens/s`];
+    byId("server").textContent = [...facts, plural(slm, "SLM forward"), `${llm.toLocaleString("en")} of the LLM`].join(" · ");
   }
   clearTimeout(nextState);
   nextState = setTimeout(followServer, stage.running.size ? STATE_MS.working : STATE_MS.idle);
@@ -118,15 +121,11 @@ async function writeAddress() {
 
 async function followAddress() {
   if (!location.hash || location.hash === ownHash) return;
-  try {
-    const saved = await fromHash(location.hash);
-    if (!saved) return;
-    form.show(saved.lanes);
-    show([]);
-    for (const turn of saved.turns) await stage.askAgain(turn.question, turn.answers);
-  } catch (error) {
-    notify(error.message);
-  }
+  const saved = await fromHash(location.hash).catch((error) => notify(error.message));
+  if (!saved) return;
+  form.show(saved.lanes);
+  show([]);
+  await stage.askAgain(saved.turns);
 }
 
 function show(turns) {

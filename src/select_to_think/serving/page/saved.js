@@ -66,7 +66,8 @@ export function fromFile(text) {
   const turns = [];
   for (const { question, answers } of content.turns) {
     for (const answer of answers) {
-      if (answer.origin) answer.origin = { ...answer.origin, answer: answers.find((other) => other.number === answer.origin.number) };
+      const { origin } = answer;
+      if (origin) answer.origin = { ...origin, answer: answers.find((other) => other.number === origin.number) };
       if (answer.error) answer.error = new Error(answer.error);
     }
     turns.push({ question, answers, history: [...turns] });
@@ -101,10 +102,13 @@ function checkTrace({ kept, steps, status, final, threshold, counts }) {
 
 const isNumber = (value) => value === null || value === undefined || typeof value === "number";
 
-function isStep(step) {
-  const isOption = ({ id, text, logprob, score }) => Number.isInteger(id) && typeof text === "string" && isNumber(logprob) && isNumber(score);
-  return Number.isInteger(step.token) && typeof step.text_added === "string" && typeof step.text === "string"
-    && isNumber(step.statistic) && [step.candidates, step.alternatives].every((options) => Array.isArray(options) && options.every(isOption));
+function isStep({ token, text, text_added: added, statistic, candidates, alternatives }) {
+  return Number.isInteger(token) && typeof text === "string" && typeof added === "string" && isNumber(statistic)
+    && [candidates, alternatives].every((options) => Array.isArray(options) && options.every(isOption));
+}
+
+function isOption({ id, text, logprob, score }) {
+  return Number.isInteger(id) && typeof text === "string" && isNumber(logprob) && isNumber(score);
 }
 
 async function through(stream, bytes) {

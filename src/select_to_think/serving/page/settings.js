@@ -2,8 +2,6 @@
 
 import { byId, make } from "./dom.js";
 
-const DEFAULTS = { candidates: 8, consultRate: 0.25 };
-
 export class SettingsForm {
   // `remembers`: whether earlier turns go along, where the model knows conversations.
   constructor(methods, { remembers }) {
@@ -62,8 +60,8 @@ class Lane {
     this.method = select([...methods.keys()], settings.method);
     this.trigger = select([], null);
     this.budget = numberInput({ min: 0, max: 100, step: "any" });
-    this.candidates = numberInput({ min: 1, max: 64, value: settings.candidates ?? DEFAULTS.candidates });
-    this.consultRate = numberInput({ min: 0, max: 100, step: "any", value: 100 * (settings.consultRate ?? DEFAULTS.consultRate) });
+    this.candidates = numberInput({ min: 1, max: 64 });
+    this.consultRate = numberInput({ min: 0, max: 100, step: "any" });
     this.help = make("p", { class: "quiet" });
     this.fields = {
       trigger: labelled("Trigger", this.trigger),
@@ -85,10 +83,13 @@ class Lane {
   }
 
   // Offers what the method has.
-  follow({ trigger, budget }) {
+  follow({ trigger, budget, candidates, consultRate }) {
     const { record } = this;
+    const percents = (share) => +(100 * share).toFixed(3);
     fill(this.trigger, record.triggers, trigger ?? record.trigger);
-    if (record.trigger) this.budget.value = +(100 * (budget ?? record.trigger_budget)).toFixed(3);
+    this.budget.value = percents(budget ?? record.trigger_budget);
+    this.candidates.value = candidates ?? record.candidates;
+    this.consultRate.value = percents(consultRate ?? record.consult_rate);
     for (const name of ["trigger", "budget", "candidates"]) this.offer(name, Boolean(record.trigger));
     this.offer("consultRate", record.mentor);
     this.help.textContent = record.help;
@@ -102,11 +103,10 @@ class Lane {
   read() {
     const { record } = this;
     const settings = { method: record.method, id: record.id };
-    if (record.trigger) {
-      Object.assign(settings, { trigger: this.trigger.value, budget: this.budget.valueAsNumber / 100, candidates: this.candidates.valueAsNumber });
-    }
-    if (record.mentor) settings.consultRate = this.consultRate.valueAsNumber / 100;
-    return settings;
+    const [budget, consultRate] = [this.budget, this.consultRate].map((input) => input.valueAsNumber / 100);
+    if (record.mentor) return { ...settings, consultRate };
+    if (!record.trigger) return settings;
+    return { ...settings, trigger: this.trigger.value, budget, candidates: this.candidates.valueAsNumber };
   }
 
   summary() {

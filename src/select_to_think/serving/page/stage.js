@@ -12,7 +12,8 @@ export class Stage {
     Object.assign(this, { methods, expected, changed, settled });
     this.turns = [];
     this.cards = new Map(); // answer -> Card
-    this.running = new Set(); // AbortControllers of the answers that are being written
+    this.running = new Map(); // answer that is being written -> its AbortController
+    this.replay = 0; // the number of the conversation that is asked again; an older one goes no further
   }
 
   async ask(question, lanes) {
@@ -31,37 +32,44 @@ export class Stage {
 
   async goOn(turn, origin, at, choice, settings) {
     const answer = await branch(turn, origin, at, choice, settings).catch(this.settled);
-    if (!answer) return null; // the server did not answer, and the page has said so
+    if (!answer || !this.turns.includes(turn)) return null; // the page has said why, or what it was about is gone
     this.render();
     this.cards.get(answer).node.scrollIntoView({ block: "center" });
     await this.write(turn, answer);
     return answer;
   }
 
-  // The answers of a recipe: branches after what they branch from.
-  async askAgain(question, plans) {
-    const turn = this.begin(question);
-    const made = new Map();
-    for (const plan of plans.filter(({ origin }) => !origin)) made.set(plan.number, newAnswer(turn, plan.lane, plan.settings));
-    this.render();
-    await Promise.all([...made.values()].map((answer) => this.write(turn, answer)));
-    for (const { number, origin, settings } of plans.filter((plan) => plan.origin)) {
-      const from = made.get(origin.number);
-      const reachable = from && origin.at < allSteps(from).length;
-      const answer = reachable && await this.goOn(turn, from, origin.at, origin.choice, settings);
-      if (answer) made.set(number, answer);
+  // Asks the turns of a recipe again, one after the other, until something stops it.
+  async askAgain(turns) {
+    const replay = ++this.replay;
+    const goesOn = () => replay === this.replay;
+    for (const { question, answers } of turns) {
+      if (!goesOn()) return;
+      const turn = this.begin(question);
+      const made = new Map();
+      for (const { number, lane, settings } of answers.filter(({ origin }) => !origin)) {
+        made.set(number, newAnswer(turn, lane, settings));
+      }
+      this.render();
+      await Promise.all([...made.values()].map((answer) => this.write(turn, answer)));
+      for (const { number, origin, settings } of answers.filter((plan) => plan.origin)) {
+        const from = made.get(origin.number);
+        if (!goesOn() || !from || origin.at >= allSteps(from).length) continue;
+        const answer = await this.goOn(turn, from, origin.at, origin.choice, settings);
+        if (answer) made.set(number, answer);
+      }
     }
   }
 
   async write(turn, answer) {
     const controller = new AbortController();
-    this.running.add(controller);
+    this.running.set(answer, controller);
     byId("stop").hidden = false;
     await run(turn, answer, controller.signal, () => {
       this.cards.get(answer)?.update();
       this.changed(answer);
     });
-    this.running.delete(controller);
+    this.running.delete(answer);
     if (this.cards.has(answer)) byId("status").textContent = summary(answer, counters(answer));
     if (this.running.size) return;
     byId("stop").hidden = true;
@@ -69,7 +77,8 @@ export class Stage {
   }
 
   stop() {
-    for (const controller of this.running) controller.abort();
+    this.replay += 1;
+    for (const controller of this.running.values()) controller.abort();
   }
 
   show(turns) {
@@ -106,6 +115,9 @@ export class Stage {
 
   remove(turn, answer) {
     removeAnswer(turn, answer);
+    for (const [other, controller] of this.running) {
+      if (!this.turns.some(({ answers }) => answers.includes(other))) controller.abort();
+    }
     if (!turn.answers.length) this.turns = this.turns.filter((other) => other !== turn);
     this.render();
     this.changed(answer);

@@ -50,8 +50,8 @@ function triggerSentence(step, answer) {
   if (step.statistic === null) return `${verdict} Its statistic was not computed at this token.`;
   const value = `${what} was ${number(step.statistic)}${unit}`;
   if (answer.threshold === null) {
-    const done = answer.status === "streaming" ? "the threshold comes with the end of the answer" : "there is no finite threshold";
-    return `${verdict} ${value}; ${done}.`;
+    const missing = answer.status === "streaming" ? "the threshold comes with the end of the answer" : "there is no finite threshold";
+    return `${verdict} ${value}; ${missing}.`;
   }
   const threshold = `the threshold of ${number(answer.threshold)} (for a budget of ${percent(answer.settings.budget)})`;
   return step.fired
@@ -63,9 +63,11 @@ function choiceSentence(step) {
   const who = CHOOSERS[step.chooser] ?? step.chooser;
   const greedy = greedyText(step);
   const refused = greedy === null ? "another token" : quoted(greedy);
-  if (step.choice === null) return `${who} wrote ${quoted(step.text)}, which is not among the SLM’s first ${step.candidates.length}.`;
-  if (!step.flip) return `${who} compared the SLM’s first ${step.candidates.length} and kept the most probable, ${quoted(step.text)}.`;
-  return `${who} compared the SLM’s first ${step.candidates.length} and took ${quoted(step.text)}; alone, the SLM would have written ${refused}.`;
+  const chosen = quoted(step.text);
+  const first = `the SLM’s first ${step.candidates.length}`;
+  if (step.choice === null) return `${who} wrote ${chosen}, which is not among ${first}.`;
+  if (!step.flip) return `${who} compared ${first} and kept the most probable, ${chosen}.`;
+  return `${who} compared ${first} and took ${chosen}; alone, the SLM would have written ${refused}.`;
 }
 
 function mentorSentence(step) {
