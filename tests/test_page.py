@@ -593,7 +593,7 @@ def test_counters_of_the_server_are_live(page: Page, served: Served) -> None:
         re.compile(r"0 answers in the batch · 0 waiting · [1-9]\d* tokens/s")
     ).wait_for()
     forwards = f"{served.engine.state()['slm_forwards']:,.0f} SLM forwards"
-    assert forwards in page.locator("#server").inner_text()
+    page.locator("#server").get_by_text(forwards).wait_for()
 
 
 def test_the_address_holds_the_conversation(page: Page, open_page: Open) -> None:
@@ -718,7 +718,7 @@ def test_axe_finds_nothing(open_page: Open, options: dict[str, Any]) -> None:
 
 
 def test_a_phone_shows_a_sheet_that_hides_neither_token_nor_answer(open_page: Open) -> None:
-    page = open_page(**PHONE)
+    page = open_page(**PHONE, reduced_motion="reduce")  # nothing slides while it is measured
     page.locator("#question").fill(QUESTION)
     page.locator("#ask").tap()
     settle(page, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
@@ -303,12 +304,13 @@ def test_a_reader_who_leaves_takes_its_requests_back() -> None:
 
 
 def test_a_transport_can_be_made_and_dropped() -> None:
-    """Its thread ends with it."""
+    """Its thread ends with it, once it is collected."""
     before = threading.active_count()
     for _ in range(3):
         transport = Transport("http://127.0.0.1:9")
         assert transport.run(transport.peek("/v1/models")) is None
         del transport
+    gc.collect()
     limit = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < limit:
         time.sleep(0.05)
