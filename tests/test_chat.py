@@ -103,7 +103,9 @@ class Script:
 def talk(chat: Script, *lines: str, interactive: bool = True, settings: MethodSettings = MethodSettings()) -> str:
     """What is shown of a conversation."""
     screen = io.StringIO()
-    converse(Dialogue(chat, None, settings, console(screen), interactive=interactive), lines)
+    shown = console(screen)
+    shown.width = 140  # whatever the environment says
+    converse(Dialogue(chat, None, settings, shown, interactive=interactive), lines)
     return screen.getvalue()
 
 

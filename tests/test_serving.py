@@ -302,6 +302,7 @@ def test_small_things(served: Served, session: Session) -> None:
     assert len(examples["examples"]) == 12 and "nothing else" in examples["note"]
     tested = {problem.question for problem in load_split("test", limit_per_domain=500)}
     assert not tested & {example["question"] for example in examples["examples"]}
+    served.post("/v1/completions", {"model": "demo:greedy", "prompt": "The", "max_tokens": 1})
     state = served.get("/v1/s2t/state")
     assert state["slm_forwards"] > 0 and state["queue"] == 0
 
