@@ -204,7 +204,7 @@ class LocalBackend(ABC):
         found = self.prefixes.longest(context, self.live, min(unseen, default=len(context)))
         if found is not None:
             source, length = found
-            self.reserve(context, length)
+            length = min(length, context.size)  # a larger extent could take the place of the source
             self.memory.copy(source.start, context.start, length)
             context.stored = length
             context.account.tokens_cached += length
