@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
-from select_to_think.structures import Commit, Counts, Generation, Observation, PolicyRun, StepRecord
+from select_to_think.structures import Commit, Counts, Generation, Observation, PolicyRun, Requests, StepRecord
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,28 @@ class Policy(ABC):
     @abstractmethod
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode after `prompt` (token ids, at least one); every random choice comes from `seed`."""
+
+
+def relayed(
+    run: Generator[Requests, Any, R], hear: Callable[[Requests], Generator[Requests, Any, Any]]
+) -> Generator[Requests, Any, R]:
+    """The same run, whose requests `hear` makes and answers; what fails there is raised in the run."""
+    answer: Any = None
+    failure: Exception | None = None
+    try:
+        while True:
+            try:
+                request = run.send(answer) if failure is None else run.throw(failure)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            answer, failure = None, None
+            try:
+                answer = yield from hear(request)
+            except Exception as error:
+                failure = error
+    finally:
+        run.close()
 
 
 class StopWatch(Protocol):

@@ -10,6 +10,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from select_to_think.policies.base import relayed
 from select_to_think.structures import Branch, Extend, Fork, Requests, Submit
 
 WRITERS = ("slm", "llm")
@@ -18,25 +19,13 @@ R = TypeVar("R")
 
 def biased(run: Generator[Requests, Any, R], bias: tuple[tuple[int, float], ...]) -> Generator[Requests, Any, R]:
     """The same run where `bias`, pairs of a token id and nats, is added to the logits."""
-    answer: Any = None
-    failure: Exception | None = None
-    try:
-        while True:
-            try:
-                request = run.send(answer) if failure is None else run.throw(failure)
-            except StopIteration as end:
-                result: R = end.value
-                return result
-            answer, failure = None, None
-            try:
-                if isinstance(request, tuple):
-                    answer = yield tuple(with_bias(single, bias) for single in request)
-                else:
-                    answer = yield with_bias(request, bias)
-            except Exception as error:
-                failure = error
-    finally:
-        run.close()
+
+    def hear(request: Requests) -> Generator[Requests, Any, Any]:
+        if isinstance(request, tuple):
+            return (yield tuple(with_bias(single, bias) for single in request))
+        return (yield with_bias(request, bias))
+
+    return relayed(run, hear)
 
 
 def with_bias(request: Any, bias: tuple[tuple[int, float], ...]) -> Any:

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from select_to_think.models.translation import Translation
+from select_to_think.policies.base import relayed
 from select_to_think.policies.candidates import CandidateQuery
 from select_to_think.policies.label import Labels
 from select_to_think.structures import (
@@ -30,7 +31,6 @@ from select_to_think.structures import (
     Extend,
     Fork,
     Generation,
-    ModelUnavailable,
     Observation,
     Observe,
     Requests,
@@ -63,30 +63,17 @@ def interpret(
 
 
 def _interpret(run: Generator[Requests, Any, R], listener: Listener) -> Generator[Requests, Any, R]:
-    answer: Any = None
-    failure: ModelUnavailable | None = None
-    try:
-        while True:
-            try:
-                request = run.send(answer) if failure is None else run.throw(failure)
-            except StopIteration as end:
-                result: R = end.value
-                return result
-            answer, failure = None, None
-            try:
-                if isinstance(request, Fork):
-                    copies = [listener.copy() for _ in request.children]
-                    request = Fork([_interpret(*pair) for pair in zip(request.children, copies, strict=True)])
-                if isinstance(request, tuple):
-                    answer = yield from listener.hear_all(request)
-                elif isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
-                    answer = yield from listener.hear(request)
-                else:
-                    answer = yield request
-            except ModelUnavailable as error:
-                failure = error
-    finally:
-        run.close()
+    def hear(request: Requests) -> Generator[Requests, Any, Any]:
+        if isinstance(request, Fork):
+            copies = [listener.copy() for _ in request.children]
+            request = Fork([_interpret(*pair) for pair in zip(request.children, copies, strict=True)])
+        if isinstance(request, tuple):
+            return (yield from listener.hear_all(request))
+        if isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
+            return (yield from listener.hear(request))
+        return (yield request)
+
+    return relayed(run, hear)
 
 
 @dataclass(frozen=True)
