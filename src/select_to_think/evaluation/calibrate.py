@@ -46,8 +46,10 @@ def calibrate(
     assert_unique(items)
     refuse_test(items, purpose="calibrate on")
     found: dict[int, dict[str, Floats]] = {}
-    for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, progress=progress, coupled=coupled):
+    for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, coupled=coupled):
         found[index] = dict(labels.statistics)
+        if progress:
+            progress(len(found), len(items))
     statistics = {name: [found[index][name] for index in range(len(items))] for name in sorted(found[0])}
     llm_fingerprint = session.llm.fingerprint if with_llm else None
     calibration = Calibration.fit(statistics, [i.id for i in items], session.slm.fingerprint, llm_fingerprint)

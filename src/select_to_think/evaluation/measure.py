@@ -9,8 +9,9 @@ Non-goals: accuracy (`runner.py`) and thresholds for decoding (`calibrate.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from select_to_think.evaluation.fitting import only_fitting
 from select_to_think.evaluation.items import Item, assert_unique, with_all
 from select_to_think.evaluation.results import Document, Provenance, provenance
 from select_to_think.evaluation.rollouts import labelled_greedy
+from select_to_think.evaluation.settings import fingerprints
+from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.policies.label import Labels
 from select_to_think.structures import Progress, S2TError
 from select_to_think.triggers.table import find_trigger
@@ -61,13 +64,14 @@ class Sufficiency:
 class _Steps:
     """All P steps of one item."""
 
+    id: str  # of the item
     kl_nats: NDArray[np.float32]  # (P,)
     rank: NDArray[np.int64]  # (P,) place of the LLM's top-1 among the SLM's top tokens; their number if it is none
     flip: NDArray[np.bool_]  # (P,)
 
 
 def measure(
-    session: Session,
+    holder: Session | Workers,
     items: Sequence[Item],
     *,
     select: SelectConfig,
@@ -82,11 +86,16 @@ def measure(
     assert_unique(items)
     if not select.trigger_budget:
         raise S2TError("trigger_budget must be above 0 and at most 1 to measure something, got 0")
-    items, remarks = only_fitting(session, items, decode.max_new_tokens, with_llm=True)
-    steps: dict[int, _Steps] = {}
-    for index, labels in labelled_greedy(session, items, decode, with_llm=True, progress=progress):
-        steps[index] = _steps(labels, select)
-    ordered = [steps[index] for index in range(len(items))]
+    workers = workers_of(holder)
+    fitting = partial(only_fitting, items=items, max_new_tokens=decode.max_new_tokens, with_llm=True)
+    items, remarks = workers.ask(fitting)
+    work = partial(_measured, select=select, decode=decode, models=workers.ask(fingerprints))
+    steps: dict[str, _Steps] = {}
+    for entry in workers.spread(work, items):
+        steps[entry.id] = entry
+        if progress:
+            progress(len(steps), len(items))
+    ordered = [steps[item.id] for item in items]
     fired, threshold = top_share([entry.kl_nats for entry in ordered], select.trigger_budget)
     rows = []
     for domain in with_all(item.domain for item in items):
@@ -99,12 +108,21 @@ def measure(
         },
         "decode": asdict(decode),
     }
-    about = provenance(session, config, seeds=[decode.seed])
+    about = workers.ask(partial(provenance, config=config, seeds=[decode.seed]))
     about["notes"] += remarks
     return Sufficiency(tuple(rows), about)
 
 
-def _steps(labels: Labels, select: SelectConfig) -> _Steps:
+def _measured(
+    session: Session, items: Sequence[Item], *, select: SelectConfig, decode: DecodeConfig, models: dict[str, str]
+) -> Iterator[_Steps]:
+    """The steps of every item, with the models of these fingerprints."""
+    require_same_models(models, fingerprints(session))
+    for index, labels in labelled_greedy(session, items, decode, with_llm=True):
+        yield _steps(items[index].id, labels, select)
+
+
+def _steps(item_id: str, labels: Labels, select: SelectConfig) -> _Steps:
     """The steps of one item behind the warm-up."""
     assert labels.llm_top_ids is not None and labels.llm_logprobs is not None
     same = labels.slm_ids == labels.llm_top_ids[:, :1]  # (P, S)
@@ -112,7 +130,7 @@ def _steps(labels: Labels, select: SelectConfig) -> _Steps:
     flip = labels.llm_logprobs[:, : select.candidates].argmax(axis=1) != 0
     kl = labels.statistics[find_trigger("kl", select.trigger_definition).name]
     behind = slice(select.warm_up_steps, None)
-    return _Steps(kl[behind], rank[behind], flip[behind])
+    return _Steps(item_id, kl[behind], rank[behind], flip[behind])
 
 
 def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[list[NDArray[np.bool_]], float]:
