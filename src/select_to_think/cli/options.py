@@ -36,6 +36,7 @@ from select_to_think.config import (
     TriggerTrainConfig,
     VerifierTrainConfig,
 )
+from select_to_think.integrations.ray_workers import RayConfig
 from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
 from select_to_think.serving.settings import AccessConfig, BenchServeConfig
@@ -61,6 +62,7 @@ PANELS = {
     BenchServeConfig: "Timing",
     AccessConfig: "Access",
     ServeConfig: "Server",
+    RayConfig: "Cluster",
 }
 
 

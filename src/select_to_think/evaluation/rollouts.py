@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.items import Item
-from select_to_think.models.scorer import Scorer
 from select_to_think.policies.label import Labels
 
 if TYPE_CHECKING:
+    from select_to_think.models.scorer import Scorer
     from select_to_think.session import Session
 
 
