@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from fake_ray import FakeHolder
 from fake_session import COLLECT, DECODE, SETTINGS, FakeSession, fake_items, work
 from select_to_think.cli.app import build
 from select_to_think.collect.collect import collect
@@ -25,7 +25,6 @@ from select_to_think.evaluation.runner import evaluate
 from select_to_think.integrations import ray_workers
 from select_to_think.integrations.ray_workers import (
     MOST_LOSSES,
-    Holder,
     RayConfig,
     RayWorkers,
     Slot,
@@ -36,7 +35,7 @@ from select_to_think.integrations.ray_workers import (
     share_of,
 )
 from select_to_think.session import Session
-from select_to_think.structures import ModelUnavailable, PromptTooLong, S2TError
+from select_to_think.structures import S2TError
 from test_collect_kill import contents, timeless
 
 HERE = Path(__file__).parent
@@ -125,31 +124,6 @@ def test_an_address_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     assert reachable("") == "" and reachable("auto") == "auto"
 
 
-class Slow(FakeSession):
-    """Takes its time, so that there is some to kill it in; some questions kill it, or are too much for it."""
-
-    def answer(self, question: str, method: str, seed: int = 0) -> Any:
-        time.sleep(0.02)
-        if "deadly" in question:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if "wrong" in question:
-            raise PromptTooLong("this question is wrong: ask another", 3)
-        if "away" in question and self.config.llm == "http://a":
-            raise ModelUnavailable("the server is away")
-        return super().answer(question, method, seed)
-
-
-class FakeHolder(Holder):
-    """Holds no models, and tells its process by a file in the folder that stands for those of the distilled SLM."""
-
-    def loaded(self) -> Any:
-        if self.session is None:
-            (Path(str(self.pair.distill)) / str(os.getpid())).touch()
-            self.session = Slow(fingerprint=str(self.pair.slm))
-            self.session.config = self.pair
-        return self.session
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A cluster of its own, to which this process is connected."""
@@ -171,7 +145,8 @@ def fakes(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ra
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_workers, "Holder", FakeHolder)
         pair = PairConfig(slm="slm", distill=str(tmp_path_factory.mktemp("pids")))
-        yield RayWorkers(LOCAL, pair, RuntimeConfig(), rows=2)
+        workers = RayWorkers(LOCAL, pair, RuntimeConfig(), rows=2)
+    yield workers
 
 
 @pytest.fixture
@@ -243,7 +218,7 @@ def test_errors_of_the_user_come_from_workers_as_they_are(fakes: RayWorkers, tmp
 
 def test_workers_must_hold_the_same_models(fakes: RayWorkers, repaired: Callable[..., None], tmp_path: Path) -> None:
     for command in ("evaluate", "collect"):
-        repaired(fakes.slots[1], {"slm": "two"})
+        repaired(fakes.slots[1], {"slm": "two"}, {})
         with pytest.raises(S2TError, match=r"^two workers do not hold the same \(slm differ\): "):
             run(command, fakes, tmp_path / command)
 

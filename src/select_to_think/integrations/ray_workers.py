@@ -13,6 +13,7 @@ ray at the top: the command line reads `RayConfig`.
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from select_to_think.models.remote import is_address
 from select_to_think.structures import ModelUnavailable, S2TError, comma_separated
 
 CONNECT_S = 10.0
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MOST_LOSSES = 3  # of workers that had the same item in their hands: then it is no accident
 FILES = ("slm", "llm", "llm_tokenizer", "scorer", "trigger_head", "distill", "verifier", "calibration")
 
@@ -136,6 +138,7 @@ class RayWorkers(Workers):
         return self.kind.remote(pair, self.runtime, __version__)
 
     def ask(self, question: Callable[[Any], Answer]) -> Answer:
+        self.free()
         slot, reason = self.slots[0], ""
         for _ in range(MOST_LOSSES):
             try:
@@ -146,11 +149,15 @@ class RayWorkers(Workers):
                 self.replace(slot)
         raise S2TError(f"{MOST_LOSSES} workers were lost before they had the models, the last one thus: {reason}")
 
+    def free(self) -> None:
+        """Let no worker go on with what a reader left in the middle."""
+        for slot in self.slots:
+            if slot.call is not None:
+                self.replace(slot)
+
     def spread(self, work: Work[Made], items: Sequence[Item]) -> Iterator[Made]:
         waiting, losses = deque(items), Counter[str]()
-        for slot in self.slots:
-            if slot.call is not None:  # of a reader who left early
-                self.replace(slot)
+        self.free()
         while waiting or any(slot.call for slot in self.slots):
             self.hand_out(work, waiting)
             (ready,), _ = self.ray.wait([slot.call for slot in self.slots if slot.call])
@@ -217,8 +224,9 @@ class Lost(Exception):
 
 def summary(error: Exception) -> str:
     """What a person needs of the many lines in which Ray tells of a loss."""
-    _, _, detail = str(error).partition("Worker exit detail: ")
-    return " ".join((detail or str(error)).split())[:200]
+    text = ANSI.sub("", str(error)).strip()
+    _, _, detail = text.partition("Worker exit detail: ")
+    return " ".join((detail or text.splitlines()[-1]).split())[:200]
 
 
 def pairs_of(pair: PairConfig) -> list[PairConfig]:
@@ -282,7 +290,7 @@ def connected(config: RayConfig, pair: PairConfig, runtime: RuntimeConfig, *, ro
     address = reachable(config.ray or os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of whatever kind: Ray has many, down to Exception itself
         raise no_cluster(address or "this machine", error) from error
     try:
         yield RayWorkers(config, pair, runtime, rows=rows)
