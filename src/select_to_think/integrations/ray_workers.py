@@ -15,9 +15,10 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from math import ceil
@@ -293,6 +294,7 @@ def connected(config: RayConfig, pair: PairConfig, runtime: RuntimeConfig, *, ro
     except Exception as error:  # of whatever kind: Ray has many, down to Exception itself
         raise no_cluster(address or "this machine", error) from error
     try:
-        yield RayWorkers(config, pair, runtime, rows=rows)
+        with redirect_stdout(sys.stderr):  # where Ray tells of losses, among other things
+            yield RayWorkers(config, pair, runtime, rows=rows)
     finally:
         ray.shutdown()
