@@ -10,11 +10,12 @@ from rich.console import Console
 
 from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only, name_option
-from select_to_think.cli.output import Reply
+from select_to_think.cli.output import Reply, note
 from select_to_think.config import PairConfig, SelectConfig
 
-FORMATS = ("peft", "merged", "vllm")
+FORMATS = ("peft", "merged", "vllm", "gguf")
 METHODS = ("s2t-local", "distill")
+WEIGHTS = ("F32", "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")  # and whatever else it knows
 FIELDS = ("pair", "slm", "scorer", "distill", "calibration", "device", "dtype", "trust_remote_code")
 
 
@@ -26,16 +27,24 @@ def export(
     method: Annotated[str, name_option("What is exported: a scorer, or a distilled SLM.", METHODS, metavar="NAME")] = (
         METHODS[0]
     ),
+    converter: Annotated[
+        Path | None,
+        typer.Option("--converter", metavar="FILE", help="gguf: convert_hf_to_gguf.py of a llama.cpp source tree."),
+    ] = None,
+    weights: Annotated[
+        str, name_option("gguf: type of the weights, as llama.cpp calls it.", WEIGHTS, metavar="NAME")
+    ] = "Q8_0",
 ) -> Reply:
     """Write a scorer or a distilled SLM for other programs: an adapter for PEFT, one merged checkpoint, or a copy of
-    the SLM that scores, for vLLM.
+    the SLM that scores, for vLLM or llama.cpp.
 
     The scores are logits of reserved ids, which must never be emitted; s2t.json in the folder names them.
     """
     from select_to_think.session import Session
+    from select_to_think.training.export import LlamaCpp
     from select_to_think.training.export import export as write
 
-    manifest = write(Session.load(pair), method, select, format, out)
+    manifest = write(Session.load(pair), method, select, format, out, LlamaCpp(converter, weights, note))
     return Reply({"out": str(out), **manifest}, lambda console: show(console, out, manifest))
 
 

@@ -3,6 +3,7 @@
     peft     for PEFT on the SLM itself: the LoRA, and the score rows as trained tokens of the vocabulary head
     merged   one checkpoint: the LoRA added to the weights, the score rows in reserved rows of the head
     vllm     a copy of the SLM with the score rows in reserved rows of its head, and the LoRA beside it
+    gguf     the same for llama.cpp, which converts it: `model.gguf` and `adapter.gguf`, of any type of weights
 
 The rows of a head that score are those of reserved ids, which are never emitted: `suppress_tokens` of the generation
 configuration says so to who reads it, `s2t.json` (`models/exported.py`) to the others.
@@ -13,12 +14,14 @@ Non-goals: running them elsewhere.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from shutil import copytree
+from shutil import copy, copytree
 from typing import Any
+from warnings import warn
 
 import torch
 from safetensors.torch import save_file
@@ -30,6 +33,7 @@ from select_to_think.config import SelectConfig
 from select_to_think.files import read_json, write_json_atomic
 from select_to_think.models.adapter import PEFT_PREFIX, Adapter, load_adapter, read_tensors
 from select_to_think.models.exported import CALIBRATION, DISTILL, MANIFEST, SCORER, Exported, ScoreRows
+from select_to_think.models.gguf import architecture_of, convert, library, record_fingerprint, write_adapter
 from select_to_think.models.loading import LoadedModel, fingerprint
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import reserved_ids
@@ -39,6 +43,17 @@ from select_to_think.training.folders import publish
 METHODS = ("s2t-local", "distill")
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of a score row's logit
 PROBE = 8  # tokens
+MODEL = "model.gguf"
+READ_WRONGLY = "s2t reads text with its own tokenizer, other programs will cut it as GPT-2 does"
+
+
+@dataclass(frozen=True)
+class LlamaCpp:
+    """What a GGUF file is made with, and the type of its weights."""
+
+    converter: Path | None = None  # convert_hf_to_gguf.py of a llama.cpp source tree
+    weights: str = "Q8_0"
+    say: Callable[[str], None] = warn  # what must be known of the file
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Source:
     folder: Path  # of the adapter
     adapter: Adapter
     scorer: Scorer | None
+    llama: LlamaCpp
 
     @property
     def slm(self) -> LoadedModel:
@@ -71,7 +87,9 @@ class Source:
         return asdict(Exported(kind, self.method, slm.name, slm.fingerprint, reserved, stop, rows))  # type: ignore[arg-type]
 
 
-def export(pair: Artefacts, method: str, select: SelectConfig, kind: str, out: Path) -> dict[str, Any]:
+def export(
+    pair: Artefacts, method: str, select: SelectConfig, kind: str, out: Path, llama: LlamaCpp = LlamaCpp()
+) -> dict[str, Any]:
     """Write `method` ("s2t-local", with the scorer that `select` means, or "distill") into the new folder `out` in the
     format `kind`; returns its `s2t.json`.
 
@@ -87,7 +105,7 @@ def export(pair: Artefacts, method: str, select: SelectConfig, kind: str, out: P
         raise S2TError(f"{out} already exists: remove it or name another --out")
     scorer = pair.scorer(select) if method == "s2t-local" else None
     folder = pair.distill_folder if scorer is None else scorer.path
-    source = Source(pair, method, folder, load_adapter(folder, pair.slm), scorer)
+    source = Source(pair, method, folder, load_adapter(folder, pair.slm), scorer, llama)
     if scorer is not None and (problem := UNFIT.get((kind, scorer.mode))):
         raise S2TError(f"the scorer in {folder} is {scorer.mode}: {problem}")
     manifest: dict[str, Any] = {}
@@ -139,8 +157,31 @@ def write_vllm(source: Source, out: Path) -> dict[str, Any]:
     return source.manifest("vllm", bin_ids, reserved)
 
 
+def write_gguf(source: Source, out: Path) -> dict[str, Any]:
+    """A copy of the SLM and its LoRA for llama.cpp, and what `s2t` needs to run the method from it."""
+    slm, llama = source.slm, source.llama
+    if llama.converter is None:
+        raise S2TError("--format gguf needs llama.cpp's own program: name its convert_hf_to_gguf.py with --converter")
+    library()  # refused before the work where it is not installed
+    model, bin_ids, reserved = scoring_copy(source)
+    exact = model.dtype == torch.float32
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        checkpoint, floats = Path(folder) / "checkpoint", Path(folder) / "floats.gguf"
+        save_model(source, model, reserved, checkpoint)
+        if not convert(checkpoint, floats, llama.converter, "f32" if exact else "bf16"):
+            llama.say(f"llama.cpp does not know the tokenizer of {slm.name}: {READ_WRONGLY}")
+        record_fingerprint(floats, out / MODEL, slm.fingerprint, llama.weights)
+        for path in checkpoint.iterdir():
+            if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
+                copy(path, out)
+    config = model.config.get_text_config()
+    write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config)
+    copy_trained(source, out, slm.fingerprint)
+    return source.manifest("gguf", bin_ids, reserved)
+
+
 Writer = Callable[[Source, Path], dict[str, Any]]
-WRITERS: Mapping[str, Writer] = {"peft": write_peft, "merged": write_merged, "vllm": write_vllm}
+WRITERS: Mapping[str, Writer] = {"peft": write_peft, "merged": write_merged, "vllm": write_vllm, "gguf": write_gguf}
 PROPOSES = "merged, it would change what the SLM proposes; choose --format vllm or peft, or a coupled scorer"
 UNFIT = {  # (format, mode of the scorer) -> why not, and what else
     ("merged", "proposer"): PROPOSES,
