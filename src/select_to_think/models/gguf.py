@@ -196,15 +196,11 @@ def record_fingerprint(source: Path, target: Path, fingerprint: str, weights: st
     Raises:
         S2TError: llama.cpp does not know the type, or cannot do it.
     """
-    functions, prefix = library(), "LLAMA_FTYPE_MOSTLY_"
-    types = {name.removeprefix(prefix): getattr(functions, name) for name in dir(functions) if name.startswith(prefix)}
-    types["F32"] = functions.LLAMA_FTYPE_ALL_F32
-    if weights is not None and weights not in types:
-        raise unknown_name("type of weights", weights, sorted(types))
+    functions = library()
     settings = functions.llama_model_quantize_default_params()
     settings.only_copy = weights is None
     if weights is not None:
-        settings.ftype = types[weights]
+        settings.ftype = weight_type(weights)
     entries = (functions.llama_model_kv_override * 2)()  # the second is empty and ends the list
     entries[0].tag, entries[0].key = functions.LLAMA_KV_OVERRIDE_TYPE_STR, FINGERPRINT.encode()
     entries[0].value.val_str = fingerprint.encode()
@@ -214,6 +210,16 @@ def record_fingerprint(source: Path, target: Path, fingerprint: str, weights: st
         raise S2TError(
             f"llama.cpp cannot make {weights or 'a copy'} of {source} ({'; '.join(messages)}): convert it again"
         )
+
+
+def weight_type(name: str) -> int:
+    """llama.cpp's number of a type of weights, for instance "Q8_0". Raises S2TError where it has none."""
+    functions, prefix = library(), "LLAMA_FTYPE_MOSTLY_"
+    types = {each.removeprefix(prefix): getattr(functions, each) for each in dir(functions) if each.startswith(prefix)}
+    types["F32"] = functions.LLAMA_FTYPE_ALL_F32
+    if name not in types:
+        raise unknown_name("type of weights", name, sorted(types))
+    return int(types[name])
 
 
 def architecture_of(file: Path) -> str:

@@ -33,7 +33,7 @@ from select_to_think.config import SelectConfig
 from select_to_think.files import read_json, write_json_atomic
 from select_to_think.models.adapter import PEFT_PREFIX, Adapter, load_adapter, read_tensors
 from select_to_think.models.exported import CALIBRATION, DISTILL, MANIFEST, SCORER, Exported, ScoreRows
-from select_to_think.models.gguf import architecture_of, convert, library, record_fingerprint, write_adapter
+from select_to_think.models.gguf import architecture_of, convert, record_fingerprint, weight_type, write_adapter
 from select_to_think.models.loading import LoadedModel, fingerprint
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import reserved_ids
@@ -162,7 +162,7 @@ def write_gguf(source: Source, out: Path) -> dict[str, Any]:
     slm, llama = source.slm, source.llama
     if llama.converter is None:
         raise S2TError("--format gguf needs llama.cpp's own program: name its convert_hf_to_gguf.py with --converter")
-    library()  # refused before the work where it is not installed
+    weight_type(llama.weights)  # refused before the work
     model, bin_ids, reserved = scoring_copy(source)
     exact = model.dtype == torch.float32
     with tempfile.TemporaryDirectory(dir=out) as folder:
