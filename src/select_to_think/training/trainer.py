@@ -25,11 +25,11 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from select_to_think.config import AdapterTraining
 from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, publish
 from select_to_think.training.module import AdapterModule
+from select_to_think.training.settings import AdapterTraining
 
 WARMUP = 0.05  # share of the steps
 
