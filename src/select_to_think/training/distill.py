@@ -130,6 +130,7 @@ def train_distill(
         learned, measured = answers[: len(train)], answers[len(train) :]
         trainer = DistillTrainer(module, learned, measured, args, config.patience, collate, mean_metrics, progress)
         before = trainer.evaluate()
+        vars(module).pop("_is_accelerate_prepared", None)  # for evaluation only: it would train without its neighbours
 
         def write(folder: Path, summary: dict[str, Any]) -> None:
             training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
