@@ -25,7 +25,6 @@ from select_to_think.config import (
     MentorConfig,
     MethodSettings,
     RuntimeConfig,
-    ScorerConfig,
     ScorerMode,
     SelectConfig,
 )
@@ -52,6 +51,7 @@ from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.streams import Streams
 from select_to_think.structures import Progress, Role, comma_separated, unknown_name
+from select_to_think.training.settings import ScorerConfig
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.kl import KL, SUPPORT, kl
 from select_to_think.triggers.random import coin
