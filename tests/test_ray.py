@@ -250,6 +250,20 @@ def test_stopped_with_a_cluster_and_ended_without(command: str, fakes: RayWorker
     assert contents(command, tmp_path / "out") == contents(command, tmp_path / "whole")
 
 
+def test_workers_for_which_there_is_no_room_hold_nothing_up(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_workers, "Holder", FakeHolder)
+    pair = PairConfig(slm="slm", distill=str(tmp_path))
+    workers = RayWorkers(replace(LOCAL, ray_cpus=1.0, ray_workers=5), pair, RuntimeConfig(), rows=2)
+    run("collect", workers, tmp_path / "out")
+    work("collect", tmp_path / "whole")
+    assert contents("collect", tmp_path / "out") == contents("collect", tmp_path / "whole")
+    assert any(slot.coming for slot in workers.slots) and workers.started == 5
+    for slot in workers.slots:
+        cluster.kill(slot.actor)
+
+
 def test_measured_over_workers_as_in_one_process(fakes: RayWorkers) -> None:
     settings: dict[str, Any] = {"select": SelectConfig(trigger_budget=0.3), "decode": DECODE}
     one = measure(FakeSession(), fake_items(), **settings)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ from select_to_think.structures import ModelUnavailable, S2TError, comma_separat
 
 CONNECT_S = 10.0
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+NOTHING = "nothing yet"
 MOST_LOSSES = 3  # of workers that had the same item in their hands: then it is no accident
 FILES = ("slm", "llm", "llm_tokenizer", "scorer", "trigger_head", "distill", "verifier", "calibration")
 
@@ -101,7 +102,9 @@ def plain_errors() -> Iterator[None]:
 class Slot:
     """The place of a worker: who holds it now, and what it has in its hands."""
 
-    actor: Any
+    actor: Any = None
+    pair: PairConfig = PairConfig()
+    coming: Any = None  # until it is there: where the cluster has no room for it yet, that may take long
     call: Any = None  # the generator of its results
     left: dict[str, Item] = field(default_factory=dict)  # handed out, and not handed in
 
@@ -130,20 +133,23 @@ class RayWorkers(Workers):
                 "--ray-cpus or --ray-gpus, or give --ray-workers where the cluster grows by itself"
             )
         self.started = 0
-        self.slots = [Slot(self.start()) for _ in range(count)]
+        self.slots = [Slot() for _ in range(count)]
+        for slot in self.slots:
+            self.start(slot)
 
-    def start(self) -> Any:
-        """A new worker; the next server of a fleet is its LLM."""
-        pair = self.pairs[self.started % len(self.pairs)]
+    def start(self, slot: Slot) -> None:
+        """Let a new worker come; the next server of a fleet is its LLM."""
+        slot.pair, slot.call, slot.left = self.pairs[self.started % len(self.pairs)], None, {}
+        slot.actor = self.kind.remote(slot.pair, self.runtime, __version__)
+        slot.coming = slot.actor.__ray_ready__.remote()
         self.started += 1
-        return self.kind.remote(pair, self.runtime, __version__)
 
     def ask(self, question: Callable[[Any], Answer]) -> Answer:
         self.free()
         slot, reason = self.slots[0], ""
         for _ in range(MOST_LOSSES):
             try:
-                answer: Answer = self.value(partial(slot.actor.ask.remote, question))
+                answer: Answer = self.value(slot, partial(slot.actor.ask.remote, question))
                 return answer
             except Lost as lost:
                 reason = str(lost)
@@ -161,45 +167,55 @@ class RayWorkers(Workers):
         self.free()
         while waiting or any(slot.call for slot in self.slots):
             self.hand_out(work, waiting)
-            (ready,), _ = self.ray.wait([slot.call for slot in self.slots if slot.call])
-            slot = next(slot for slot in self.slots if slot.call is ready)
+            slot = self.next_news()
             try:
-                made: Made = self.value(partial(next, ready))
+                if slot.call is None:
+                    self.value(slot, partial(getattr, slot, "coming"))
+                    slot.coming = None
+                    continue
+                made: Made = self.value(slot, partial(next, slot.call))
             except StopIteration:
                 assert not slot.left, f"nothing was made of {list(slot.left)}"
                 slot.call = None
             except Lost as lost:
-                losses.update(slot.left.keys())
-                self.refuse_to_lose_more(losses, slot, str(lost))
+                self.count(losses, slot, str(lost))
                 waiting.extendleft(reversed(slot.left.values()))
                 self.replace(slot)
             else:
                 del slot.left[made.id]
                 yield made
 
+    def next_news(self) -> Slot:
+        """Wait until a worker has made something, or is there."""
+        sources = {id(source): slot for slot in self.slots if (source := slot.call or slot.coming)}
+        (ready,), _ = self.ray.wait([slot.call or slot.coming for slot in sources.values()])
+        return sources[id(ready)]
+
     def hand_out(self, work: Work[Made], waiting: deque[Item]) -> None:
-        """Give a share of the items to each worker that has none."""
+        """Give a share of the items to each worker that is there and has none."""
         for slot in self.slots:
-            if slot.call is None and waiting:
+            if slot.call is slot.coming is None and waiting:
                 share = [waiting.popleft() for _ in range(share_of(len(waiting), len(self.slots), self.rows))]
                 slot.left = {item.id: item for item in share}
                 slot.call = slot.actor.work.options(num_returns="streaming").remote(work, share)
 
-    def refuse_to_lose_more(self, losses: Counter[str], slot: Slot, reason: str) -> None:
-        """Raise S2TError if too many workers were lost over an item that this one had."""
-        item_id = max(slot.left, key=losses.__getitem__, default=None)
-        if item_id is not None and losses[item_id] >= MOST_LOSSES:
+    def count(self, losses: Counter[str], slot: Slot, reason: str) -> None:
+        """Count a loss. Raises S2TError if too many workers were lost over an item that this one had."""
+        had = list(slot.left) or [NOTHING]
+        losses.update(had)
+        worst = max(had, key=losses.__getitem__)
+        if losses[worst] >= MOST_LOSSES * (1 if slot.left else len(self.slots)):
             raise S2TError(
-                f"{MOST_LOSSES} workers were lost while they had {item_id!r}, the last one thus: {reason}; what is "
+                f"{losses[worst]} workers were lost while they had {worst!r}, the last one thus: {reason}; what is "
                 "finished is kept: lower --max-batch if memory was short, and run the same command again"
             )
 
     def replace(self, slot: Slot) -> None:
         """Put a new worker into the place of a lost one, which may still live behind a broken network."""
         self.ray.kill(slot.actor)
-        slot.actor, slot.call, slot.left = self.start(), None, {}
+        self.start(slot)
 
-    def value(self, reference: Callable[[], Any]) -> Any:
+    def value(self, slot: Slot, reference: Callable[[], Any]) -> Any:
         """What a worker answered; its errors are raised here.
 
         Raises Lost for what another worker may do better.
@@ -210,7 +226,9 @@ class RayWorkers(Workers):
             return self.ray.get(reference())
         except RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, ModelUnavailable) and len(self.pairs) > 1:
+            others = [pair for pair in self.pairs if pair is not slot.pair]
+            if isinstance(cause, ModelUnavailable) and others:
+                self.pairs = others
                 raise Lost(str(cause)) from None
             if isinstance(cause, S2TError):
                 raise cause from None
