@@ -88,6 +88,8 @@ class LlamaCppBackend(LocalBackend):
 
     def load(self, name: str, adapter: Adapter) -> None:
         """Make a LoRA known to llama.cpp, which reads it from a file."""
+        if not adapter.layers:
+            return
         architecture = self.loaded.metadata("general.architecture")
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.gguf"
@@ -209,7 +211,7 @@ class LlamaCppBackend(LocalBackend):
 
     def use(self, adapter: str) -> None:
         """Let an adapter act on the next call; none where the name is empty."""
-        numbers = [self.loras[adapter]] if adapter else []
+        numbers = [self.loras[adapter]] if adapter in self.loras else []
         loras = (self.functions.llama_adapter_lora_p_ctypes * len(numbers))(*numbers)
         scales = (ctypes.c_float * len(numbers))(*[1.0] * len(numbers))
         self.functions.llama_set_adapters_lora(self.context, loras, len(numbers), scales)
