@@ -118,7 +118,16 @@ def main() -> None:
     ]
     costs = time_contenders(contenders, options.repeats, lambda: None)
     rows = table(file.stem, options.batch, options.prompt_tokens, costs)
-    wanted = ("name", "seconds", "prefill_seconds", "tokens_per_second", "ratio_to_greedy", "ratio_low", "ratio_high")
+    wanted = (
+        "name",
+        "seconds",
+        "prefill_seconds",
+        "tokens_per_second",
+        "ratio_to_greedy",
+        "ratio_low",
+        "ratio_high",
+        "slm_batch_forwards",
+    )
     print(
         json.dumps(
             {

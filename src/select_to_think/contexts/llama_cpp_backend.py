@@ -93,7 +93,8 @@ class LlamaCppBackend(LocalBackend):
         architecture = self.loaded.metadata("general.architecture")
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.gguf"
-            write_adapter(file, adapter, architecture, self.loaded.model.config.get_text_config())
+            kind = torch.float32 if self.loaded.exact else torch.float16
+            write_adapter(file, adapter, architecture, self.loaded.model.config.get_text_config(), kind)
             lora = self.functions.llama_adapter_lora_init(self.loaded.weights, str(file).encode())
         if not lora:
             raise S2TError(f"llama.cpp cannot load the adapter {name} ({'; '.join(messages)}): train it again")

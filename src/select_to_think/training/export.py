@@ -179,8 +179,8 @@ def write_gguf(source: Source, out: Path) -> dict[str, Any]:
         for path in checkpoint.iterdir():
             if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
                 copy(path, out)
-    config = model.config.get_text_config()
-    write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config)
+    config, kind = model.config.get_text_config(), torch.float32 if llama.weights == "F32" else torch.float16
+    write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config, kind)
     copy_trained(source, out, slm.fingerprint)
     return source.manifest("gguf", bin_ids, reserved)
 
