@@ -13,6 +13,7 @@ from typing import Any
 
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.results import (
+    MEASURE,
     RESULTS,
     Document,
     ItemRecord,
@@ -25,7 +26,6 @@ from select_to_think.files import read_record
 from select_to_think.structures import S2TError
 
 Records = Mapping[str, ItemRecord]  # by item id, in file order
-MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
 ALL = "all"
 ROUNDING = 1e-9
 

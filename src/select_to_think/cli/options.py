@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from rich.markup import escape
 
+from select_to_think.advice.settings import AdviseConfig, ProbeTraining
 from select_to_think.checked import Checked
 from select_to_think.config import (
     BenchConfig,
@@ -57,6 +58,8 @@ PANELS = {
     DistillConfig: "Training",
     TriggerTrainConfig: "Training",
     VerifierTrainConfig: "Training",
+    ProbeTraining: "Training",
+    AdviseConfig: "Advice",
     BenchConfig: "Timing",
     BenchServeConfig: "Timing",
     AccessConfig: "Access",
