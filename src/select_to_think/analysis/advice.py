@@ -5,9 +5,17 @@ Non-goals: measuring and recommending (`advice/`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from select_to_think.analysis import charts
+from select_to_think.analysis.charts import Curve
+from select_to_think.analysis.html_tables import difference_bar, helps, html_table
+from select_to_think.analysis.markup import Html, element, join
+from select_to_think.analysis.runs import Run
+from select_to_think.analysis.svg import Scale
 from select_to_think.analysis.tables import RESULT_COLUMNS, Column, Table, costs_per_answer
 
 if TYPE_CHECKING:
@@ -19,7 +27,7 @@ WAY_COLUMNS = (
     Column("way", "Way", "text", "How questions are answered; @: at this trigger budget."),
     Column("kind", "Tried by", "text", "Probe: trained on one half of the questions, measured on the other."),
     Column("accuracy", "Accuracy", "percent", "Share of right answers ± its standard error.", "stderr"),
-    Column("gain", "Gain", "points", "Accuracy minus that of greedy, on the same items, in points."),
+    Column("difference", "Gain", "points", "Accuracy minus that of greedy, on the same items, in points."),
     Column("low", "95 % interval", "points", "Of the gain, by bootstrap over items.", high_key="high"),
     Column("at_most", "Ceiling", "points", "Gain of the way that it cannot be expected to pass, in points."),
     Column("trained_on", "Trained on", "count", "Questions."),
@@ -40,7 +48,7 @@ def way_rows(advice: Advice) -> list[dict[str, Any]]:
 
 def way_row(advice: Advice, way: Way) -> dict[str, Any]:
     """One of them."""
-    ceiling, gain = advice.way(way.ceiling), way.row.paired
+    ceiling, gain = advice.way(way.ceiling), way.gain
     return {
         **asdict(way.row),
         **costs_per_answer(way.row),
@@ -48,10 +56,9 @@ def way_row(advice: Advice, way: Way) -> dict[str, Any]:
         "kind": way.kind,
         "trained_on": way.trained_on,
         "llm_share": way.row.llm_tokens_share,
-        "gain": None if gain is None else gain.difference,
-        "difference": 0.0 if gain is None else gain.difference,
-        "low": None if gain is None else gain.low,
-        "high": None if gain is None else gain.high,
+        "difference": gain.difference,
+        "low": gain.low,
+        "high": gain.high,
         "at_most": None if ceiling is None else ceiling.gain.difference,
     }
 
@@ -106,3 +113,61 @@ def headline(advice: Advice) -> str:
         else "With one: no way clearly gains on these questions."
     )
     return " ".join(words)
+
+
+def recall_chart(advice: Advice, width: int) -> Html:
+    """The share of all divergences that each trigger sees, against its budget."""
+    triggers = list(dict.fromkeys(row.trigger for row in advice.recall))
+    curves = []
+    for trigger in triggers:
+        points = [
+            (row.budget, row.all, 0.0, f"{trigger} at {100 * row.budget:g} %: {100 * row.all:.1f} % of the divergences")
+            for row in advice.recall
+            if row.trigger == trigger and row.all is not None
+        ]
+        curves.append(Curve(trigger, points))
+    most = max(row.budget for row in advice.recall)
+    x = Scale(0.0, 1.05 * most, charts.LEFT, width - 20, root=True)
+    ticks = [(row.budget, f"{100 * row.budget:g} %") for row in advice.recall if row.trigger == triggers[0]]
+    titles = ("Budget: share of the steps that are marked", "Recall of the triggers")
+    return charts.curve_chart(curves, x, Scale(0.0, 1.0, *charts.span(width)), ticks, titles, width=width)
+
+
+def section(runs: Sequence[Run]) -> Html | None:
+    """The advice of every run that has some."""
+    parts = [advice_of(run.advice) for run in runs if run.advice is not None]
+    return join(element("h2", "Advice"), *parts) if parts else None
+
+
+def advice_of(advice: Advice) -> Html:
+    """What to do, why, how sure that is, and what it rests on."""
+    found, ways = advice.recommendation, ways_table(advice)
+    said = [*found.reasons, *([advice.check.words] if advice.check else ())]
+    triggers = list(dict.fromkeys(row.trigger for row in advice.recall))
+    legend = (element("li", mark, words) for mark, words in charts.curve_legend(triggers))
+    half = advice.n_items // 2
+    words = (
+        f"{advice.n_items} questions in two halves: whatever a question is answered with was made from the other half. "
+        f"A probe is a training on {half} questions; more of them give more, up to about its ceiling, the gain of the "
+        "way that it cannot be expected to pass. Intervals: 95 %, bootstrap over questions."
+    )
+    return join(
+        element("p", element("strong", headline(advice))),
+        element("ul", *(element("li", reason) for reason in said)),
+        element("h3", "How sure is that?"),
+        element("ul", *(element("li", line) for line in found.uncertainty)),
+        element("h3", ways.title),
+        element("p", words, class_="note"),
+        html_table(ways, {"low": partial(difference_bar, rows=ways.rows)}),
+        helps(ways),
+        element("h3", divergence_table(advice).title),
+        html_table(divergence_table(advice)),
+        helps(divergence_table(advice)),
+        element("h3", recall_table(advice).title),
+        element(
+            "figure",
+            element("ul", *legend, class_="legend"),
+            charts.both_widths(partial(recall_chart, advice)),
+        ),
+        element("details", element("summary", "By kind of divergence"), html_table(recall_table(advice))),
+    )
