@@ -17,11 +17,12 @@ from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.serve import PATIENCE
 from select_to_think.cli.train import SmallModel, trajectories
-from select_to_think.config import BenchConfig, DataConfig, PairConfig, RuntimeConfig, ScorerConfig, SelectConfig
+from select_to_think.config import BenchConfig, DataConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import DOMAINS
 from select_to_think.serving.settings import BenchServeConfig
 from select_to_think.structures import S2TError, comma_separated
+from select_to_think.training.settings import ScorerConfig
 
 COLLECTION = "collection"  # in the folder of a pair
 QUESTIONS_EACH = 32  # of each domain, that a server is asked

@@ -25,7 +25,6 @@ from select_to_think.config import (
     MentorConfig,
     MethodSettings,
     RuntimeConfig,
-    ScorerConfig,
     ScorerMode,
     SelectConfig,
 )
@@ -52,6 +51,7 @@ from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.streams import Streams
 from select_to_think.structures import Progress, Role, comma_separated, unknown_name
+from select_to_think.training.settings import ScorerConfig
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.kl import KL, SUPPORT, kl
 from select_to_think.triggers.random import coin
@@ -71,19 +71,24 @@ def coin_kl(threshold: float) -> Trigger:
     return Trigger(KL, threshold, lambda slm, llm, random: kl(slm, llm) * 0 + np.float32(random.random()))
 
 
-def timed_events(events: Iterator[tuple[int, Event]], backends: Mapping[str, Backend], rows: int) -> Cost:
+def timed_events(
+    events: Iterator[tuple[int, Event]],
+    backends: Mapping[str, Backend],
+    rows: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Cost:
     """Time runs to their end. The prefill ends with the first token of the last row of the first `rows`."""
     forwards = {name: backend.forwards for name, backend in backends.items()}
     begun: set[int] = set()
     results: dict[int, Any] = {}
-    start, prefill = time.perf_counter(), 0.0
+    start, prefill = clock(), 0.0
     for index, event in events:
         if isinstance(event, Committed) and len(begun) < rows:
             begun.add(index)
-            prefill = time.perf_counter() - start
+            prefill = clock() - start
         if isinstance(event, Finished):
             results[index] = event.result
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     made = {name: backend.forwards - forwards.get(name, 0) for name, backend in backends.items()}
     outputs = tuple(results[i].tokens for i in sorted(results))
     return Cost(
