@@ -19,13 +19,14 @@ from select_to_think.advice.meter import Meter
 from select_to_think.advice.settings import MODES, ProbeTraining
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import Trajectory, read_trajectories
-from select_to_think.config import CollectConfig, DecodeConfig, DistillConfig, ScorerConfig, ScorerMode
+from select_to_think.config import CollectConfig, DecodeConfig, ScorerMode
 from select_to_think.evaluation.calibrate import calibrate_coupled, save_calibration
 from select_to_think.evaluation.items import Item, question_key
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.distill import train_distill
 from select_to_think.training.groups import is_held_out
 from select_to_think.training.scorer import train_scorer
+from select_to_think.training.settings import DistillConfig, ScorerConfig
 from select_to_think.triggers.calibration import CALIBRATION, Calibration
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from select_to_think.checked import Checked, option
-from select_to_think.config import AdapterTraining, ScorerMode
+from select_to_think.config import ScorerMode
 from select_to_think.structures import S2TError, comma_separated, unknown_name
+from select_to_think.training.settings import AdapterTraining
 
 MODES: tuple[ScorerMode, ...] = ("activated", "proposer", "coupled")
 
