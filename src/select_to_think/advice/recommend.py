@@ -56,7 +56,7 @@ def recommend(measured: Measured) -> Recommendation:
     if probes:
         uncertainty.append(
             f"What is trained was tried after {probes[0].trained_on} questions only. More of them gain more; the "
-            "ceiling says about how much more at most."
+            "ceiling says about how much more at most. Intervals are over questions: other seeds would move them too."
         )
     uncertainty += measured.unprobed
     if measured.graded_by_llm:
@@ -74,10 +74,11 @@ def best_with_llm(measured: Measured, reasons: list[str]) -> Way | None:
     best = max(asking, key=lambda way: way.row.accuracy)
     good = [way for way in asking if way.row.accuracy >= best.row.accuracy - TOLERANCE]
     chosen = min(good, key=price)
-    reasons.append(
-        f"With the LLM at inference, {chosen.name} gains {interval(chosen.gain)} at {price_words(chosen)}; "
-        + (f"{LLM} alone is {percent(alone)} at {price_words(alone)}." if (alone := measured.of(LLM)) else "")
-    )
+    words = f"With the LLM at inference, {chosen.name} gains {interval(chosen.gain)} at {price_words(chosen)}"
+    alone = measured.of(LLM)
+    if alone is not None and alone is not chosen:
+        words += f"; {LLM} alone gains {interval(alone.gain)} at {price_words(alone)}"
+    reasons.append(f"{words}.")
     return chosen
 
 
@@ -117,14 +118,8 @@ def best_without_llm(measured: Measured, probes: Sequence[Way], reasons: list[st
     if rivals:
         rival = max(rivals, key=lambda way: way.row.accuracy)
         ahead = measured.difference(chosen, rival)
-        verdict = (
-            "better"
-            if ahead.low > 0
-            else "no clear difference, and simpler"
-            if chosen is not best
-            else "no clear difference"
-        )
-        reasons.append(f"{chosen.name} minus {rival.name}: {interval(ahead)}: {verdict}.")
+        verdict = "no clear difference" if ahead.low <= 0 else "it is better"
+        reasons.append(f"{chosen.name} minus {rival.name}: {interval(ahead)}, {verdict}.")
     if both := either_words(measured, probes):
         reasons.append(both)
     return chosen
@@ -193,8 +188,3 @@ def interval(difference: PairedDifference) -> str:
         f"{100 * value:+.1f}".replace("-", "−") for value in (difference.low, difference.difference, difference.high)
     )
     return f"{middle} points [{low}, {high}]"
-
-
-def percent(way: Way) -> str:
-    """An accuracy."""
-    return f"right in {100 * way.row.accuracy:.1f} %"
