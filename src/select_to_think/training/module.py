@@ -83,7 +83,7 @@ class AdapterModule(nn.Module):
 
 
 class ScorerModule(AdapterModule):
-    """An adapter, the score rows and (anchored) the anchor.
+    """An adapter, the score rows and (anchored, adapted) the anchor.
 
     The score rows start as zeros, so every candidate starts at 0.5: the anchored score starts at the SLM's greedy
     choice. Reserved rows of the head would start no better (unused rows are nearly equal), and many heads have none.
@@ -95,16 +95,21 @@ class ScorerModule(AdapterModule):
         self.settings = config  # not `config`: the Trainer would take it for the model's own
         hidden_size = model.config.get_text_config().hidden_size
         self.bin_rows = nn.Parameter(torch.zeros(config.bins, hidden_size, device=model.device))
-        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score == "anchored")
+        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score != "bins")
 
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by name."""
         return {**super().trained(), "bins": self.bin_rows, "anchor": self.anchor}
 
     @property
+    def reads_own(self) -> bool:
+        """Whether the adapted model's own distribution anchors the score: where it proposes, or by choice."""
+        return self.settings.score == "adapted" or (self.settings.mode, self.settings.score) == ("coupled", "anchored")
+
+    @property
     def needs_logits(self) -> bool:
-        """Coupled: the adapted model writes the text, so its distribution is regularised and anchors the score."""
-        return self.settings.mode == "coupled" and (self.settings.lm_kl_weight > 0 or self.settings.score == "anchored")
+        """Whether that is needed, or coupled and so regularised: the adapted model writes the text."""
+        return self.whole or self.reads_own
 
     @property
     def whole(self) -> bool:
@@ -127,7 +132,7 @@ class ScorerModule(AdapterModule):
         leaves = Leaves(prefix_ids, leaf_ids, leaf_positions, leaf_counts)
         hidden, prefix_logits = self.read(leaves)
         expected = expected_bin(hidden, self.bin_rows).view(slm_logprobs.shape)  # (G, K)
-        if self.settings.mode == "coupled" and self.settings.score == "anchored":
+        if self.reads_own:
             assert prefix_logits is not None
             before = log_probabilities(prefix_logits[group_rows, group_positions - 1], self.forbidden)  # (G, V)
             candidates = leaf_ids[leaves.real].view(slm_logprobs.shape)
