@@ -44,10 +44,9 @@ class ScorerSelector:
             ahead = seen if step.ahead else None
         else:
             model, adapter = ("scorer", None) if self.mode == "proposer" else ("slm", "scorer")
-            asked = [Branch(model, step.leaves, Observe(bins=True), adapter=adapter), *step.look_ahead()]
-            if self.score == "adapted":
-                asked.insert(1, Extend(model, (), Observe(ids=(step.candidates,))))
-            answers = yield tuple(asked)
+            own = (Extend(model, (), Observe(ids=(step.candidates,))),) if self.score == "adapted" else ()
+            leaves = Branch(model, step.leaves, Observe(bins=True), adapter=adapter)
+            answers = yield (leaves, *own, *step.look_ahead())
             seen, ahead = answers[0], shown(answers)
             if self.score == "adapted":
                 logprobs = answers[1].asked_logprobs[0]
