@@ -261,7 +261,7 @@ class TriggerTrainConfig(Checked):
     trigger_budget: float = option(0.1, "Fraction of steps that the KL trigger marks as positive.", low=0.0, high=1.0)
     hidden_size: int = option(64, "Width of the head's hidden layer; 0 makes it linear.", low=0)
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
-    epochs: float = option(5.0, "Passes over the collected steps.", low=0.01)
+    epochs: float = option(40.0, "Passes over the collected steps.", low=0.01)
     batch_steps: int = option(512, "Steps per optimiser step.", low=1)
 
 
