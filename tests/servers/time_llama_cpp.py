@@ -110,7 +110,7 @@ def main() -> None:
             timed(
                 f"s2t-local-{mode}",
                 llama,
-                select(ScorerSelector(mode, True, 0.1, 1.0), CANDIDATES),
+                select(ScorerSelector(mode, "anchored", 0.1, 1.0), CANDIDATES),
                 roles.get(mode, {"slm": SLM, "scorer": adapted}),
             )
             for mode in get_args(ScorerMode)

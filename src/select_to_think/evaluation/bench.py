@@ -173,7 +173,7 @@ def shape_contenders(
         return Contender(name, run)
 
     def local(mode: ScorerMode, roles: Mapping[str, Role]) -> Contender:
-        selector = ScorerSelector(mode, True, 0.1, 1.0)
+        selector = ScorerSelector(mode, "anchored", 0.1, 1.0)
         return timed(f"s2t-local-{mode}", Select(limits, coin(threshold), selector, CANDIDATES), roles)
 
     def toss(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:
