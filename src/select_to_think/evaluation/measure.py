@@ -61,13 +61,20 @@ class Sufficiency:
 
 
 @dataclass(frozen=True)
-class _Steps:
+class RankedSteps:
     """All P steps of one item."""
 
-    id: str  # of the item
     kl_nats: NDArray[np.float32]  # (P,)
     rank: NDArray[np.int64]  # (P,) place of the LLM's top-1 among the SLM's top tokens; their number if it is none
     flip: NDArray[np.bool_]  # (P,)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is kept of one item."""
+
+    id: str
+    steps: RankedSteps
 
 
 def measure(
@@ -90,39 +97,68 @@ def measure(
     fitting = partial(only_fitting, items=items, max_new_tokens=decode.max_new_tokens, with_llm=True)
     items, remarks = workers.ask(fitting)
     work = partial(_measured, select=select, decode=decode, models=workers.ask(fingerprints))
-    steps: dict[str, _Steps] = {}
-    for entry in workers.spread(work, items):
-        steps[entry.id] = entry
+    steps: dict[str, RankedSteps] = {}
+    for measured in workers.spread(work, items):
+        steps[measured.id] = measured.steps
         if progress:
             progress(len(steps), len(items))
-    ordered = [steps[item.id] for item in items]
-    fired, threshold = top_share([entry.kl_nats for entry in ordered], select.trigger_budget)
-    rows = []
-    for domain in with_all(item.domain for item in items):
-        chosen = [i for i, item in enumerate(items) if domain in ("all", item.domain)]
-        rows.append(_row(domain, [ordered[i] for i in chosen], [fired[i] for i in chosen]))
-    config = {
-        "measure": {
-            **{name: getattr(select, name) for name in ("trigger_budget", "candidates", *DEFINED)},
-            "kl_nats_threshold": threshold,
-        },
-        "decode": asdict(decode),
+    rows, threshold = sufficiency(items, [steps[item.id] for item in items], select.trigger_budget)
+    saying: dict[str, Any] = {
+        "rows": rows,
+        "kl_nats_threshold": threshold,
+        "select": select,
+        "decode": decode,
+        "remarks": remarks,
     }
-    about = workers.ask(partial(provenance, config=config, seeds=[decode.seed]))
-    about["notes"] += remarks
-    return Sufficiency(tuple(rows), about)
+    return workers.ask(partial(described, **saying))
 
 
 def _measured(
     session: Session, items: Sequence[Item], *, select: SelectConfig, decode: DecodeConfig, models: dict[str, str]
-) -> Iterator[_Steps]:
+) -> Iterator[_Measured]:
     """The steps of every item, with the models of these fingerprints."""
     require_same_models(models, fingerprints(session))
     for index, labels in labelled_greedy(session, items, decode, with_llm=True):
-        yield _steps(items[index].id, labels, select)
+        yield _Measured(items[index].id, ranked_steps(labels, select))
 
 
-def _steps(item_id: str, labels: Labels, select: SelectConfig) -> _Steps:
+def described(
+    session: Session,
+    rows: Sequence[SufficiencyRow],
+    kl_nats_threshold: float,
+    select: SelectConfig,
+    decode: DecodeConfig,
+    remarks: Sequence[str],
+) -> Sufficiency:
+    """The rows with their provenance."""
+    config = {
+        "measure": {
+            **{name: getattr(select, name) for name in ("trigger_budget", "candidates", *DEFINED)},
+            "kl_nats_threshold": kl_nats_threshold,
+        },
+        "decode": asdict(decode),
+    }
+    about = provenance(session, config, seeds=[decode.seed])
+    about["notes"] += remarks
+    return Sufficiency(tuple(rows), about)
+
+
+def sufficiency(
+    items: Sequence[Item], steps: Sequence[RankedSteps], trigger_budget: float
+) -> tuple[list[SufficiencyRow], float]:
+    """The rows over the share `trigger_budget` of all steps with the highest KL, and the smallest KL among them, nats.
+
+    `steps`: of each item.
+    """
+    fired, threshold = top_share([entry.kl_nats for entry in steps], trigger_budget)
+    rows = []
+    for domain in with_all(item.domain for item in items):
+        chosen = [i for i, item in enumerate(items) if domain in ("all", item.domain)]
+        rows.append(_row(domain, [steps[i] for i in chosen], [fired[i] for i in chosen]))
+    return rows, threshold
+
+
+def ranked_steps(labels: Labels, select: SelectConfig) -> RankedSteps:
     """The steps of one item behind the warm-up."""
     assert labels.llm_top_ids is not None and labels.llm_logprobs is not None
     same = labels.slm_ids == labels.llm_top_ids[:, :1]  # (P, S)
@@ -130,7 +166,7 @@ def _steps(item_id: str, labels: Labels, select: SelectConfig) -> _Steps:
     flip = labels.llm_logprobs[:, : select.candidates].argmax(axis=1) != 0
     kl = labels.statistics[find_trigger("kl", select.trigger_definition).name]
     behind = slice(select.warm_up_steps, None)
-    return _Steps(item_id, kl[behind], rank[behind], flip[behind])
+    return RankedSteps(kl[behind], rank[behind], flip[behind])
 
 
 def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[list[NDArray[np.bool_]], float]:
@@ -147,7 +183,7 @@ def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[
     return np.split(marks, ends), float(flat[best[-1]])
 
 
-def _row(domain: str, steps: Sequence[_Steps], fired: Sequence[NDArray[np.bool_]]) -> SufficiencyRow:
+def _row(domain: str, steps: Sequence[RankedSteps], fired: Sequence[NDArray[np.bool_]]) -> SufficiencyRow:
     counts = np.array([mask.sum() for mask in fired])  # (items,)
     total = int(counts.sum())
     hit_at: dict[str, float | None] = {}
