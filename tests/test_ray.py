@@ -157,6 +157,7 @@ def repaired(fakes: RayWorkers) -> Iterator[Callable[..., None]]:
     def other(slot: Slot, *pairs: dict[str, str]) -> None:
         fakes.pairs, fakes.started = [replace(before[0], **pair) for pair in pairs], 0
         fakes.replace(slot)
+        fakes.ray.get(slot.coming)  # or the other one does all before it is there
 
     yield other
     fakes.pairs = before
