@@ -116,6 +116,13 @@ def show_epochs(
     console.print(table)
 
 
+def show_memory(console: Console, payload: Mapping[str, Any]) -> None:
+    """What the training needed beside the models, as far as it could be predicted."""
+    if memory := payload["memory"]:
+        line = f"predicted peak beside the models: {memory['needed_bytes'] / 2**30:.2f} GiB"
+        console.print(line, soft_wrap=True)
+
+
 def show_scorer(console: Console, payload: dict[str, Any]) -> None:
     """One line per epoch, and what to do next."""
     columns = {"validation loss": "loss", "agree_at_1": "agree_at_1", "Spearman": "spearman"}
@@ -126,6 +133,7 @@ def show_scorer(console: Console, payload: dict[str, Any]) -> None:
         f"{payload['groups']:,} groups, {payload['seconds']:.0f} s",
         soft_wrap=True,
     )
+    show_memory(console, payload)
     console.print(f"scorer: {payload['scorer']}", soft_wrap=True)
     if payload["mode"] == "coupled" and payload["calibration"] is None:
         console.print(
@@ -204,6 +212,7 @@ def show_distill(console: Console, payload: dict[str, Any]) -> None:
         f"tokens, {payload['steps']:,} steps, {payload['seconds']:.0f} s",
         soft_wrap=True,
     )
+    show_memory(console, payload)
     console.print(f"distilled SLM: {payload['distill']}", soft_wrap=True)
 
 
