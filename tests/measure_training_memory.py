@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from select_to_think.training.distill import Answer, DistillModule
+from select_to_think.training.distill import Answer
 from select_to_think.training.distill import collate as collate_answers
 from select_to_think.training.groups import Example, collate
 from select_to_think.training.memory import predict
-from select_to_think.training.module import ScorerModule
+from select_to_think.training.module import DistillModule, ScorerModule
 from select_to_think.training.settings import DistillConfig, ScorerConfig
 from tiny import tiny_model
 

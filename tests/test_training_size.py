@@ -18,12 +18,12 @@ from torch.utils._pytree import tree_leaves
 from select_to_think.contexts.packed import checkpointed
 from select_to_think.structures import S2TError
 from select_to_think.training import losses
-from select_to_think.training.distill import Answer, DistillModule
+from select_to_think.training.distill import Answer
 from select_to_think.training.distill import collate as collate_answers
 from select_to_think.training.groups import collate, make_examples
 from select_to_think.training.losses import by_rows, choice_loss, in_rows, language_kl
 from select_to_think.training.memory import predict
-from select_to_think.training.module import AdapterModule, ScorerModule
+from select_to_think.training.module import AdapterModule, DistillModule, ScorerModule
 from select_to_think.training.scorer import train_scorer
 from select_to_think.training.settings import DistillConfig, ScorerConfig
 from tiny import tiny_model

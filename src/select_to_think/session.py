@@ -246,7 +246,7 @@ class Session(Artefacts):
 
     def label(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Question],
         outputs: Sequence[Sequence[int]],
         *,
         with_llm: bool = True,

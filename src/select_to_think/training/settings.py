@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from select_to_think.checked import Checked, option
 from select_to_think.config import Definition, DistillKind, Reporter, ScoreKind, ScorerMode
 from select_to_think.structures import S2TError
+from select_to_think.triggers.kl import SUPPORT
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class DistillConfig(AdapterTraining):
 
     kind: DistillKind = option(
         "kd", "kd: the LLM's next-token distribution on the SLM's own rollouts; sft: the LLM's own answers."
+    )
+    llm_top_k: int = option(
+        0,
+        "kd: learn from the LLM's K most probable tokens and the rest as one, asked once; 0: all, in process.",
+        low=0,
+        high=SUPPORT,
     )
 
 
