@@ -16,6 +16,7 @@ from pathlib import Path
 
 from select_to_think.files import Json, only_writer, read_json, require_same_settings, unwritable, write_json_atomic
 from select_to_think.structures import S2TError
+from select_to_think.training.card import write_card
 
 SETTINGS = "settings.json"  # in a working folder: with what the training was begun
 ANSWERS = "answers.jsonl"  # in a working folder: what is trained on, where it had to be generated
@@ -107,7 +108,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def publish(out: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder, then rename it to `out`.
+    """Let `write` fill a temporary folder, add a card, then rename it to `out`.
 
     Raises:
         S2TError: a full disk or an unwritable path; nothing is left under the final name.
@@ -117,6 +118,7 @@ def publish(out: Path, write: Callable[[Path], None]) -> None:
         try:
             temporary.mkdir(parents=True)
             write(temporary)
+            write_card(temporary)
             os.replace(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
