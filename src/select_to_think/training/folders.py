@@ -108,7 +108,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def publish(out: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder, add a card, then rename it to `out`.
+    """Let `write` fill a temporary folder, then rename it to `out`.
 
     Raises:
         S2TError: a full disk or an unwritable path; nothing is left under the final name.
@@ -118,7 +118,16 @@ def publish(out: Path, write: Callable[[Path], None]) -> None:
         try:
             temporary.mkdir(parents=True)
             write(temporary)
-            write_card(temporary)
             os.replace(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_trained(out: Path, write: Callable[[Path], None]) -> None:
+    """The same of something that was trained: a card goes with it."""
+
+    def fill(folder: Path) -> None:
+        write(folder)
+        write_card(folder)
+
+    publish(out, fill)

@@ -27,7 +27,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish
+from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish_trained
 from select_to_think.training.memory import Memory, predict, require
 from select_to_think.training.module import AdapterModule
 from select_to_think.training.settings import AdapterTraining
@@ -245,5 +245,5 @@ def train_and_publish(
             shutil.copytree(work / "runs", folder / "runs")
 
     if is_leader():
-        publish(out, fill)
+        publish_trained(out, fill)
     return summary
