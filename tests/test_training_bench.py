@@ -52,7 +52,7 @@ def test_a_slice_of_a_shape_counts_what_all_of_it_takes(mode: Any, monkeypatch: 
     assert packed["token_forwards"] == 500 + 40 * 16 and packed["groups"] == 40
     assert plain["token_forwards"] == sum(16 * (round(12.5 * group) + 1) for group in range(1, 41))
     assert plain["token_forwards_to_packed"] > 100
-    assert result["plain_rows"] == 4 and packed["predicted_bytes"] > 0
+    assert result["plain_rows"] == 4 and 0 < packed["predicted_bytes"] < 640 * 500 * 4 * 32  # less than a row each
     assert plain["seconds_to_packed"] > 1
 
 

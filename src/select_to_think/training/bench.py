@@ -132,6 +132,7 @@ def compare(
                     seconds[form].append(taken)
             if progress is not None:
                 progress(repeat + 1, repeats + 1)
+    module.settings = config
     rows: list[dict[str, Any]] = []
     for form in (True, False):
         row: dict[str, Any] = {"name": "packed" if form else "plain", "mode": config.mode}

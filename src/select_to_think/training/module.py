@@ -104,7 +104,7 @@ class ScorerModule(AdapterModule):
         self.settings = config  # not `config`: the Trainer would take it for the model's own
         hidden_size = model.config.get_text_config().hidden_size
         self.bin_rows = nn.Parameter(torch.zeros(config.bins, hidden_size, device=model.device))
-        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score == "anchored")
+        self.anchor = nn.Parameter(torch.ones(1, device=model.device), requires_grad=config.score == "anchored")
 
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by name."""
