@@ -97,8 +97,7 @@ def train_distill(
 
     Args:
         session: the pair.
-        trajectories: a collection made with this SLM; only its problems are used, and only those with groups, which
-            are those that a scorer learns from.
+        trajectories: a collection made with this SLM; its problems with groups are used, as for a scorer.
         config: kind and optimiser.
         decode: how the problems are answered. Its seed is that of the adapter's start and of the data's order too.
         out: the new folder (must not exist).
@@ -106,12 +105,11 @@ def train_distill(
         labels: with `llm_top_k`: a file of labels, which grows; what it holds is not asked again.
         completions: a new file for the prompts and answers that are trained on, as text.
         question_keys: of all items of the collection, kept beside the adapter so that no test can hold one of them.
-        stage: makes the progress callback of each part: answering, then training.
+        stage: makes the progress callback of each part: answering, labelling, training.
 
     Returns:
         What `distill.json` holds under `training`: counts, seconds, and, `before` and per epoch, on held-out items,
-        `nats_per_token` (the loss) and `agreement` (share of the answers' tokens at which the SLM's most probable token
-        is the LLM's one).
+        `nats_per_token` (the loss) and `agreement` (share of tokens at which the SLM's best one is the LLM's).
 
     Raises:
         S2TError: no shared vocabulary, too few problems, a prompt that does not fit the context, a diverged loss, an
@@ -122,18 +120,16 @@ def train_distill(
         top_k = config.llm_top_k if config.kind == "kd" else 0
         llm = session.local_llm.trainable if config.kind == "kd" and not top_k else None  # or refuse before the work
         train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
-        fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
-        settings = {"config": asdict(config), "decode": asdict(decode), "problems": len(train), **fingerprints}
-        begin(work, settings)
-        best, device = METRICS[0], session.slm.trainable.device
-        args = arguments(config, work, decode.seed, device, best=best, greater=False)
-        with args.main_process_first(local=False), stage("answering the training problems") as progress:
-            answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
+        begin(work, settings_of(session, config, decode, len(train)))
+        args = arguments(config, work, decode.seed, session.slm.trainable.device, best=METRICS[0], greater=False)
+        with args.main_process_first(local=False):  # the others read what it wrote
+            with stage("answering the training problems") as progress:
+                answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
+            if top_k:
+                with stage("asking the LLM for labels") as progress:
+                    answers = labelled(session, answers, top_k, labels or work / LABELS, decode, progress)
         if completions is not None and is_leader():
             write_completions(completions, session, answers)
-        if top_k:
-            with args.main_process_first(local=False), stage("asking the LLM for labels") as progress:
-                answers = labelled(session, answers, top_k, labels or work / LABELS, decode, progress)
         set_seed(decode.seed)
         module = DistillModule(session.slm.trainable, config, forbidden_ids(session), llm)
         stack.enter_context(module.lent())
@@ -143,14 +139,31 @@ def train_distill(
         before = trainer.evaluate()
         vars(module).pop("_is_accelerate_prepared", None)  # for evaluation only: it would train without its neighbours
 
-        def write(folder: Path, summary: dict[str, Any]) -> None:
-            training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
-            pair = session.slm.name, session.llm.name, session.slm.fingerprint, session.llm.fingerprint
-            save_distilled(folder, module.switch, About(config.kind, *pair, training))
-            write_trained_on(folder, question_keys)
-
         summary = partial(summarise, trainer, learned, measured, before)
+        write = partial(save, session, module, config, decode, question_keys)
         return train_and_publish(trainer, work, out, resume, summary, write)
+
+
+def settings_of(session: Session, config: DistillConfig, decode: DecodeConfig, problems: int) -> dict[str, Any]:
+    """With what a training is begun, and must be gone on with."""
+    fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
+    return {"config": asdict(config), "decode": asdict(decode), "problems": problems, **fingerprints}
+
+
+def save(
+    session: Session,
+    module: DistillModule,
+    config: DistillConfig,
+    decode: DecodeConfig,
+    question_keys: Iterable[str],
+    folder: Path,
+    summary: dict[str, Any],
+) -> None:
+    """Fill the folder of a distilled SLM."""
+    training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
+    pair = session.slm.name, session.llm.name, session.slm.fingerprint, session.llm.fingerprint
+    save_distilled(folder, module.switch, About(config.kind, *pair, training))
+    write_trained_on(folder, question_keys)
 
 
 def problems_of(session: Session, trajectories: Iterable[Trajectory], max_new_tokens: int) -> list[Problem]:
