@@ -183,9 +183,9 @@ def write_gguf(source: Source, out: Path) -> dict[str, Any]:
         for path in checkpoint.iterdir():
             if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
                 copy(path, out)
-    config, kind = model.config.get_text_config(), torch.float32 if llama.weights == "F32" else torch.float16
+    config = model.config.get_text_config()
     if source.adapter.layers:
-        write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config, kind)
+        write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config)
     copy_trained(source, out, slm.fingerprint)
     return source.manifest("gguf", bin_ids, reserved)
 
