@@ -15,6 +15,7 @@ from openai import AsyncOpenAI, OpenAI
 from select_to_think import Session
 from select_to_think.config import MethodSettings, RuntimeConfig, ServeConfig
 from select_to_think.serving.app import create_app
+from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.engine import Engine
 from select_to_think.serving.server import Server, address, bind
 
@@ -54,7 +55,7 @@ def serving(
     serve = serve or ServeConfig(port=0)
     bound = bind(serve)
     engine = Engine(session, **limits)
-    server = Server(create_app(engine, serve, settings), engine, serve)
+    server = Server(create_app(engine, Catalogue(session, serve, settings), serve, settings), engine, serve)
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     thread.start()
     until(lambda: server.started)

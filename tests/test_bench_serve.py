@@ -59,7 +59,7 @@ class Pretended(Bench):
 
 
 class Server:
-    url, model, rss_mib, cpu_seconds = "http://nowhere", "demo", 100.0, 1.0
+    url, model, memory_mib, cpu_seconds = "http://nowhere", "demo", 100.0, 1.0
 
     def get(self, path: str) -> Any:
         assert path == "/v1/models"

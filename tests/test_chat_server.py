@@ -20,6 +20,7 @@ from select_to_think.cli.chat.remote import RemoteChat, request
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, SelectConfig, ServeConfig
 from select_to_think.runtime import Runtime
 from select_to_think.serving.app import create_app
+from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.engine import Engine
 from select_to_think.serving.server import Server, address, bind
 from select_to_think.session import Session
@@ -45,7 +46,7 @@ def url(engine: Engine) -> Iterator[str]:
     """The address of that server."""
     serve = ServeConfig(port=0)
     bound = bind(serve)
-    server = Server(create_app(engine, serve), engine, serve)
+    server = Server(create_app(engine, Catalogue(engine.session, serve, MethodSettings()), serve), engine, serve)
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     yield address(bound)

@@ -57,6 +57,7 @@ COMMANDS = (
     "bench remote",
     "bench serve",
     "bench train",
+    "export",
     "pair info",
 )
 PASSED_ON = ("lm-eval",)  # whose flags and help are another program's

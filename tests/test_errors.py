@@ -37,12 +37,19 @@ from select_to_think.models.adapter import read_tensors
 from select_to_think.models.layers import load_layers, save_layers
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.structures import Generation, S2TError, StepRecord
+from select_to_think.training import settings
 from select_to_think.training.folders import ANSWERS, SETTINGS, begin, working_folder
 from select_to_think.training.head import fit_head
 from select_to_think.training.scorer import train_scorer
+from select_to_think.training.settings import ScorerConfig, VerifierTrainConfig
 from select_to_think.triggers.calibration import QUANTILES, Calibration
 
-CONFIGS = [each for each in vars(config).values() if dataclasses.is_dataclass(each) and issubclass(each, Checked)]
+CONFIGS = [
+    each
+    for module in (config, settings)
+    for each in vars(module).values()
+    if dataclasses.is_dataclass(each) and issubclass(each, Checked)
+]
 NUMBERS = [
     (each, spec.name, value_types(each)[spec.name])
     for each in CONFIGS
@@ -60,8 +67,8 @@ def test_every_number_is_one_and_finite(kind: Any, name: str, types: tuple[Any, 
 
 
 @pytest.mark.parametrize(("kind", "settings"), [
-    (config.ScorerConfig, {"epochs": 0}), (config.VerifierTrainConfig, {"epochs": 0.0}),
-    (config.ScorerConfig, {"report_to": "nowhere"}), (config.MentorConfig, {"order": "ba"}),
+    (ScorerConfig, {"epochs": 0}), (VerifierTrainConfig, {"epochs": 0.0}),
+    (ScorerConfig, {"report_to": "nowhere"}), (config.MentorConfig, {"order": "ba"}),
     (config.DecodeConfig, {"seed": 2**32}), (config.DecodeConfig, {"early_stop": "no"}),
     (config.PairConfig, {"slm": 3}),
 ])  # fmt: skip
@@ -293,9 +300,9 @@ def test_a_training_without_its_reporter_leaves_nothing(tmp_path: Path, monkeypa
     slm: Any = SimpleNamespace(trainable=SimpleNamespace(device=torch.device("cpu")))
     for name in ("wandb", "tensorboard"):
         with pytest.raises(S2TError, match=f"{name} is not installed: `pip install {name}`"):
-            train_scorer(slm, [], config.ScorerConfig(report_to=name), tmp_path / "out")  # type: ignore[arg-type]
+            train_scorer(slm, [], ScorerConfig(report_to=name), tmp_path / "out")  # type: ignore[arg-type]
     with pytest.raises(S2TError, match="seed must be between"):
-        train_scorer(slm, [], config.ScorerConfig(), tmp_path / "out", seed=2**32)
+        train_scorer(slm, [], ScorerConfig(), tmp_path / "out", seed=2**32)
     assert not list(tmp_path.iterdir())
 
 

@@ -132,6 +132,7 @@ def commands(places: Path, out: Path) -> dict[str, list[str]]:
         "train trigger": [*collected, "--epochs", "0.1"],
         "train distill": [*collected, "--epochs", "0.1", "--lora-rank", "1", "--max-new-tokens", "2"],
         "train verifier": [*tiny, "--items", "1", *to],
+        "export": ["--format", "vllm", *to],
         "pair info": [],
     }
 

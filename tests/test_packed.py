@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from select_to_think.config import ScorerConfig
 from select_to_think.contexts.packed import Leaves, base_leaf_forward, packed_forward
 from select_to_think.training.groups import collate, make_examples
 from select_to_think.training.module import ScorerModule
+from select_to_think.training.settings import ScorerConfig
 from tiny import ARCHITECTURES, tiny_model
 from training_fixtures import make_trajectories, shake
 
@@ -52,7 +52,7 @@ def test_leaves_equal_the_definition(arch: str, mode: Any) -> None:
     scorer = module(arch, mode=mode)
     examples = make_examples(make_trajectories(3))
     batch = collate(examples, whole=False)
-    leaves = Leaves(*(batch[k] for k in ("prefix_ids", "leaf_ids", "leaf_positions", "leaf_counts")))
+    leaves = Leaves(*(batch[k] for k in ("prefix_ids", "leaf_ids", "leaf_positions", "leaf_places")))
     if mode == "activated":
         hidden = base_leaf_forward(scorer.slm, scorer.switch, leaves)
     else:

@@ -15,14 +15,7 @@ from select_to_think.cli.app import main
 from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply
-from select_to_think.config import (
-    DecodeConfig,
-    EvalSettings,
-    MentorConfig,
-    PairConfig,
-    SelectConfig,
-    VerifierTrainConfig,
-)
+from select_to_think.config import DecodeConfig, EvalSettings, MentorConfig, PairConfig, SelectConfig
 from select_to_think.evaluation.measure import measure
 from select_to_think.evaluation.settings import method_settings
 from select_to_think.methods import METHODS
@@ -32,6 +25,7 @@ from select_to_think.models.words import PUBLISHED_LONGEST, Words, published_wor
 from select_to_think.presets import PRESETS
 from select_to_think.session import Session
 from select_to_think.structures import Observation, S2TError
+from select_to_think.training.settings import VerifierTrainConfig
 from select_to_think.triggers.table import TRIGGERS, calibrated, find_trigger
 from select_to_think.verifiers.free import FreeVerifier
 from tiny import tiny_loaded

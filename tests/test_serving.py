@@ -16,7 +16,7 @@ from select_to_think import Session
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, SelectConfig
 from select_to_think.pairs.problems import load_split
 from select_to_think.runtime import Committed, Finished
-from select_to_think.serving.engine import CHUNK_SECONDS, Client, joined
+from select_to_think.serving.readers import CHUNK_SECONDS, Client, joined
 from select_to_think.structures import StepRecord
 from serve import SMALL, Served, serving
 

@@ -16,8 +16,9 @@ import pytest
 from select_to_think import Session
 from select_to_think.config import RuntimeConfig, ServeConfig
 from select_to_think.runtime import Failed, Run
-from select_to_think.serving.engine import Client, Engine
+from select_to_think.serving.engine import Engine
 from select_to_think.serving.errors import RequestError
+from select_to_think.serving.readers import Client
 from select_to_think.streams import Streams
 from serve import SMALL, Served, serving, until
 from tiny import tiny_loaded
@@ -213,7 +214,7 @@ class Recorded:
 
 
 def quiet_engine(runtime: Any, **limits: Any) -> Engine:
-    session: Any = SimpleNamespace(streams=Streams(runtime), backends={})
+    session: Any = SimpleNamespace(streams=Streams(runtime), backends={}, decoder=None)
     return Engine(session, **limits)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -17,12 +18,12 @@ from select_to_think.evaluation.items import load_pair_split
 from select_to_think.runs import Committed, Failed, Finished
 from select_to_think.serving.access import Visit
 from select_to_think.serving.engine import Engine, Job
-from select_to_think.serving.metrics import Metrics, TimedBackend
+from select_to_think.serving.metrics import Metrics, Numbers, TimedBackend, Visits
 from select_to_think.session import Session
 from select_to_think.structures import Counts, Extend, Generation, ModelUnavailable, Observation, S2TError, StepRecord
 
 
-def values(metrics: Metrics) -> dict[str, float]:
+def values(metrics: Numbers) -> dict[str, float]:
     """Every sample as Prometheus would read it: `name{label=value,...}` -> number."""
     text, content_type = metrics.text("text/plain")
     assert content_type.startswith("text/plain")
@@ -156,11 +157,11 @@ def test_a_timed_backend_is_called_as_a_backend_is() -> None:
 
 
 def test_requests_to_unknown_paths_make_no_labels_of_their_own() -> None:
-    metrics = Metrics()
+    visits = Visits(cast(Any, SimpleNamespace(metrics=Metrics().collect)))
     for number in range(50):
-        metrics.visited(Visit("id", "GET", f"/{number}", 404, 0.1, True, "", {}))
-    metrics.visited(Visit("id", "GET", "/v1/models", 200, 0.1, True, "/v1/models", {}))
-    found = values(metrics)
+        visits.visited(Visit("id", "GET", f"/{number}", 404, 0.1, True, "", {}))
+    visits.visited(Visit("id", "GET", "/v1/models", 200, 0.1, True, "/v1/models", {}))
+    found = values(visits)
     assert found["s2t_requests_total{route=other,status=404}"] == 50
     assert found["s2t_requests_total{route=/v1/models,status=200}"] == 1
     assert sum(name.startswith("s2t_requests_total") for name in found) == 2

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from select_to_think.config import DecodeConfig, PairConfig, ScorerConfig, SelectConfig
+from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
 from select_to_think.models.loading import LoadedModel, fingerprint, load_model
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
+from select_to_think.training.settings import ScorerConfig
 from select_to_think.triggers.calibration import Calibration
 from tiny import tiny_loaded, tiny_model, tiny_tokenizer
 from training_fixtures import write_scorer

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from select_to_think.config import ScorerConfig
 from select_to_think.training.bench import bench_train
+from select_to_think.training.settings import ScorerConfig
 from training_fixtures import loaded, make_trajectories
 
 

@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 import reference
 from drive import attached
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import DecodeConfig, DistillConfig, PairConfig, ScorerConfig, SelectConfig
+from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
 from select_to_think.evaluation.settings import trained_folders
 from select_to_think.models.distilled import check_distilled
 from select_to_think.session import Session
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.distill import Answer, DistillModule, collate, train_distill
 from select_to_think.training.scorer import train_scorer
+from select_to_think.training.settings import DistillConfig, ScorerConfig
 from tiny import tiny_loaded
 from training_fixtures import make_trajectories
 

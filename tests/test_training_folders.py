@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from select_to_think.config import DecodeConfig, DistillConfig, ScorerConfig, TriggerTrainConfig
+from select_to_think.config import DecodeConfig
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training.distill import train_distill
 from select_to_think.training.scorer import train_scorer
+from select_to_think.training.settings import DistillConfig, ScorerConfig, TriggerTrainConfig
 from select_to_think.training.trigger import train_trigger
 from tiny import tiny_loaded
 from training_fixtures import loaded, make_trajectories

@@ -15,13 +15,13 @@ from scipy.stats import spearmanr
 
 from drive import attached
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import ScorerConfig
 from select_to_think.models.adapter import inject_adapter, load_adapter
 from select_to_think.models.scorer import load_scorer
 from select_to_think.structures import S2TError
 from select_to_think.training.groups import group_count, make_examples
 from select_to_think.training.metrics import group_metrics
 from select_to_think.training.scorer import split_data, train_scorer
+from select_to_think.training.settings import ScorerConfig
 from training_fixtures import loaded, make_trajectories, shake_switch
 
 QUICK = ScorerConfig(lora_rank=4, lora_alpha=8.0, bins=8, epochs=2, learning_rate=3e-3, batch_trajectories=8)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import TriggerTrainConfig
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import load_trigger_head
 from select_to_think.structures import S2TError
+from select_to_think.training.settings import TriggerTrainConfig
 from select_to_think.training.trigger import collect_steps, hidden_states, quality, train_trigger
 from training_fixtures import loaded, make_trajectories
 

@@ -14,7 +14,7 @@ import torch
 import reference
 from recipe.batches import split_pieces
 from recipe.verifier_items import OPTION_TOKENS, draw_options
-from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig, VerifierTrainConfig
+from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import load_pair_split
 from select_to_think.evaluation.trained_on import assert_not_trained_on
@@ -30,6 +30,7 @@ from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training import verifier as training
 from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
+from select_to_think.training.settings import VerifierTrainConfig
 from select_to_think.training.verifier import (
     VerifierModule,
     calibration_curve,

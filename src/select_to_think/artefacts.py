@@ -17,6 +17,7 @@ from select_to_think.config import PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.contexts.remote.detection import Reached, reach
 from select_to_think.contexts.remote.servers import inexact
 from select_to_think.models.distilled import check_distilled
+from select_to_think.models.exported import with_exported
 from select_to_think.models.gguf import SUFFIX, load_gguf
 from select_to_think.models.loading import LoadedModel, load_model
 from select_to_think.models.prompting import Conversation, prompt_ids
@@ -53,6 +54,7 @@ class Artefacts:
         runtime: RuntimeConfig = RuntimeConfig(),
     ) -> None:
         """Stand for the pair that `config` names; models given as objects take its place."""
+        config = config if slm is not None else with_exported(config)
         self.config, self.runtime_config = config, runtime
         self.folder = None if slm is not None or config.slm is not None else bundled_folder(config.pair)
         self._slm, self._llm = slm, llm

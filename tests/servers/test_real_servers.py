@@ -11,19 +11,20 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import numpy as np
 import pytest
 
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.models.gguf import convert
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 from select_to_think.structures import Generation, ModelUnavailable
@@ -101,11 +102,8 @@ def llama_server(folder: Path) -> Running:
     program, gguf, port = SERVERS / "llama/llama-server", folder / "llm.gguf", free_port()
     if not program.exists():
         pytest.skip(f"{program} is not there: make test-servers installs it")
-    paths = os.pathsep.join(str(SERVERS / "llama" / part) for part in ("", "python"))
-    subprocess.run(
-        [sys.executable, HERE / "convert.py", LLM, gguf],
-        check=True, capture_output=True, env={**os.environ, "PYTHONPATH": paths},
-    )  # fmt: skip
+    with mock.patch.dict(os.environ, PYTHONPATH=str(SERVERS / "llama" / "python")):
+        assert not convert(LLM, gguf, SERVERS / "llama" / "convert_hf_to_gguf.py", "f32"), "nobody knows its tokenizer"
     return Running(
         [str(program), "--model", str(gguf), "--port", str(port), "--ctx-size", "8192", "--parallel", "8",
          "--threads", "1", "--no-webui", "--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"],

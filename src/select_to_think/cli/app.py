@@ -23,6 +23,7 @@ from select_to_think.cli import (
     compare,
     demo,
     evaluate,
+    export,
     generate,
     lm_eval,
     measure,
@@ -58,7 +59,7 @@ def build() -> typer.Typer:
     app = typer.Typer(name="s2t", no_args_is_help=True, rich_markup_mode="rich", context_settings=HELP)
     app.callback()(root)
     looking = (demo, generate, chat, serve, measure, evaluate, compare, ablate, report, lm_eval, bench)
-    for part in (*looking, calibrate, collect, train, pair):
+    for part in (*looking, calibrate, collect, train, export, pair):
         part.register(app)
     return app
 

@@ -17,11 +17,12 @@ from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.serve import PATIENCE
 from select_to_think.cli.train import SmallModel, trajectories
-from select_to_think.config import BenchConfig, DataConfig, PairConfig, RuntimeConfig, ScorerConfig, SelectConfig
+from select_to_think.config import BenchConfig, DataConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import DOMAINS
 from select_to_think.serving.settings import BenchServeConfig
 from select_to_think.structures import S2TError, comma_separated
+from select_to_think.training.settings import ScorerConfig
 
 COLLECTION = "collection"  # in the folder of a pair
 QUESTIONS_EACH = 32  # of each domain, that a server is asked
@@ -55,6 +56,7 @@ def train(
 def decode(
     pair: PairConfig,
     config: BenchConfig,
+    runtime: Annotated[RuntimeConfig, Only(("compile", "kv_memory_gib", "leaf_tokens"))],
 ) -> Reply:
     """Time every decoding method in turn: on published shapes with random weights, and on the pair itself."""
     from select_to_think.evaluation.bench import bench_decode
@@ -62,8 +64,9 @@ def decode(
 
     questions = validation_questions(pair, config.questions) if config.questions else []
     with progress("timing") as report:
-        rows = bench_decode(config, Session.load(pair), questions, report)
-    return Reply({"schema": 1, "rows": rows, "config": asdict(config)}, lambda console: show(console, rows))
+        rows = bench_decode(config, Session.load(pair, runtime), questions, report)
+    about = {**asdict(config), "compile": runtime.compile}
+    return Reply({"schema": 1, "rows": rows, "config": about}, lambda console: show(console, rows))
 
 
 def serve(pair: Annotated[PairConfig, Only(("pair",))], config: BenchServeConfig) -> Reply:

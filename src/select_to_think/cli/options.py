@@ -24,22 +24,19 @@ from select_to_think.config import (
     CollectConfig,
     DataConfig,
     DecodeConfig,
-    DistillConfig,
     MentorConfig,
     PairConfig,
     PriceConfig,
     PromptStyle,
     RuntimeConfig,
-    ScorerConfig,
     SelectConfig,
     ServeConfig,
-    TriggerTrainConfig,
-    VerifierTrainConfig,
 )
 from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
 from select_to_think.serving.settings import AccessConfig, BenchServeConfig
 from select_to_think.structures import S2TError
+from select_to_think.training.settings import DistillConfig, ScorerConfig, TriggerTrainConfig, VerifierTrainConfig
 from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
+from logging.config import dictConfig
 from threading import Thread
 from typing import Annotated, Any
 
@@ -67,8 +68,12 @@ def run(
     try:
         from select_to_think.serving.access import ApiKeys, guarded, is_loopback
         from select_to_think.serving.app import create_app
+        from select_to_think.serving.catalogue import Catalogue
+        from select_to_think.serving.connections import LOG_CONFIG
+        from select_to_think.serving.distant import CAN_PART, serve_apart
         from select_to_think.serving.engine import Engine
-        from select_to_think.serving.metrics import Metrics
+        from select_to_think.serving.metrics import Metrics, Visits
+        from select_to_think.serving.readers import ServingEngine
         from select_to_think.serving.server import Server, address, bind
     except ModuleNotFoundError as error:
         raise S2TError(f"{error.name} is missing: install the extra, select-to-think[serve]") from error
@@ -78,14 +83,30 @@ def run(
     if not keys.digests and not is_loopback(server.host):
         note(f"everybody who reaches {server.host} may use this server: name keys with --api-key-file")
     session = Session.load(pair, runtime)
+    catalogue = Catalogue(session, server, settings)
     engine = Engine(session, max_rows=settings.decode.max_batch, max_queue=server.max_queue, observer=metrics)
-    app = create_app(engine, server, settings, metrics)
+    metrics.watch(engine)
     where = address(bound)
-    note(f"serving {app.state.catalogue.name} by {server.method} at {where}/v1, and a page at {where}; Ctrl-C ends it")
-    if opens_page:
-        bound.listen()  # the browser's first request waits here until the server takes it
-        Thread(target=webbrowser.open, args=(where,), daemon=True).start()
-    Server(guarded(app, access, server.host, keys, metrics.visited), engine, server).run([bound])
+    dictConfig(LOG_CONFIG)
+
+    def answer(asked: ServingEngine) -> None:
+        visits = Visits(asked)
+        app = create_app(asked, catalogue, server, settings, visits)
+        Server(guarded(app, access, server.host, keys, visits.visited), asked, server).run([bound])
+
+    def announce() -> None:
+        note(f"serving {catalogue.name} by {server.method} at {where}/v1, and a page at {where}; Ctrl-C ends it")
+        if opens_page:
+            bound.listen()  # the browser's first request waits here until the server takes it
+            Thread(target=webbrowser.open, args=(where,), daemon=True).start()
+        if CAN_PART:
+            bound.close()  # the other process has it
+
+    if CAN_PART:
+        serve_apart(engine, answer, announce)
+    else:
+        announce()
+        answer(engine)
     return Reply({"schema": 1, "address": where}, lambda console: None)
 
 

@@ -17,16 +17,8 @@ from select_to_think.cli.data import Style, choose_items, fitting_items, pair_it
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
-from select_to_think.config import (
-    DataConfig,
-    DecodeConfig,
-    DistillConfig,
-    MentorConfig,
-    PairConfig,
-    ScorerConfig,
-    TriggerTrainConfig,
-    VerifierTrainConfig,
-)
+from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig
+from select_to_think.training.settings import DistillConfig, ScorerConfig, TriggerTrainConfig, VerifierTrainConfig
 
 if TYPE_CHECKING:
     from select_to_think.collect.records import Trajectory

@@ -72,7 +72,7 @@ def attend_group(
     """(H, B * W, D) queries of a group -> (B * W, H, D)."""
     heads, _, size = query.shape
     keys, values = (
-        memory.rows(layer, part, group.size)[group.rows, : group.span].transpose(1, 2) for part in (0, 1)
+        memory.read(layer, part, group.size, group.span, group.rows).transpose(1, 2) for part in (0, 1)
     )  # (rows, h, span, D)
     queries = query.view(heads, -1, group.width, size).transpose(0, 1)  # (B, H, W, D)
     if group.places is not None:

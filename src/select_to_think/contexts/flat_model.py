@@ -85,14 +85,7 @@ class FlatModel:
 
     def head(self, states: Tensor) -> Tensor:
         """Logits of final hidden states, (..., H) -> (..., V)."""
-        logits: Tensor = self.model.get_output_embeddings()(states)
-        if cap := getattr(self.config, "final_logit_softcapping", None):  # Gemma
-            logits = torch.tanh(logits / cap) * cap
-        if factor := getattr(self.config, "logit_scale", None):  # Cohere
-            logits = logits * factor
-        if divisor := getattr(self.config, "logits_scaling", None):  # Granite
-            logits = logits / divisor
-        return logits
+        return logits_of(self.model, states)
 
     def add_adapter(self, name: str, adapter: Adapter) -> None:
         """Let contexts with the adapter `name` use it; the others are not affected."""
@@ -103,6 +96,19 @@ class FlatModel:
                 down.to(self.device, self.dtype),
                 (up * adapter.scale).to(self.device, self.dtype),
             )
+
+
+def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """The vocabulary head of a model on its final hidden states, (..., H) -> (..., V)."""
+    config = model.config.get_text_config()
+    logits: Tensor = model.get_output_embeddings()(states)
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+        logits = torch.tanh(logits / cap) * cap
+    if factor := getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * factor
+    if divisor := getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / divisor
+    return logits
 
 
 class AdaptedLinear:

@@ -25,7 +25,6 @@ from select_to_think.config import (
     MentorConfig,
     MethodSettings,
     RuntimeConfig,
-    ScorerConfig,
     ScorerMode,
     SelectConfig,
 )
@@ -52,6 +51,7 @@ from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.streams import Streams
 from select_to_think.structures import Progress, Role, comma_separated, unknown_name
+from select_to_think.training.settings import ScorerConfig
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.kl import KL, SUPPORT, kl
 from select_to_think.triggers.random import coin
@@ -71,19 +71,24 @@ def coin_kl(threshold: float) -> Trigger:
     return Trigger(KL, threshold, lambda slm, llm, random: kl(slm, llm) * 0 + np.float32(random.random()))
 
 
-def timed_events(events: Iterator[tuple[int, Event]], backends: Mapping[str, Backend], rows: int) -> Cost:
+def timed_events(
+    events: Iterator[tuple[int, Event]],
+    backends: Mapping[str, Backend],
+    rows: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Cost:
     """Time runs to their end. The prefill ends with the first token of the last row of the first `rows`."""
     forwards = {name: backend.forwards for name, backend in backends.items()}
     begun: set[int] = set()
     results: dict[int, Any] = {}
-    start, prefill = time.perf_counter(), 0.0
+    start, prefill = clock(), 0.0
     for index, event in events:
         if isinstance(event, Committed) and len(begun) < rows:
             begun.add(index)
-            prefill = time.perf_counter() - start
+            prefill = clock() - start
         if isinstance(event, Finished):
             results[index] = event.result
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     made = {name: backend.forwards - forwards.get(name, 0) for name, backend in backends.items()}
     outputs = tuple(results[i].tokens for i in sorted(results))
     return Cost(
@@ -140,10 +145,12 @@ def random_adapter(model: PreTrainedModel) -> Adapter:
     return Adapter(layers, 2.0)
 
 
-def shape_contenders(config: BenchConfig, batch: int, slm: PreTrainedModel, llm: PreTrainedModel) -> list[Contender]:
+def shape_contenders(
+    config: BenchConfig, runtime: RuntimeConfig, batch: int, slm: PreTrainedModel, llm: PreTrainedModel
+) -> list[Contender]:
     """Every method on random models of the published shapes."""
     backends = {
-        name: TransformersBackend(model, cost=float(model.num_parameters()))
+        name: TransformersBackend(model, config=runtime, cost=float(model.num_parameters()))
         for name, model in (("slm", slm), ("llm", llm))
     }
     bins = torch.randn(BINS, slm.config.hidden_size)
@@ -160,7 +167,7 @@ def shape_contenders(config: BenchConfig, batch: int, slm: PreTrainedModel, llm:
     def timed(name: str, policy: Policy, roles: Mapping[str, Role], copies: int = 0) -> Contender:
         def run() -> Cost:
             runs = ((i, Run(policy.run(p, str(i)), roles, room, copies)) for i, p in enumerate(prompts))
-            events = Streams(Runtime(backends, RuntimeConfig())).events(runs, batch * max(1, copies))
+            events = Streams(Runtime(backends, runtime)).events(runs, batch * max(1, copies))
             return timed_events(events, backends, batch)
 
         return Contender(name, run)
@@ -293,7 +300,8 @@ def bench_decode(
         slm, llm = (random_model(shape, device, dtype) for shape in (config.slm_shape, config.llm_shape))
         model = f"{config.slm_shape} + {config.llm_shape}, random {config.bench_dtype}"
         for batch in config.batches:
-            workloads.append((model, batch, config.prompt_tokens, shape_contenders(config, batch, slm, llm)))
+            contenders = shape_contenders(config, session.runtime_config, batch, slm, llm)
+            workloads.append((model, batch, config.prompt_tokens, contenders))
     if questions:
         longest = max(len(session.prompt(question, config.new_tokens, with_llm=True)) for question in questions)
         model = session.config.slm or session.config.pair

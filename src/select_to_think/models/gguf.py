@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import subprocess
+import sys
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
@@ -28,10 +30,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from select_to_think.models import gguf_converter
 from select_to_think.models.adapter import Adapter
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.tokenizer import load_tokenizer
-from select_to_think.structures import S2TError
+from select_to_think.structures import S2TError, unknown_name
 
 SUFFIX = ".gguf"
 FINGERPRINT = "select_to_think.fingerprint"  # metadata: that of the weights which the file was made from
@@ -185,15 +188,66 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def record_fingerprint(source: Path, target: Path, fingerprint: str) -> None:
-    """Copy a GGUF file, with the fingerprint of the weights that it was made from in its metadata."""
-    from gguf import GGUFReader, GGUFValueType, GGUFWriter
-    from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
+def record_fingerprint(source: Path, target: Path, fingerprint: str, weights: str | None = None) -> None:
+    """Copy a GGUF file, with the fingerprint of the weights that it was made from in its metadata.
 
-    reader = GGUFReader(source)
-    architecture = reader.fields["general.architecture"].contents()
-    writer = GGUFWriter(target, architecture, endianess=reader.endianess)
-    copy_with_new_metadata(reader, writer, {FINGERPRINT: MetadataDetails(GGUFValueType.STRING, fingerprint)}, [])
+    `weights`: quantise them, to a type of llama.cpp's, for instance "Q8_0".
+
+    Raises:
+        S2TError: llama.cpp does not know the type, or cannot do it.
+    """
+    functions = library()
+    settings = functions.llama_model_quantize_default_params()
+    settings.only_copy = weights is None
+    if weights is not None:
+        settings.ftype = weight_type(weights)
+    entries = (functions.llama_model_kv_override * 2)()  # the second is empty and ends the list
+    entries[0].tag, entries[0].key = functions.LLAMA_KV_OVERRIDE_TYPE_STR, FINGERPRINT.encode()
+    entries[0].value.val_str = fingerprint.encode()
+    settings.kv_overrides = entries
+    messages.clear()
+    if functions.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(settings)):
+        raise S2TError(
+            f"llama.cpp cannot make {weights or 'a copy'} of {source} ({'; '.join(messages)}): convert it again"
+        )
+
+
+def weight_type(name: str) -> int:
+    """llama.cpp's number of a type of weights, for instance "Q8_0". Raises S2TError where it has none."""
+    functions, prefix = library(), "LLAMA_FTYPE_MOSTLY_"
+    types = {each.removeprefix(prefix): getattr(functions, each) for each in dir(functions) if each.startswith(prefix)}
+    types["F32"] = functions.LLAMA_FTYPE_ALL_F32
+    if name not in types:
+        raise unknown_name("type of weights", name, sorted(types))
+    return int(types[name])
+
+
+def architecture_of(file: Path) -> str:
+    """llama.cpp's name of what a GGUF file holds."""
+    from gguf import GGUFReader
+
+    return str(GGUFReader(file).fields["general.architecture"].contents())
+
+
+def convert(checkpoint: Path, file: Path, converter: Path, kind: str) -> bool:
+    """Write a checkpoint as a GGUF file of floats ("f32", "f16" or "bf16"), by llama.cpp's own `converter`.
+
+    Returns:
+        Whether llama.cpp knows how the tokenizer cuts text; if not, the file says: as GPT-2's.
+
+    Raises:
+        S2TError: the converter is not there, or fails.
+    """
+    if not converter.is_file():
+        raise S2TError(f"there is no {converter}: name convert_hf_to_gguf.py of a llama.cpp source tree")
+    command = [sys.executable, "-P", gguf_converter.__file__, str(converter), str(checkpoint)]
+    done = subprocess.run(
+        [*command, "--outfile", str(file), "--outtype", kind], capture_output=True, text=True, errors="replace"
+    )
+    if done.returncode or not file.is_file():
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        raise S2TError(f"{converter} failed ({said[-1] if said else done.returncode}): run it on the checkpoint itself")
+    return gguf_converter.UNKNOWN not in done.stdout
 
 
 def write_adapter(file: Path, adapter: Adapter, architecture: str, config: Any) -> None:

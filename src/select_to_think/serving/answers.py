@@ -56,7 +56,7 @@ class Writing:
         self.held = ""  # text that may be the beginning of a stop string
         self.stopped = False
         self.steps = 0
-        self.generation = None if order.run else Generation((), "length", ())
+        self.generation = None if order.answering else Generation((), "length", ())
 
     def echo(self, scored: Generation | None) -> Delta:
         """The prompt, with its log-probabilities if it was scored."""
@@ -122,11 +122,10 @@ class Writing:
     def summary(self) -> dict[str, Any]:
         """What the trace says of the whole answer."""
         assert self.generation is not None
-        trigger = getattr(self.order.decoder.policy, "trigger", None)
         return {
             "method": self.order.method.name,
-            "trigger": trigger and trigger.kind.name,
-            "threshold": trigger and finite(trigger.threshold),
+            "trigger": self.order.prepared.trigger,
+            "threshold": finite(self.order.prepared.threshold),
             "answer": extract(self.session.text(self.text.tokens, self.stop), "text").extracted,
             "seed": self.order.settings.decode.seed,
             "votes": list(self.generation.votes),

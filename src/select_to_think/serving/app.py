@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -22,14 +22,15 @@ from select_to_think.serving import errors
 from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.chat import ChatForm
 from select_to_think.serving.completions import CompletionForm
-from select_to_think.serving.engine import Engine
 from select_to_think.serving.errors import RequestError
 from select_to_think.serving.jobs import Planner
-from select_to_think.serving.metrics import Metrics
+from select_to_think.serving.metrics import Visits
+from select_to_think.serving.readers import ServingEngine
 from select_to_think.serving.replies import ClientGone, EventStream, Reply, unless_gone
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from select_to_think.serving.static import page_routes
 from select_to_think.serving.tokens import TokenTexts
+from select_to_think.serving.wanted import REMEMBERED
 
 EXAMPLES = 4  # of each domain
 EXAMPLES_NOTE = (
@@ -38,25 +39,24 @@ EXAMPLES_NOTE = (
 
 
 def create_app(
-    engine: Engine,
+    engine: ServingEngine,
+    catalogue: Catalogue,
     serve: ServeConfig = ServeConfig(),
     settings: MethodSettings = MethodSettings(),
-    metrics: Metrics | None = None,
+    visits: Visits | None = None,
 ) -> FastAPI:
     """The application over an engine, which begins and stops with it.
 
     Args:
         engine: of the session to be served.
-        serve: what is offered, and how much a client may ask.
+        catalogue: what is offered of it.
+        serve: how much a client may ask.
         settings: those of requests that do not say.
-        metrics: what is told at /metrics, if anything is.
-
-    Raises:
-        S2TError: the default method cannot be served.
+        visits: what is told at /metrics, if anything is.
     """
     session = engine.session
-    catalogue = Catalogue(session, serve, settings)
-    planner, texts = Planner(session, catalogue, settings, serve), TokenTexts(session.slm)
+    planner = Planner(session, catalogue, settings, serve, lru_cache(REMEMBERED)(engine.prepared))
+    texts = TokenTexts(session.slm)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,20 +72,19 @@ def create_app(
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
-    app.state.engine, app.state.catalogue = engine, catalogue
     errors.install(app)
 
     add_answers(app, engine, planner, texts)
     add_models(app, catalogue)
     add_tokens(app, engine, texts)
     add_state(app, engine)
-    if metrics is not None:
-        add_metrics(app, engine, metrics)
+    if visits is not None:
+        add_metrics(app, visits)
     app.router.routes.extend(page_routes())
     return app
 
 
-def add_answers(app: FastAPI, engine: Engine, planner: Planner, texts: TokenTexts) -> None:
+def add_answers(app: FastAPI, engine: ServingEngine, planner: Planner, texts: TokenTexts) -> None:
     """Chats and completions."""
 
     async def reply(request: Request, asked: ChatRequest | CompletionRequest) -> Response:
@@ -145,7 +144,7 @@ def add_models(app: FastAPI, catalogue: Catalogue) -> None:
         return catalogue.entry(model, catalogue.find(model, None))
 
 
-def add_tokens(app: FastAPI, engine: Engine, texts: TokenTexts) -> None:
+def add_tokens(app: FastAPI, engine: ServingEngine, texts: TokenTexts) -> None:
     """Between texts and tokens, as vLLM has it."""
     slm = engine.session.slm
 
@@ -176,14 +175,14 @@ def add_tokens(app: FastAPI, engine: Engine, texts: TokenTexts) -> None:
         return {"prompt": str(slm.tokenizer.decode(asked.tokens))}
 
 
-def add_state(app: FastAPI, engine: Engine) -> None:
+def add_state(app: FastAPI, engine: ServingEngine) -> None:
     """What is to be known of the server."""
 
     @app.get("/health")
     async def health() -> Response:
         """200 while it takes requests."""
         if engine.closing != "no":
-            raise RequestError("the server is stopping", 503, code="stopping")
+            raise errors.stopping()
         return JSONResponse({"status": "ok"})
 
     @app.get("/version")
@@ -194,7 +193,7 @@ def add_state(app: FastAPI, engine: Engine) -> None:
     @app.get("/v1/s2t/state")
     async def state() -> dict[str, int | float]:
         """Counters."""
-        return engine.state()
+        return await asyncio.to_thread(engine.state)
 
     @app.get("/v1/s2t/examples")
     async def examples() -> dict[str, Any]:
@@ -210,12 +209,11 @@ def example_problems() -> list[dict[str, str]]:
     return [{"domain": each.domain, "question": each.question, "answer": each.answer} for each in problems]
 
 
-def add_metrics(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
+def add_metrics(app: FastAPI, visits: Visits) -> None:
     """What happened, for Prometheus."""
-    metrics.watch(engine)
 
     @app.get("/metrics")
     async def numbers(request: Request) -> Response:
         """All metrics, in the text format or as OpenMetrics."""
-        text, content_type = metrics.text(request.headers.get("accept", ""))
+        text, content_type = await asyncio.to_thread(visits.text, request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})

@@ -139,7 +139,7 @@ def soak(bench: Bench) -> Findings:
     first, answers, memory = max(1, config.soak_requests // 10), [], []
     for part in (slice(None, first), slice(first, None)):
         answers += run_client(Job(bench.server.url, paths[part], bodies[part], config.streams))
-        memory.append(bench.server.rss_mib)
+        memory.append(bench.server.memory_mib)
     lost = [answer.error for answer in answers if answer.error or answer.status != 200]
     wrong = [
         (method, form, number)
@@ -150,7 +150,7 @@ def soak(bench: Bench) -> Findings:
         row("soak", "memory at the end / after a tenth", memory[1] / memory[0], 1.05, at_least=False),
         row("soak", "answers lost", len(lost), 0, at_least=False),
         row("soak", "answers that differ from offline", len(wrong), 0, at_least=False),
-    ], {"methods": methods, "rss_mib": memory, "wrong": wrong[:10], "lost": lost[:10]}
+    ], {"methods": methods, "memory_mib": memory, "wrong": wrong[:10], "lost": lost[:10]}
 
 
 def form_of(form: str, method: str, ids: Sequence[int]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""The engine: one thread that steps the session's runtime for all clients, which wait in event loops.
+"""The engine: one thread that steps the session's runtime for all who wait.
 
 Runs begin in order of arrival while there are rows for them; what is beyond `max_queue` is refused at once. The runs of
-a client who leaves are gone before the next forward.
+a reader who leaves are gone before the next forward.
 
-Non-goals: what the runs are (`jobs.py`), and what is told of them.
+Non-goals: what the runs are (`wanted.py`), who reads (`readers.py`), and what is told of them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,25 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition, Thread
-from typing import Literal
+from typing import TYPE_CHECKING
 
-from select_to_think.runs import Committed, Event, Failed, Finished, Run
-from select_to_think.serving.errors import RequestError
+from select_to_think.config import MethodSettings
+from select_to_think.runs import Committed, Failed, Finished, Run
+from select_to_think.serving.errors import RequestError, stopping
+from select_to_think.serving.readers import Client, Closing, News, Outlet, Reader
+from select_to_think.serving.wanted import Prepared, Wanted, Workshop
 from select_to_think.session import Session
 from select_to_think.streams import Stream
 from select_to_think.structures import StepRecord
 
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
 logger = logging.getLogger(__name__)
 RATE_SECONDS = 5.0  # over which tokens per second are counted
-CHUNK_SECONDS = 0.03  # between two awakenings of a client, at least: a person sees no pause, and chunks cost time
 
 
 @dataclass(eq=False)
@@ -35,83 +39,10 @@ class Job:
 
     method: str
     run: Run
-    index: int  # among those of its client
-    client: Client
+    index: int  # among those of its reader
+    reader: Reader
     arrived: float = field(default_factory=time.monotonic)  # seconds, as `begun`
     begun: float | None = None
-
-
-@dataclass(eq=False)
-class Client:
-    """Who waits for the events of some runs."""
-
-    engine: Engine
-    loop: asyncio.AbstractEventLoop
-    inbox: asyncio.Queue[tuple[int, Event] | None] = field(default_factory=asyncio.Queue)  # None: it took too long
-    open: int = 0  # runs that have not ended
-    held: list[tuple[int, Event]] = field(default_factory=list)  # until `timer` releases them
-    timer: asyncio.TimerHandle | None = None
-    begun: set[int] = field(default_factory=set)  # runs of which something was told
-    told: float = 0.0  # when, in the time of the event loop
-
-    def receive(self, index: int, event: Event) -> None:
-        """Hear of an event, in the event loop: what begins or ends a run at once, its other steps soon."""
-        self.held.append((index, event))
-        if not isinstance(event, Committed) or index not in self.begun or self.loop.time() - self.told > CHUNK_SECONDS:
-            self.begun.add(index)
-            self.release()
-        elif self.timer is None:
-            self.timer = self.loop.call_at(self.told + CHUNK_SECONDS, self.release)
-
-    def release(self) -> None:
-        """Wake the reader."""
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer, self.told = None, self.loop.time()
-        for entry in self.held:
-            self.inbox.put_nowait(entry)
-        self.held.clear()
-
-    async def events(self, deadline: float) -> AsyncIterator[tuple[int, Event]]:
-        """(index, event) of all runs as they come, `Failed` ones included.
-
-        Steps that came while nobody read, or one shortly after the other, come together.
-
-        Raises:
-            TimeoutError: they have not all come by `deadline`, in the time of the event loop.
-        """
-        timer = self.loop.call_at(deadline, self.inbox.put_nowait, None)
-        try:
-            while self.open:
-                news = [await self.inbox.get()]
-                while not self.inbox.empty():
-                    news.append(self.inbox.get_nowait())
-                for index, event in joined(news):
-                    self.open -= not isinstance(event, Committed)
-                    yield index, event
-        finally:
-            timer.cancel()
-
-    def leave(self) -> None:
-        """Read no more: what is still running is cancelled."""
-        if self.open:
-            self.open = 0
-            self.engine.forget(self)
-
-
-def joined(news: Sequence[tuple[int, Event] | None]) -> list[tuple[int, Event]]:
-    """The same events, the steps of one run that follow each other in one. Raises TimeoutError where it says so."""
-    found: list[tuple[int, Event]] = []
-    for entry in news:
-        if entry is None:
-            raise TimeoutError
-        index, event = entry
-        before = found[-1] if found else None
-        if isinstance(event, Committed) and before and before[0] == index and isinstance(before[1], Committed):
-            found[-1] = index, Committed(event.key, [*before[1].steps, *event.steps])
-        else:
-            found.append((index, event))
-    return found
 
 
 class Observer:
@@ -132,6 +63,10 @@ class Observer:
     def stepped(self, seconds: float, rows: int) -> None:
         """The runtime made a step with so many sequences."""
 
+    def collect(self) -> Iterable[Metric]:
+        """What was made of it."""
+        return ()
+
 
 class Engine:
     """Steps a session's runtime."""
@@ -141,12 +76,13 @@ class Engine:
     ) -> None:
         """Serve runs of `session`, `max_rows` sequences at once; `max_queue` more runs may wait."""
         self.session, self.max_rows, self.max_queue = session, max_rows, max_queue
+        self.workshop = Workshop(session)
         self.observer = observer or Observer()
         self.streams, self.stream = session.streams, Stream()
         self.changed = Condition()  # guards what clients touch: the three below
         self.waiting: deque[Job] = deque()
-        self.left: list[Client] = []
-        self.closing: Literal["no", "refusing", "stopped"] = "no"
+        self.left: list[Reader] = []
+        self.closing: Closing = "no"
         self.live: dict[int, Job] = {}
         self.numbers = 0
         self.written: deque[tuple[float, int]] = deque()  # (when, tokens)
@@ -156,16 +92,30 @@ class Engine:
         """Begin to step."""
         self.thread.start()
 
-    def submit(self, runs: Sequence[tuple[str, Run]]) -> Client:
-        """Queue (method, run) pairs for one client in the running event loop.
+    def prepared(self, method: str, settings: MethodSettings) -> Prepared:
+        """What is to be told of a method under these settings. Raises S2TError where this pair cannot serve them."""
+        return self.workshop.prepared(method, settings)
+
+    def take(self, wanted: Sequence[Wanted]) -> Client:
+        """Queue what a client in the running event loop wants.
 
         Raises:
-            RequestError: the queue is full (429), or the server stops (503).
+            RequestError: the queue is full (429), the server stops (503), or it cannot be had.
+            S2TError: settings that this pair cannot serve.
         """
+        return self.submit([(each.method, self.workshop.run(each)) for each in wanted])
+
+    def submit(self, runs: Sequence[tuple[str, Run]]) -> Client:
+        """Queue (method, run) pairs for a client in the running event loop. Raises RequestError as `take` does."""
         client = Client(self, asyncio.get_running_loop(), open=len(runs))
+        self.queue(runs, client)
+        return client
+
+    def queue(self, runs: Sequence[tuple[str, Run]], reader: Reader) -> None:
+        """Queue runs for a reader. Raises RequestError as `take` does."""
         with self.changed:
             if self.closing != "no":
-                raise RequestError("the server is stopping", 503, code="stopping")
+                raise stopping()
             free = self.max_queue + max(0, self.max_rows - len(self.live))
             if len(self.waiting) + len(runs) > free:
                 for method, _ in runs:
@@ -176,14 +126,13 @@ class Engine:
                     code="rate_limit_exceeded",
                     headers={"Retry-After": "1"},
                 )
-            self.waiting.extend(Job(method, run, index, client) for index, (method, run) in enumerate(runs))
+            self.waiting.extend(Job(method, run, index, reader) for index, (method, run) in enumerate(runs))
             self.changed.notify()
-        return client
 
-    def forget(self, client: Client) -> None:
-        """Cancel what a client still waits for."""
+    def forget(self, reader: Reader) -> None:
+        """Cancel what a reader still waits for."""
         with self.changed:
-            self.left.append(client)
+            self.left.append(reader)
             self.changed.notify()
 
     def refuse(self) -> None:
@@ -219,7 +168,7 @@ class Engine:
             self.hand_out()
             if rows:
                 self.observer.stepped(time.monotonic() - began, rows)
-        self.fail(RequestError("the server is stopping", 503, code="stopping"))
+        self.fail(stopping())
         self.hand_out()
 
     def awaited(self) -> bool:
@@ -229,15 +178,15 @@ class Engine:
             return self.closing != "stopped"
 
     def take_in(self) -> None:
-        """Let clients go, and runs begin while there are rows for them; under the lock of the streams."""
+        """Let readers go, and runs begin while there are rows for them; under the lock of the streams."""
         with self.changed:
             gone, self.left = set(self.left), []
             begun: list[Job] = []
             if gone:
-                for job in [job for job in self.waiting if job.client in gone]:
+                for job in [job for job in self.waiting if job.reader in gone]:
                     self.observer.ended(job, None)
-                self.waiting = deque(job for job in self.waiting if job.client not in gone)
-                for number in [number for number, job in self.live.items() if job.client in gone]:
+                self.waiting = deque(job for job in self.waiting if job.reader not in gone)
+                for number in [number for number, job in self.live.items() if job.reader in gone]:
                     self.drop(number)
             rows = sum(self.stream.live.values())
             while self.waiting and (not rows or rows + max(1, self.waiting[0].run.copies) <= self.max_rows):
@@ -271,15 +220,15 @@ class Engine:
             self.waiting.clear()
 
     def hand_out(self) -> None:
-        """Give events to the event loops of their clients, at once for each loop."""
-        batches: dict[asyncio.AbstractEventLoop, list[tuple[Client, int, Event]]] = defaultdict(list)
+        """Give events to those who wait, at once for each outlet."""
+        batches: dict[Outlet, list[News]] = defaultdict(list)
         tokens = 0
         while self.stream.inbox:
             number, event = self.stream.inbox.popleft()
             job = self.live.get(number)
             if job is None:
                 continue
-            batches[job.client.loop].append((job.client, job.index, event))
+            batches[job.reader.outlet].append((job.reader, job.index, event))
             if isinstance(event, Committed):
                 tokens += len(event.steps)
                 self.observer.committed(job, event.steps)
@@ -288,9 +237,12 @@ class Engine:
                 self.observer.ended(job, event)
         if tokens:
             self.written.append((time.monotonic(), tokens))
-        for loop, batch in batches.items():
-            with suppress(RuntimeError):  # a loop that was closed: nobody waits there
-                loop.call_soon_threadsafe(deliver, batch)
+        for outlet, news in batches.items():
+            outlet(news)
+
+    def metrics(self) -> list[Metric]:
+        """What its observer keeps."""
+        return list(self.observer.collect())
 
     def state(self) -> dict[str, int | float]:
         """What a person may want to see of it."""
@@ -304,9 +256,3 @@ class Engine:
             "tokens_per_second": sum(tokens for _, tokens in list(self.written)) / RATE_SECONDS,
             **{f"{name}_forwards": backends[name].forwards if name in backends else 0 for name in ("slm", "llm")},
         }
-
-
-def deliver(batch: Sequence[tuple[Client, int, Event]]) -> None:
-    """In a client's event loop."""
-    for client, index, event in batch:
-        client.receive(index, event)

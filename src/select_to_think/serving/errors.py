@@ -82,6 +82,11 @@ class RequestError(Exception):
         return JSONResponse(self.body, self.status, dict(self.headers or {}))
 
 
+def stopping() -> RequestError:
+    """What is told to everybody once the server ends."""
+    return RequestError("the server is stopping", 503, code="stopping")
+
+
 def request_error(error: Exception) -> RequestError:
     """What a client is told of any error; those that it cannot mend are logged, and nothing of them is told."""
     if isinstance(error, RequestError):

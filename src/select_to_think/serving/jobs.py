@@ -1,32 +1,29 @@
-"""From a request to the runs that answer it.
+"""From a request to what is wanted of the engine.
 
-Non-goals: running them (`engine.py`), and the forms of answers.
+Non-goals: running it (`engine.py`), and the forms of answers.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 from typing import Any
 
 from select_to_think.artefacts import Question
 from select_to_think.config import LARGEST_SEED, MethodSettings, ServeConfig
-from select_to_think.methods import Decoder, Method, find_method
+from select_to_think.methods import Method, find_method
 from select_to_think.models.prompting import Conversation, require_text, tokens_of
-from select_to_think.policies.score import score_output
 from select_to_think.presets import preset_values
-from select_to_think.runs import Run
 from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.errors import RequestError
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest
+from select_to_think.serving.wanted import Answering, Prepared, Scoring, unseeded
 from select_to_think.session import Session
-from select_to_think.structures import PromptTooLong, Role
+from select_to_think.structures import PromptTooLong
 
 TRACED_ALTERNATIVES = 8  # of a step, where a trace does not say how many
 Request = ChatRequest | CompletionRequest
-REMEMBERED = 256  # methods made ready, each with its settings
 COLDEST = 0.01  # temperature; below it sampling is taken as greedy decoding
 GREEDY = ("greedy", "distill", "llm")  # methods of one model, each step of which is one look at its distribution
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
@@ -37,22 +34,29 @@ class Order:
     """One answer that is to be written, and the log-probabilities of its prompt if these are asked for."""
 
     method: Method
-    decoder: Decoder
+    prepared: Prepared
     settings: MethodSettings
     prompt: list[int]
     begun: tuple[int, ...]  # of the prompt, the tokens that belong to the answer
-    run: Run | None  # None where no token is to be written
-    scoring: Run | None = None
+    answering: Answering | None  # None where no token is to be written
+    scoring: Scoring | None = None
     echo: str = ""  # text of the prompt, where it is to be told again
 
 
 class Planner:
     """Makes orders of requests."""
 
-    def __init__(self, session: Session, catalogue: Catalogue, settings: MethodSettings, limits: ServeConfig) -> None:
-        """`settings` are those of requests that do not say."""
+    def __init__(
+        self,
+        session: Session,
+        catalogue: Catalogue,
+        settings: MethodSettings,
+        limits: ServeConfig,
+        prepared: Callable[[str, MethodSettings], Prepared],
+    ) -> None:
+        """`settings` are those of requests that do not say; `prepared` raises S2TError for some that they bring."""
         self.session, self.catalogue, self.settings, self.limits = session, catalogue, settings, limits
-        self.decoder = lru_cache(REMEMBERED)(session.decoder)
+        self.prepared = prepared
 
     def chat(self, request: ChatRequest) -> list[Order]:
         """The orders of a conversation."""
@@ -148,14 +152,16 @@ class Planner:
         """The answers to one question."""
         prompt, longest = self.room(request, method, settings, question)
         settings = replace(settings, decode=replace(settings.decode, max_new_tokens=max(1, longest)))
-        decoder = self.decoder(method.name, replace(settings, decode=replace(settings.decode, seed=0)))
+        prepared = self.prepared(method.name, unseeded(settings))
         echoed = isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None
-        orders = []
+        scoring = None
+        if echoed and len(prompt) > 1:
+            scoring = Scoring(method.name, settings, prompt, request.alternatives or 1)
+        begun, orders = tuple(request.s2t.answer_tokens), []
         for number in range(n):
             mine = seeded(settings, number)
-            run = self.session.answering(method, decoder, question, prompt, mine) if longest else None
-            scoring = self.scoring(decoder, prompt, request.alternatives or 1) if echoed else None
-            orders.append(Order(method, decoder, mine, prompt, tuple(request.s2t.answer_tokens), run, scoring))
+            answering = Answering(method.name, mine, question, prompt) if longest else None
+            orders.append(Order(method, prepared, mine, prompt, begun, answering, scoring))
         return orders
 
     def room(
@@ -175,16 +181,6 @@ class Planner:
                 code="context_length_exceeded",
             ) from None
         return prompt, min(settings.decode.max_new_tokens, room - len(prompt)) if wanted is None else wanted
-
-    def scoring(self, decoder: Decoder, prompt: Sequence[int], alternatives: int) -> Run | None:
-        """The run that scores a prompt: by the SLM as the method has it, or by the LLM where there is only that."""
-        if len(prompt) < 2:
-            return None
-        role = decoder.roles.get("slm") or decoder.roles["llm"]
-        if role == Role("llm") and not self.session.shares_vocabulary:
-            raise RequestError("an LLM with another vocabulary than the SLM scores no prompts", param="logprobs")
-        policy = score_output(prompt[:1], prompt[1:], alternatives)
-        return self.session.run(policy, {"slm": role}, len(prompt))
 
 
 def seeded(settings: MethodSettings, number: int) -> MethodSettings:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -23,27 +24,69 @@ from select_to_think.contexts.protocol import Ask, Backend
 from select_to_think.runs import Failed, Finished
 from select_to_think.serving.access import Visit
 from select_to_think.serving.engine import Engine, Job, Observer
+from select_to_think.serving.readers import ServingEngine
 from select_to_think.structures import Generation, StepRecord
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Metrics(Observer):
-    """All that is counted, in a registry of its own."""
+class Numbers:
+    """Counters and histograms in a registry of their own."""
+
+    def __init__(self) -> None:
+        """There are none."""
+        self.registry = CollectorRegistry()
+
+    def counter(self, name: str, help: str, *labels: str) -> Counter:
+        """A new counter, at zero."""
+        return Counter(f"s2t_{name}", help, labels, registry=self.registry)
+
+    def histogram(self, name: str, help: str, *labels: str) -> Histogram:
+        """A new histogram of seconds, empty."""
+        return Histogram(f"s2t_{name}_seconds", help, labels, registry=self.registry, buckets=SECONDS)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """All of them in the format that an Accept header asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+
+class Visits(Numbers):
+    """What is counted of requests; an engine's numbers stand beside them."""
+
+    def __init__(self, engine: ServingEngine) -> None:
+        """Everything is zero."""
+        super().__init__()
+        self.requests = self.counter("requests", "HTTP requests that were answered.", "route", "status")
+        self.request_seconds = self.histogram("request", "From a request's arrival to the end of its answer.", "route")
+        self.registry.register(Relay(engine))
+
+    def visited(self, visit: Visit) -> None:
+        """Count a request; those to no route of ours count together."""
+        route = visit.route or "other"
+        self.requests.labels(route, str(visit.status)).inc()
+        self.request_seconds.labels(route).observe(visit.seconds)
+
+
+@dataclass(eq=False)
+class Relay(Collector):
+    """The numbers of an engine."""
+
+    engine: ServingEngine
+
+    def collect(self) -> list[Metric]:
+        """As they are now."""
+        return self.engine.metrics()
+
+
+class Metrics(Numbers, Observer):
+    """What is counted of answers."""
 
     def __init__(self) -> None:
         """Everything is zero."""
-        self.registry = CollectorRegistry()
+        super().__init__()
         ProcessCollector(registry=self.registry)
-
-        def counter(name: str, help: str, *labels: str) -> Counter:
-            return Counter(f"s2t_{name}", help, labels, registry=self.registry)
-
-        def histogram(name: str, help: str, *labels: str) -> Histogram:
-            return Histogram(f"s2t_{name}_seconds", help, labels, registry=self.registry, buckets=SECONDS)
-
-        self.requests = counter("requests", "HTTP requests that were answered.", "route", "status")
-        self.request_seconds = histogram("request", "From a request's arrival to the end of its answer.", "route")
+        counter, histogram = self.counter, self.histogram
         self.answers = counter("answers", "Generations that ended, by how they did.", "method", "outcome")
         self.first_token = histogram("time_to_first_token", "From a request to its first token.", "method")
         self.per_token = histogram("time_per_output_token", "Between the tokens of an answer, its mean.", "method")
@@ -99,12 +142,6 @@ class Metrics(Observer):
     def stepped(self, seconds: float, rows: int) -> None:
         self.step_seconds.observe(seconds)
 
-    def visited(self, visit: Visit) -> None:
-        """Count a request; those to no route of ours count together."""
-        route = visit.route or "other"
-        self.requests.labels(route, str(visit.status)).inc()
-        self.request_seconds.labels(route).observe(visit.seconds)
-
     def watch(self, engine: Engine) -> None:
         """Read an engine's numbers whenever somebody asks, and time the calls of its LLM, if it has one."""
         runtime = engine.session.streams.runtime
@@ -118,10 +155,9 @@ class Metrics(Observer):
         self.llm_seconds.observe(seconds)
         self.llm_failures.inc(failures)
 
-    def text(self, accept: str) -> tuple[bytes, str]:
-        """All metrics in the format that an Accept header asks for, and its content type."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+    def collect(self) -> list[Metric]:
+        """All metrics as they are now."""
+        return list(self.registry.collect())
 
 
 class TimedBackend:

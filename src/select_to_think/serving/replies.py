@@ -20,10 +20,11 @@ from starlette.types import Receive, Scope, Send
 
 from select_to_think.runs import Committed, Failed, Finished
 from select_to_think.serving.answers import Delta, Writing, usage
-from select_to_think.serving.engine import Client, Engine
 from select_to_think.serving.errors import RequestError, request_error
 from select_to_think.serving.jobs import Order
+from select_to_think.serving.readers import ServingEngine
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest
+from select_to_think.serving.wanted import Wanted
 from select_to_think.structures import Generation
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ class Reply:
         RequestError: the queue is full, or the server stops.
     """
 
-    engine: Engine
+    engine: ServingEngine
     model: str
     request: ChatRequest | CompletionRequest
     orders: Sequence[Order]
@@ -71,11 +72,12 @@ class Reply:
             Writing(self.engine.session, order, trace=self.request.s2t.trace, alternatives=self.request.alternatives)
             for order in self.orders
         ]
-        runs = [(place, order.method.name, order.run) for place, order in enumerate(self.orders) if order.run]
-        scorings = [(place, "score", order.scoring) for place, order in enumerate(self.orders) if order.scoring]
-        self.places = [place for place, _, _ in (*runs, *scorings)]
-        self.answers = len(runs)  # the runs behind these score prompts
-        self.client: Client = self.engine.submit([(name, run) for _, name, run in (*runs, *scorings)])
+        orders = list(enumerate(self.orders))
+        wanted: list[tuple[int, Wanted]] = [(place, order.answering) for place, order in orders if order.answering]
+        self.answers = len(wanted)  # what is behind these scores prompts
+        wanted += [(place, order.scoring) for place, order in orders if order.scoring]
+        self.places = [place for place, _ in wanted]
+        self.client = self.engine.take([each for _, each in wanted])
 
     async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
         """(choice, what is new of it), echoed prompts first; an answer has ended when its writing has a reason.
@@ -141,7 +143,7 @@ class Reply:
             if delta.ends:
                 yield self.last(place)
         for place, order in enumerate(self.orders):
-            if order.run is None:
+            if order.answering is None:
                 yield self.last(place)
         if self.request.include_usage:
             yield {**self.head(self.form.chunk_object), "choices": [], "usage": self.usage()}

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from select_to_think.config import ServeConfig
 from select_to_think.serving.connections import UVICORN
-from select_to_think.serving.engine import Engine
+from select_to_think.serving.readers import ServingEngine
 from select_to_think.structures import S2TError
 
 LAST_WORDS_S = 5.0  # for streams to say that they were ended
@@ -47,7 +47,7 @@ def address(bound: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Takes no more requests when it stops, lets answers end for a while, and then tells the others that they do."""
 
-    def __init__(self, app: ASGIApp, engine: Engine, serve: ServeConfig) -> None:
+    def __init__(self, app: ASGIApp, engine: ServingEngine, serve: ServeConfig) -> None:
         """Not running yet."""
         self.engine, self.patience_s = engine, serve.shutdown_timeout_s
         super().__init__(

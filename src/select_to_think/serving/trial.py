@@ -48,15 +48,19 @@ class Server:
         return str(self.get("/v1/models")["data"][0]["id"])
 
     @property
-    def rss_mib(self) -> float:
-        """Its resident memory."""
-        return float(self.process.memory_info().rss) / 2**20
+    def processes(self) -> list[psutil.Process]:
+        """The server's and those that it started."""
+        return [self.process, *self.process.children(recursive=True)]
+
+    @property
+    def memory_mib(self) -> float:
+        """Its memory; what processes share counts once."""
+        return sum(map(memory_bytes, self.processes)) / 2**20
 
     @property
     def cpu_seconds(self) -> float:
         """Of all its threads, so far."""
-        spent = self.process.cpu_times()
-        return float(spent.user + spent.system)
+        return float(sum(sum(each.cpu_times()[:2]) for each in self.processes))
 
     def settled(self) -> dict[str, float]:
         """Its state once nothing runs or waits any more, or after a few seconds."""
@@ -64,6 +68,12 @@ class Server:
         while (state := self.get("/v1/s2t/state"))["rows"] + state["queue"] and time.monotonic() < deadline:
             time.sleep(0.05)
         return dict(state)
+
+
+def memory_bytes(process: psutil.Process) -> int:
+    """Resident memory; of what is shared, the process's part where the system tells it."""
+    found = process.memory_full_info()
+    return int(getattr(found, "pss", found.rss))
 
 
 @contextmanager

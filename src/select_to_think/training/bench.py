@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import ScorerConfig
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.structures import Progress
 from select_to_think.training.groups import Example, collate, group_count, make_examples, token_forwards
 from select_to_think.training.module import ScorerModule
+from select_to_think.training.settings import ScorerConfig
 
 
 def bench_train(

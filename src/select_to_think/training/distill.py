@@ -28,17 +28,19 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import DecodeConfig, DistillConfig
+from select_to_think.config import DecodeConfig
+from select_to_think.contexts.flat_model import logits_of
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
 from select_to_think.models.distilled import About, save_distilled
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
-from select_to_think.probability import log_probabilities
+from select_to_think.probability import log_probabilities, permitted
 from select_to_think.structures import Ids, Progress, S2TError, Stage, silent
 from select_to_think.training.folders import ANSWERS, begin, is_leader, working_folder
 from select_to_think.training.groups import split
-from select_to_think.training.losses import language_kl
+from select_to_think.training.losses import by_rows, language_kl
 from select_to_think.training.module import AdapterModule
+from select_to_think.training.settings import DistillConfig
 from select_to_think.training.trainer import AdapterTrainer, arguments, epochs_of, row_sums, train_and_publish
 
 if TYPE_CHECKING:
@@ -128,6 +130,7 @@ def train_distill(
         learned, measured = answers[: len(train)], answers[len(train) :]
         trainer = DistillTrainer(module, learned, measured, args, config.patience, collate, mean_metrics, progress)
         before = trainer.evaluate()
+        vars(module).pop("_is_accelerate_prepared", None)  # for evaluation only: it would train without its neighbours
 
         def write(folder: Path, summary: dict[str, Any]) -> None:
             training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
@@ -191,14 +194,18 @@ def write_answers(
 
 
 def collate(batch: Sequence[Answer]) -> dict[str, Tensor]:
-    """Arrays of B answers, padded on the right."""
+    """Arrays of B answers, padded on the right, with N tokens to learn."""
     ids = torch.zeros(len(batch), max(answer.length for answer in batch), dtype=torch.long)
+    rows, places = [], []
     for row, answer in enumerate(batch):
         ids[row, : answer.length] = torch.from_numpy(answer.tokens)
+        before = torch.arange(answer.start - 1, answer.length - 1)
+        rows.append(torch.full_like(before, row))
+        places.append(before + row * ids.shape[1])
     return {
         "ids": ids,  # (B, L)
-        "starts": torch.tensor([answer.start for answer in batch]),  # (B,)
-        "lengths": torch.tensor([answer.length for answer in batch]),  # (B,)
+        "rows": torch.cat(rows),  # (N,) of the answers' tokens
+        "places": torch.cat(places),  # (N,) of the token before each, among the B x L
     }
 
 
@@ -209,31 +216,37 @@ class DistillModule(AdapterModule):
         self, model: PreTrainedModel, config: DistillConfig, forbidden: Sequence[int], llm: PreTrainedModel
     ) -> None:
         """See `AdapterModule`. The LLM, which `sft` does not need, is no part of the module."""
-        super().__init__(model, config, forbidden)
+        rows = min(int(each.config.get_text_config().vocab_size) for each in (model, llm))
+        super().__init__(model, config, [token for token in forbidden if token < rows])
         self.kind = config.kind
+        self.common = rows  # of the two heads: one of them may be padded further, and no tokens are there
         self.taught_by = (llm,)
 
-    def forward(self, ids: Tensor, starts: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+    def forward(self, ids: Tensor, rows: Tensor, places: Tensor) -> dict[str, Tensor]:
         """Loss in nats and agreement at each of the N tokens of the answers, and the row of each, (N,)."""
-        first = int(starts.min()) - 1
-        columns = torch.arange(first, ids.shape[1] - 1, device=ids.device)  # (C,): column c predicts token c + 1
-        learned = (columns >= starts[:, None] - 1) & (columns < lengths[:, None] - 1)  # (B, C)
-        logits = self.slm(ids, logits_to_keep=columns, use_cache=False).logits[learned]  # (N, V)
+        states = self.slm.base_model(ids, use_cache=False).last_hidden_state.flatten(0, 1)[places]  # (N, H)
         if self.kind == "sft":
-            targets = ids[:, first + 1 :][learned]  # (N,)
-            logprobs = log_probabilities(logits, self.forbidden)
-            losses, best = -logprobs.gather(-1, targets[:, None])[:, 0], logprobs.argmax(-1)
-            return {"losses": losses, "agree": best == targets, "rows": learned.nonzero()[:, 0]}
-        llm = self.taught_by[0]
+            losses, agree = by_rows(self.imitation, self.vocabulary, states, ids.flatten()[places + 1])
+        else:
+            llm = self.taught_by[0]
+            with torch.no_grad():
+                wanted = llm.base_model(ids.to(llm.device), use_cache=False).last_hidden_state
+            wanted = wanted.flatten(0, 1)[places.to(llm.device)]  # (N, H of the LLM)
+            losses, agree = by_rows(self.divergence, self.vocabulary, states, wanted)
+        return {"losses": losses, "agree": agree, "rows": rows}
+
+    def imitation(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of (N,) tokens after (N, H) states, and whether they are the most probable ones."""
+        logprobs = log_probabilities(logits_of(self.slm, states)[:, : self.common], self.forbidden)
+        return -logprobs.gather(-1, targets[:, None])[:, 0], logprobs.argmax(-1) == targets
+
+    def divergence(self, states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """KL to the LLM after (N, H) states of either, and whether their most probable tokens are the same."""
         with torch.no_grad():
-            wanted = llm(ids.to(llm.device), logits_to_keep=columns.to(llm.device), use_cache=False).logits
-        wanted = wanted.to(ids.device)[learned]
-        rows = min(logits.shape[-1], wanted.shape[-1])  # one of them may be padded further: no tokens there
-        logits, wanted = logits[:, :rows], wanted[:, :rows]
-        forbidden = self.forbidden[self.forbidden < rows]
-        losses = language_kl(logits, wanted, forbidden)
-        best, llm_best = (log_probabilities(each.detach(), forbidden).argmax(-1) for each in (logits, wanted))
-        return {"losses": losses, "agree": best == llm_best, "rows": learned.nonzero()[:, 0]}
+            llm_logits = logits_of(self.taught_by[0], wanted)[:, : self.common].to(states.device)
+        logits = logits_of(self.slm, states)[:, : self.common]
+        best, llm_best = (permitted(each.detach(), self.forbidden).argmax(-1) for each in (logits, llm_logits))
+        return language_kl(logits, llm_logits, self.forbidden), best == llm_best
 
 
 class DistillTrainer(AdapterTrainer):
@@ -241,7 +254,7 @@ class DistillTrainer(AdapterTrainer):
 
     def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(answer tokens,)."""
-        return (batch["lengths"] - batch["starts"]).sum(dtype=torch.float32)[None]
+        return torch.tensor([len(batch["places"])], dtype=torch.float32)
 
     def mean_loss(self, out: Mapping[str, Tensor], counts: Tensor) -> Tensor:
         """Mean over tokens."""

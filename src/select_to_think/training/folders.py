@@ -26,6 +26,11 @@ def is_leader() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """How many processes train together (`torchrun`)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def working_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
     """Hold the folder beside `out` in which it is trained, for this process; at the end it is gone unless it holds

@@ -138,12 +138,17 @@ def collate(batch: Sequence[Example], *, whole: bool) -> dict[str, Tensor]:
         positions[row, : counts[row]] = each.positions.repeat(each.candidates.shape[1])
     return {
         "prefix_ids": torch.from_numpy(prefix),  # (B, L)
-        "prefix_lengths": torch.tensor(lengths),  # (B,)
+        "prefix_places": places(lengths, prefix.shape[1]),  # (P,) of the tokens that are no padding
         "leaf_ids": torch.from_numpy(ids),  # (B, N)
         "leaf_positions": torch.from_numpy(positions),  # (B, N)
-        "leaf_counts": torch.tensor(counts),  # (B,)
+        "leaf_places": places(counts, ids.shape[1]),  # (R,)
         "group_rows": torch.from_numpy(np.arange(len(batch)).repeat([len(t.positions) for t in batch])),  # (G,)
         "group_positions": torch.from_numpy(np.concatenate([t.positions for t in batch])),  # (G,)
         "slm_logprobs": torch.from_numpy(np.concatenate([t.slm_logprobs for t in batch])),  # (G, K)
         "llm_logprobs": torch.from_numpy(np.concatenate([t.llm_logprobs for t in batch])),  # (G, K)
     }
+
+
+def places(counts: Sequence[int], width: int) -> Tensor:
+    """Where the first `counts[b]` entries of each row of a (B, width) tensor stand in it, row by row."""
+    return torch.cat([torch.arange(count) + row * width for row, count in enumerate(counts)])

@@ -5,13 +5,20 @@
 Shapes: G groups, K candidates a group. Everything is in nats and summed over groups or tokens; the caller divides, so
 that gradient accumulation and several devices give the same gradient as one large batch.
 
+What is a function of next-token logits is computed some tokens at a time (`by_rows`, `in_rows`), so that logits of a
+whole batch, (B, T, V), never exist.
+
 Non-goals: models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from select_to_think.config import ScoreKind
 from select_to_think.probability import log_probabilities
@@ -64,3 +71,66 @@ def language_kl(logits: Tensor, base_logits: Tensor, forbidden: Tensor) -> Tenso
     if forbidden.numel():
         difference = difference.index_fill(-1, forbidden, 0.0)  # -inf minus -inf
     return (base.exp() * difference).sum(-1)
+
+
+LOGITS_AT_ONCE = 1 << 24  # elements of a tensor of logits: 64 MiB in fp32, 110 tokens of a vocabulary of 152 000
+
+RowLoss = Callable[..., tuple[Tensor, Tensor]]
+
+
+def slices(tensors: tuple[Tensor, ...], vocabulary: int) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of (N, ...) tensors, as many at a time as may have logits; one empty slice if there are none."""
+    rows = max(1, LOGITS_AT_ONCE // vocabulary)
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+
+
+def by_rows(function: RowLoss, vocabulary: int, states: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses (N,) of final hidden states (N, H), and what is known of each row besides, (N,) without gradient.
+
+    `function` takes some of the rows of all arguments. The gradient of a slice is taken while its logits are there, so
+    nothing of the size of the vocabulary is kept, and nothing is computed twice (the idea of Liger's fused losses). It
+    reaches `states` only; all else that `function` uses must be frozen.
+
+    Naive form: function(states, *others).
+    """
+    apply: Any = _ByRows.apply
+    losses, known = apply(function, vocabulary, torch.is_grad_enabled(), states, *others)
+    return losses, known
+
+
+class _ByRows(torch.autograd.Function):
+    """See `by_rows`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: RowLoss, vocabulary: int, trained: bool, states: Tensor, *others: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        losses, known = [], []
+        gradients: list[Tensor] = []
+        for rows, *more in slices((states, *others), vocabulary):
+            with torch.set_grad_enabled(trained):
+                leaf = rows.detach().requires_grad_(trained)
+                loss, extra = function(leaf, *more)
+                if trained:
+                    gradients += torch.autograd.grad(loss.sum(), leaf)
+            losses.append(loss.detach())
+            known.append(extra.detach())
+        ctx.others = len(others)
+        ctx.save_for_backward(*([torch.cat(gradients)] if trained else []))
+        both = torch.cat(losses), torch.cat(known)
+        ctx.mark_non_differentiable(both[1])
+        return both
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (states,) = ctx.saved_tensors
+        return None, None, None, (states * gradients[0][:, None]).to(states.dtype), *[None] * ctx.others
+
+
+def in_rows(function: Callable[..., Tensor], vocabulary: int, *tensors: Tensor) -> Tensor:
+    """`function` of (N, ...) tensors, some rows at a time; in the backward pass each slice is computed again.
+
+    Naive form: function(*tensors).
+    """
+    parts = slices(tensors, vocabulary)
+    return torch.cat([checkpoint(function, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])

@@ -6,24 +6,26 @@ Non-goals: optimisation (`training/trainer.py`), inference (`selectors/scorer.py
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from select_to_think.config import AdapterTraining, ScorerConfig
+from select_to_think.contexts.flat_model import logits_of
 from select_to_think.contexts.packed import (
     Leaves,
     base_leaf_forward,
+    checkpointed,
     one_row_per_leaf,
     packed_forward,
     plain_forward,
 )
 from select_to_think.models.adapter import inject_adapter
 from select_to_think.probability import expected_bin, log_probabilities
-from select_to_think.training.losses import choice_logits, choice_loss, group_kl, language_kl
+from select_to_think.training.losses import by_rows, choice_logits, choice_loss, group_kl, in_rows, language_kl
+from select_to_think.training.settings import AdapterTraining, ScorerConfig
 
 
 class AdapterModule(nn.Module):
@@ -38,6 +40,7 @@ class AdapterModule(nn.Module):
         """Inject a fresh adapter into `model`. `forbidden`: reserved ids, no part of the ordinary vocabulary."""
         super().__init__()
         self.slm = model
+        self.gradient_checkpointing = settings.gradient_checkpointing
         self.switch = inject_adapter(model, settings.lora_rank, settings.lora_alpha)
         self.switch.set_active(True)
         for _, weight in self.switch.weights():
@@ -49,6 +52,11 @@ class AdapterModule(nn.Module):
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by name."""
         return dict(self.switch.weights())
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the vocabulary head."""
+        return int(self.slm.config.get_text_config().vocab_size)
 
     def train(self, mode: bool = True) -> Self:
         """Dropout of the SLM stays off: a packed pass and a plain one must see the same function."""
@@ -73,10 +81,11 @@ class AdapterModule(nn.Module):
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """At the end of the block the adapter is out of the SLM, and the SLM back on its device."""
+        """Train within the block; at its end the adapter is out of the SLM, and the SLM back on its device."""
         device = self.slm.device
         try:
-            yield
+            with checkpointed(self.slm) if self.gradient_checkpointing else nullcontext():
+                yield
         finally:
             self.switch.set_active(False)
             self.slm.to(device)  # type: ignore[arg-type]
@@ -107,36 +116,31 @@ class ScorerModule(AdapterModule):
         return self.settings.score == "adapted" or (self.settings.mode, self.settings.score) == ("coupled", "anchored")
 
     @property
-    def needs_logits(self) -> bool:
-        """Whether that is needed, or coupled and so regularised: the adapted model writes the text."""
-        return self.whole or self.reads_own
-
-    @property
     def whole(self) -> bool:
-        """Whether tokens after the last group matter."""
+        """Coupled: the adapted model writes the text, so it is regularised on all of it, also after the last group."""
         return self.settings.mode == "coupled" and self.settings.lm_kl_weight > 0
 
     def forward(
         self,
         prefix_ids: Tensor,
-        prefix_lengths: Tensor,
+        prefix_places: Tensor,
         leaf_ids: Tensor,
         leaf_positions: Tensor,
-        leaf_counts: Tensor,
+        leaf_places: Tensor,
         group_rows: Tensor,
         group_positions: Tensor,
         slm_logprobs: Tensor,
         llm_logprobs: Tensor,
     ) -> dict[str, Tensor]:
         """Choice logits (G, K) and the summed losses of a batch of `groups.collate`."""
-        leaves = Leaves(prefix_ids, leaf_ids, leaf_positions, leaf_counts)
-        hidden, prefix_logits = self.read(leaves)
+        leaves = Leaves(prefix_ids, leaf_ids, leaf_positions, leaf_places)
+        hidden, prefix = self.read(leaves)
         expected = expected_bin(hidden, self.bin_rows).view(slm_logprobs.shape)  # (G, K)
         if self.reads_own:
-            assert prefix_logits is not None
-            before = log_probabilities(prefix_logits[group_rows, group_positions - 1], self.forbidden)  # (G, V)
-            candidates = leaf_ids[leaves.real].view(slm_logprobs.shape)
-            slm_logprobs = before.gather(-1, candidates)
+            assert prefix is not None
+            candidates = leaf_ids.flatten()[leaf_places].view(slm_logprobs.shape)
+            before = prefix[group_rows, group_positions - 1]  # (G, H)
+            slm_logprobs = in_rows(self.candidate_logprobs, self.vocabulary, before, candidates)
         logits = choice_logits(
             self.settings.score, expected, slm_logprobs, self.settings.score_temperature, self.anchor
         )
@@ -144,27 +148,41 @@ class ScorerModule(AdapterModule):
         if self.settings.group_kl_weight > 0:
             losses["group_kl"] = group_kl(logits, llm_logprobs)
         if self.whole:
-            assert prefix_logits is not None
-            losses["lm_kl"] = self.prefix_kl(prefix_logits, prefix_ids, prefix_lengths)
+            assert prefix is not None
+            base = self.base_states(prefix_ids)
+            states = (each.flatten(0, 1)[prefix_places] for each in (prefix, base))  # (P, H)
+            losses["lm_kl"] = by_rows(self.prefix_kl, self.vocabulary, *states)[0].sum()
         return losses
 
     def read(self, leaves: Leaves) -> tuple[Tensor, Tensor | None]:
-        """Hidden states of the leaves (real leaves, H) and, where needed, prefix logits (B, L, V)."""
+        """Hidden states of the leaves (R, H) and, where they are needed, of the prefixes (B, L, H)."""
         if self.settings.mode == "activated":
             rows = leaves if self.settings.packed else one_row_per_leaf(leaves)
             return base_leaf_forward(self.slm, self.switch, rows), None
         if self.settings.packed:
-            return packed_forward(self.slm, leaves, logits=self.needs_logits)
+            return packed_forward(self.slm, leaves)
         hidden = plain_forward(self.slm, one_row_per_leaf(leaves))
-        return hidden, self.slm(leaves.prefix_ids, use_cache=False).logits if self.needs_logits else None
+        if not (self.whole or self.reads_own):
+            return hidden, None
+        return hidden, self.slm.base_model(leaves.prefix_ids, use_cache=False).last_hidden_state
 
-    def prefix_kl(self, prefix_logits: Tensor, prefix_ids: Tensor, prefix_lengths: Tensor) -> Tensor:
-        """Summed KL to the frozen SLM (the same weights with the adapter off) over the real prefix tokens."""
+    @torch.no_grad()
+    def base_states(self, prefix_ids: Tensor) -> Tensor:
+        """(B, L, H) of the frozen SLM: the same weights with the adapter off."""
         self.switch.set_active(False)
         try:
-            with torch.no_grad():
-                base_logits = self.slm(prefix_ids, use_cache=False).logits
+            states: Tensor = self.slm.base_model(prefix_ids, use_cache=False).last_hidden_state
         finally:
             self.switch.set_active(True)
-        real = torch.arange(prefix_ids.shape[1], device=prefix_ids.device) < prefix_lengths[:, None]
-        return language_kl(prefix_logits[real], base_logits[real], self.forbidden).sum()
+        return states
+
+    def candidate_logprobs(self, states: Tensor, candidates: Tensor) -> Tensor:
+        """Log-probabilities of the tokens (G, K) that may follow final states (G, H)."""
+        return log_probabilities(logits_of(self.slm, states), self.forbidden).gather(-1, candidates)
+
+    def prefix_kl(self, states: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        """KL to the frozen SLM after each of P tokens with the adapted and the frozen final states, (P, H) each."""
+        with torch.no_grad():
+            base_logits = logits_of(self.slm, base)
+        losses = language_kl(logits_of(self.slm, states), base_logits, self.forbidden)
+        return losses, losses

@@ -18,7 +18,7 @@ from transformers.trainer_utils import set_seed
 
 from select_to_think.checked import check_number
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import LARGEST_SEED, ScorerConfig
+from select_to_think.config import LARGEST_SEED
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.scorer import About, has_score, save_scorer
@@ -28,6 +28,7 @@ from select_to_think.training.folders import begin, working_folder
 from select_to_think.training.groups import Example, collate, group_count, make_examples, split
 from select_to_think.training.metrics import group_metrics, mean_metrics, summarise
 from select_to_think.training.module import ScorerModule
+from select_to_think.training.settings import ScorerConfig
 from select_to_think.training.trainer import AdapterTrainer, arguments, row_sums, train_and_publish
 
 
@@ -129,7 +130,7 @@ class ScorerTrainer(AdapterTrainer):
 
     def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(groups, real prefix tokens)."""
-        return torch.tensor([len(batch["group_rows"]), batch["prefix_lengths"].sum().item()], dtype=torch.float32)
+        return torch.tensor([len(batch["group_rows"]), len(batch["prefix_places"])], dtype=torch.float32)
 
     def mean_loss(self, out: Mapping[str, Tensor], counts: Tensor) -> Tensor:
         """Mean over groups of cross-entropy (and KL), plus the mean over prefix tokens of the language KL."""

@@ -1,7 +1,7 @@
 """What training the scorer and distilling share: `transformers.Trainer` with an exact mean over optimiser steps.
 
-The loop, schedule, precision, checkpoints, resume, logging and devices are those of the Trainer (several GPUs:
-`torchrun`).
+The loop, schedule, precision, checkpoints, resume, logging and devices are those of the Trainer. Under `torchrun` the
+processes share the trajectories of each optimiser step, so that the result is that of one process, up to rounding.
 
 Resuming continues from the last whole checkpoint (the end of an epoch) with weights, optimiser, schedule, random state
 and early-stopping counters, so on one machine the result is that of an uninterrupted run, bit for bit on the CPU.
@@ -25,11 +25,11 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from select_to_think.config import AdapterTraining
 from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, publish
+from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish
 from select_to_think.training.module import AdapterModule
+from select_to_think.training.settings import AdapterTraining
 
 WARMUP = 0.05  # share of the steps
 
@@ -55,15 +55,19 @@ def arguments(
     """
     if config.report_to != "none" and find_spec(config.report_to) is None:
         raise S2TError(f"{config.report_to} is not installed: `pip install {config.report_to}`, or drop --report-to")
-    micro = min(rows or config.micro_batch or config.batch_trajectories, config.batch_trajectories)
-    if config.batch_trajectories % micro:
-        raise S2TError(f"micro_batch {micro} does not divide batch_trajectories {config.batch_trajectories}")
+    share, rest = divmod(config.batch_trajectories, processes())
+    micro = min(rows or config.micro_batch or share, share)
+    if rest or not micro or share % micro:
+        among = f" over {processes()} processes" if processes() > 1 else ""
+        raise S2TError(
+            f"micro_batch {micro or 1}{among} does not divide batch_trajectories {config.batch_trajectories}"
+        )
     made = TrainingArguments(
         output_dir=str(work.resolve()),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=config.batch_trajectories // micro,
+        gradient_accumulation_steps=share // micro,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=WARMUP,
@@ -135,8 +139,8 @@ class AdapterTrainer(Trainer):
         raise NotImplementedError
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
-        """Batches of similar length, in random order."""
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        """Batches of similar length, in random order; the same for any number of processes."""
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGroupedSampler(step, lengths=[example.length for example in self.train_dataset])  # type: ignore[union-attr]
 
     def get_batch_samples(

@@ -25,7 +25,7 @@ from transformers.trainer_utils import set_seed
 
 from select_to_think.checked import check_number
 from select_to_think.collect.records import Trajectory
-from select_to_think.config import LARGEST_SEED, TriggerTrainConfig
+from select_to_think.config import LARGEST_SEED
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.layers import Layers
 from select_to_think.models.loading import LoadedModel
@@ -34,6 +34,7 @@ from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.training.folders import begin, disk_errors, publish, working_folder
 from select_to_think.training.groups import is_held_out
 from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
+from select_to_think.training.settings import TriggerTrainConfig
 
 CALIBRATION_SHARE = MEASURED_SHARE = 0.15
 Marks = NDArray[np.bool_]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
-from select_to_think.config import DecodeConfig, Definition, MentorConfig, VerifierTrainConfig
+from select_to_think.config import DecodeConfig, Definition, MentorConfig
 from select_to_think.evaluation.items import Item, question_key
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
@@ -44,6 +44,7 @@ from select_to_think.training.folders import (
 )
 from select_to_think.training.groups import is_held_out
 from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
+from select_to_think.training.settings import VerifierTrainConfig
 
 if TYPE_CHECKING:
     from select_to_think.session import Session

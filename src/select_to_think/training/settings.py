@@ -1,0 +1,76 @@
+"""Every setting of the trainings and its default, written once; see `config.py`.
+
+Non-goals: checking values (`checked.py`), and anything that depends on torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from select_to_think.checked import Checked, option
+from select_to_think.config import Definition, DistillKind, Reporter, ScoreKind, ScorerMode
+
+
+@dataclass(frozen=True)
+class AdapterTraining(Checked):
+    """What every training of a LoRA adapter has."""
+
+    lora_rank: int = option(32, "Rank of the LoRA on attention and MLP.", low=1)
+    lora_alpha: float = option(64.0, "LoRA scale numerator.", low=0.0)
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
+    epochs: float = option(3.0, "Passes over the collection; early stopping may end sooner.", low=0.01)
+    batch_trajectories: int = option(16, "Trajectories per optimiser step.", low=1)
+    micro_batch: int = option(0, "Trajectories per forward, if a step does not fit into memory; 0 = all.", low=0)
+    gradient_checkpointing: bool = option(
+        False, "Compute each layer again in the backward pass: about a third slower, a fraction of the memory."
+    )
+    patience: int = option(2, "Epochs without a better validation before stopping.", low=1)
+    bf16: bool = option(False, "bfloat16 autocast (the trained weights stay float32).")
+    report_to: Reporter = option("none", "Where curves go as well.")
+
+
+@dataclass(frozen=True)
+class ScorerConfig(AdapterTraining):
+    """Training of the S2T-Local scorer."""
+
+    mode: ScorerMode = option("activated", "What the adapter acts on: every token, or only what scores.")
+    score: ScoreKind = option("anchored", "bins (the paper), or plus a multiple of log p: anchored, adapted.")
+    bins: int = option(16, "Score bins, equally spaced from 0 to 1.", low=2)
+    score_temperature: float = option(
+        0.1, "Temperature of the softmax over scores. Scores lie in [0, 1]: at 1.0 nothing can be fitted.", low=0.001
+    )
+    group_kl_weight: float = option(0.0, "Weight of KL to the LLM's distribution over the candidates.", low=0.0)
+    lm_kl_weight: float = option(1.0, "coupled: weight of KL to the frozen SLM on ordinary tokens.", low=0.0)
+    packed: bool = option(True, "One forward per trajectory; off = one row per candidate (the plain form).")
+
+
+@dataclass(frozen=True)
+class DistillConfig(AdapterTraining):
+    """Training of the distillation baseline; the defaults are those of the scorer, so both take as many steps."""
+
+    kind: DistillKind = option(
+        "kd", "kd: the LLM's next-token distribution on the SLM's own rollouts; sft: the LLM's own answers."
+    )
+
+
+@dataclass(frozen=True)
+class TriggerTrainConfig(Checked):
+    """Training of the learned trigger: a head on the SLM's last hidden state that predicts the KL trigger."""
+
+    trigger_budget: float = option(0.1, "Fraction of steps that the KL trigger marks as positive.", low=0.0, high=1.0)
+    hidden_size: int = option(64, "Width of the head's hidden layer; 0 makes it linear.", low=0)
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
+    epochs: float = option(40.0, "Passes over the collected steps.", low=0.01)
+    batch_steps: int = option(512, "Steps per optimiser step.", low=1)
+
+
+@dataclass(frozen=True)
+class VerifierTrainConfig(Checked):
+    """Training of the verifier of mentor-mlp: which of two segments leads to the right answer?"""
+
+    items: int = option(600, "Problems per domain at whose disagreements it learns.", low=1)
+    epochs: float = option(8.0, "Passes over the disputes.", low=0.01)
+    learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
+    batch_prompts: int = option(64, "Prompts per optimiser step.", low=2)
+    weight_decay: float = option(0.01, "Weight decay.", low=0.0)
+    network: Definition = option("ours", "paper: no norm and no ReLU behind the third layer.")

@@ -1,0 +1,128 @@
+"""`s2t serve` with its engine and its server in two processes: as one, and neither outlives the other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from select_to_think import Session
+from select_to_think.config import DecodeConfig
+from select_to_think.pairs.problems import load_split
+from select_to_think.serving.distant import CAN_PART
+from serve import until
+from test_serving_command import program
+
+pytestmark = pytest.mark.skipif(not CAN_PART, reason="the server has a process of its own only where a fork is safe")
+QUESTIONS = [problem.question for problem in load_split("validation", limit_per_domain=2)]
+ENDLESS: dict[str, Any] = {"model": "demo:greedy", "prompt": "Ida has", "max_tokens": 900, "logit_bias": {"2": -100}}
+
+
+@pytest.fixture
+def running() -> Iterator[tuple[subprocess.Popen[str], psutil.Process, httpx.Client]]:
+    """The engine's process, the server's, and a client."""
+    with (
+        program("--max-queue", "2", "--max-batch", "2") as (process, url),
+        httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=20), timeout=60) as client,
+    ):
+        assert client.get("/health").status_code == 200
+        (server,) = psutil.Process(process.pid).children()
+        yield process, server, client
+
+
+Running = tuple[subprocess.Popen[str], psutil.Process, httpx.Client]
+
+
+def chat(question: str, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}], "max_tokens": 40, **fields}
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_two_processes_answer_as_the_session(running: Running) -> None:
+    _, server, client = running
+    assert server.name() == psutil.Process(server.ppid()).name()
+    session = Session.load()
+    for method in ("s2t-local", "s2t"):
+        for question, (_, wanted) in zip(
+            QUESTIONS, sorted(session.stream(QUESTIONS, method, DecodeConfig(max_new_tokens=40))), strict=True
+        ):
+            body = chat(question, s2t={"method": method, "trace": True})
+            answer = client.post("/v1/chat/completions", json=body).json()
+            (choice,) = answer["choices"]
+            assert choice["message"]["content"] == wanted.text
+            assert answer["usage"]["s2t"]["flips"] == wanted.flip_count
+            assert [step["token"] for step in choice["s2t"]["steps"]] == list(wanted.tokens)
+            assert choice["s2t"]["trigger"] == ("kl" if method == "s2t" else "entropy")
+    scored = client.post("/v1/completions", json={"prompt": "Ida has", "max_tokens": 0, "echo": True, "logprobs": 1})
+    assert len(scored.json()["choices"][0]["logprobs"]["token_logprobs"]) > 1
+    assert metric(client, "s2t_answers_total") == 2 * len(QUESTIONS) + 1
+    assert metric(client, "s2t_requests_total") > 2 * len(QUESTIONS) and metric(client, "s2t_kv_slots{") > 0
+    assert metric(client, "process_resident_memory_bytes") > 1 << 20
+
+
+def test_what_the_engine_refuses_has_its_status(running: Running) -> None:
+    client = running[2]
+    none = client.post("/v1/chat/completions", json=chat("a", s2t={"method": "s2t", "candidates": 1700}))
+    assert none.status_code == 400 and "lower --candidates" in none.json()["error"]["message"]
+    many = client.post("/v1/completions", json={**ENDLESS, "prompt": ["Ida has"] * 5})
+    assert many.status_code == 429 and many.headers["Retry-After"] == "1"
+    assert client.get("/v1/s2t/state").json()["rows"] == 0
+    assert metric(client, "s2t_answers_total") == 5
+
+
+def test_a_client_that_hangs_up_leaves_no_row(running: Running) -> None:
+    client = running[2]
+    with client.stream("POST", "/v1/completions", json={**ENDLESS, "stream": True}) as answer:
+        assert next(answer.iter_bytes())
+        assert client.get("/v1/s2t/state").json()["rows"] == 1
+    until(lambda: client.get("/v1/s2t/state").json()["rows"] == 0, 60)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+def test_told_to_stop_it_ends_streams_and_both_processes(running: Running, number: int, code: int) -> None:
+    process, server, client = running
+    with client.stream("POST", "/v1/completions", json={**ENDLESS, "max_tokens": 300, "stream": True}) as answer:
+        chunks = answer.iter_bytes()
+        next(chunks)
+        process.send_signal(number)
+        assert b"".join(chunks).endswith(b"data: [DONE]\n\n")
+    assert process.wait(60) == code
+    until(lambda: not server.is_running())
+
+
+def test_neither_process_outlives_the_other(running: Running) -> None:
+    process, server, client = running
+
+    def ask() -> None:
+        with suppress(httpx.RemoteProtocolError):  # it is cut off
+            client.post("/v1/completions", json=ENDLESS)
+
+    ended = threading.Thread(target=ask)
+    ended.start()
+    until(lambda: metric(client, "s2t_rows") == 1)
+    server.send_signal(signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 2 and told.splitlines()[-1].startswith("error: the server's process ended with -9")
+    ended.join(60)
+
+
+def test_the_server_ends_with_its_engine(running: Running) -> None:
+    process, server, client = running
+    with client.stream("POST", "/v1/completions", json={**ENDLESS, "stream": True}) as answer:
+        chunks = answer.iter_bytes()
+        next(chunks)
+        os.kill(process.pid, signal.SIGKILL)
+        assert b"the server is stopping" in b"".join(chunks)
+    until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
