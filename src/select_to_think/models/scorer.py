@@ -44,6 +44,7 @@ class About:
     slm_fingerprint: str
     slm: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
+    merged: bool = False  # its adapter is in the SLM's weights, not in the folder
     schema: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -64,6 +65,7 @@ class Scorer:
     bin_rows: Tensor  # (bins, hidden_size), fp32
     anchor: float  # multiple of the log-probability; unused by the score "bins"
     path: Path
+    merged: bool = False  # the SLM's weights have its adapter
 
 
 def save_scorer(folder: Path, switch: AdapterSwitch, bin_rows: Tensor, anchor: float, about: About) -> None:
@@ -88,4 +90,4 @@ def load_scorer(path: str | Path, slm: LoadedModel) -> Scorer:
     if {name: tuple(each.shape) for name, each in head.items()} != {"bins": (about.bins, hidden_size), "anchor": ()}:
         raise S2TError(f"{folder / 'score_head.safetensors'} does not fit {slm.name}; {REMEDY}")
     anchor = float(head["anchor"])
-    return Scorer(about.mode, about.score, about.score_temperature, head["bins"], anchor, folder)
+    return Scorer(about.mode, about.score, about.score_temperature, head["bins"], anchor, folder, about.merged)
