@@ -175,7 +175,9 @@ class Adviser:
         divergences = divergence_rows(items, steps, candidates)
         ways = list(self.ways.values())
         right = {name: marks(records) for name, records in self.records.items()}
-        measured = Measured(ways, right, headroom, divergences[-1], self.without_answers, self.unprobed)
+        hit_at, budget = self.sufficiency.rows[-1].hit_at, config.main_budget
+        found = ways, right, headroom, divergences[-1], self.without_answers, self.unprobed
+        measured = Measured(*found, hit_at, budget)
         settings = {name: asdict(getattr(self.settings, name)) for name in ("decode", "select", "mentor", "prices")}
         tried_ = {"advise": {**asdict(config), "train_data": None}, "training": asdict(self.training)}
         about = provenance(self.session, {**tried_, **settings}, seeds=[self.settings.decode.seed])
@@ -186,8 +188,8 @@ class Adviser:
             n_items=len(items),
             domains=list(dict.fromkeys(item.domain for item in items)),
             headroom=headroom,
-            hit_at=self.sufficiency.rows[-1].hit_at,
-            main_budget=config.main_budget,
+            hit_at=hit_at,
+            main_budget=budget,
             divergences=divergences,
             recall=recall_rows(steps, config.tried_budgets, candidates),
             ways=ways,
