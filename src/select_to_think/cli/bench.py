@@ -56,6 +56,7 @@ def train(
 def decode(
     pair: PairConfig,
     config: BenchConfig,
+    runtime: Annotated[RuntimeConfig, Only(("compile", "kv_memory_gib", "leaf_tokens"))],
 ) -> Reply:
     """Time every decoding method in turn: on published shapes with random weights, and on the pair itself."""
     from select_to_think.evaluation.bench import bench_decode
@@ -63,8 +64,9 @@ def decode(
 
     questions = validation_questions(pair, config.questions) if config.questions else []
     with progress("timing") as report:
-        rows = bench_decode(config, Session.load(pair), questions, report)
-    return Reply({"schema": 1, "rows": rows, "config": asdict(config)}, lambda console: show(console, rows))
+        rows = bench_decode(config, Session.load(pair, runtime), questions, report)
+    about = {**asdict(config), "compile": runtime.compile}
+    return Reply({"schema": 1, "rows": rows, "config": about}, lambda console: show(console, rows))
 
 
 def serve(pair: Annotated[PairConfig, Only(("pair",))], config: BenchServeConfig) -> Reply:

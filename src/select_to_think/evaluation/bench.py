@@ -145,10 +145,12 @@ def random_adapter(model: PreTrainedModel) -> Adapter:
     return Adapter(layers, 2.0)
 
 
-def shape_contenders(config: BenchConfig, batch: int, slm: PreTrainedModel, llm: PreTrainedModel) -> list[Contender]:
+def shape_contenders(
+    config: BenchConfig, runtime: RuntimeConfig, batch: int, slm: PreTrainedModel, llm: PreTrainedModel
+) -> list[Contender]:
     """Every method on random models of the published shapes."""
     backends = {
-        name: TransformersBackend(model, cost=float(model.num_parameters()))
+        name: TransformersBackend(model, config=runtime, cost=float(model.num_parameters()))
         for name, model in (("slm", slm), ("llm", llm))
     }
     bins = torch.randn(BINS, slm.config.hidden_size)
@@ -165,7 +167,7 @@ def shape_contenders(config: BenchConfig, batch: int, slm: PreTrainedModel, llm:
     def timed(name: str, policy: Policy, roles: Mapping[str, Role], copies: int = 0) -> Contender:
         def run() -> Cost:
             runs = ((i, Run(policy.run(p, str(i)), roles, room, copies)) for i, p in enumerate(prompts))
-            events = Streams(Runtime(backends, RuntimeConfig())).events(runs, batch * max(1, copies))
+            events = Streams(Runtime(backends, runtime)).events(runs, batch * max(1, copies))
             return timed_events(events, backends, batch)
 
         return Contender(name, run)
@@ -298,7 +300,8 @@ def bench_decode(
         slm, llm = (random_model(shape, device, dtype) for shape in (config.slm_shape, config.llm_shape))
         model = f"{config.slm_shape} + {config.llm_shape}, random {config.bench_dtype}"
         for batch in config.batches:
-            workloads.append((model, batch, config.prompt_tokens, shape_contenders(config, batch, slm, llm)))
+            contenders = shape_contenders(config, session.runtime_config, batch, slm, llm)
+            workloads.append((model, batch, config.prompt_tokens, contenders))
     if questions:
         longest = max(len(session.prompt(question, config.new_tokens, with_llm=True)) for question in questions)
         model = session.config.slm or session.config.pair
