@@ -73,10 +73,11 @@ def advise(
         with stage("advising") as progress:
             work.work(Meter(work.weights(), progress))
         advice = work.advice()
+        work.save(advice)
         if config.train:
             with stage("training what is recommended") as progress:
-                advice = work.trained(advice, train_items, Meter({"collect": 2, "learn": 4, "try": 1}, progress))
-        work.save(advice)
+                advice = work.trained(advice, train_items, Meter({"collect": 200, "learn": 400, "try": 100}, progress))
+            work.save(advice)
     return advice
 
 
