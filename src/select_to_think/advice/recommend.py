@@ -58,7 +58,7 @@ def recommend(measured: Measured) -> Recommendation:
     uncertainty = [width_words(measured)]
     if probes:
         uncertainty.append(
-            f"What is trained was tried after {probes[0].trained_on} questions only. More of them gain more; the "
+            f"What is trained was tried after {probes[0].trained_on} questions only. More should gain more; the "
             "ceiling says about how much more at most. Intervals are over questions: other seeds would move them too."
         )
     uncertainty += measured.unprobed
