@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from select_to_think.config import ScorerMode
+from select_to_think.config import ScoreKind, ScorerMode
 from select_to_think.selectors.base import Choice, Triggered, shown
-from select_to_think.structures import Branch, Observe, Requests
+from select_to_think.structures import Branch, Extend, Floats, Observe, Requests
 
 
 @dataclass(frozen=True)
 class ScorerSelector:
     """Argmax of the score of each candidate: one branch of K leaves on the cache that is already there.
 
-    bins (arXiv 2604.26940): the expected bin E(c). anchored: E(c) / T + a log p_SLM(c).
+    bins (arXiv 2604.26940): the expected bin E(c). anchored: E(c) / T + a log p_SLM(c). adapted: E(c) / T + a log p(c)
+    by the SLM with the adapter on, which has read the sequence in a context of its own (proposer).
 
     coupled: the SLM's own leaves score. activated: leaves under the adapter of the role "scorer", on the SLM's context.
     proposer: the leaves of a context of their own, "scorer".
     """
 
     mode: ScorerMode
-    anchored: bool
+    score: ScoreKind
     temperature: float
     anchor: float
 
@@ -37,14 +38,19 @@ class ScorerSelector:
 
     def choose(self, step: Triggered) -> Generator[Requests, Any, Choice]:
         """Score the candidates as leaves, and look ahead in the same forward."""
+        logprobs: Sequence[float] | Floats = step.logprobs
         if self.mode == "coupled":
             seen = yield Branch("slm", step.leaves, replace(step.ahead or Observe(), bins=True))
             ahead = seen if step.ahead else None
         else:
             model, adapter = ("scorer", None) if self.mode == "proposer" else ("slm", "scorer")
-            answers = yield (Branch(model, step.leaves, Observe(bins=True), adapter=adapter), *step.look_ahead())
+            own = (Extend(model, (), Observe(ids=(step.candidates,))),) if self.score == "adapted" else ()
+            leaves = Branch(model, step.leaves, Observe(bins=True), adapter=adapter)
+            answers = yield (leaves, *own, *step.look_ahead())
             seen, ahead = answers[0], shown(answers)
+            if self.score == "adapted":
+                logprobs = answers[1].asked_logprobs[0]
         scores = seen.bin_scores.astype(np.float64)  # (K,)
-        if self.anchored:
-            scores = scores / self.temperature + self.anchor * np.asarray(step.logprobs)
+        if self.score != "bins":
+            scores = scores / self.temperature + self.anchor * np.asarray(logprobs, np.float64)
         return Choice(step.candidates[int(scores.argmax())], tuple(map(float, scores)), "scorer", ahead=ahead)
