@@ -73,10 +73,11 @@ def advise(
         with stage("advising") as progress:
             work.work(Meter(work.weights(), progress))
         advice = work.advice()
+        work.save(advice)
         if config.train:
             with stage("training what is recommended") as progress:
-                advice = work.trained(advice, train_items, Meter({"collect": 2, "learn": 4, "try": 1}, progress))
-        work.save(advice)
+                advice = work.trained(advice, train_items, Meter({"collect": 200, "learn": 400, "try": 100}, progress))
+            work.save(advice)
     return advice
 
 
@@ -84,6 +85,8 @@ def check(session: Session, items: Sequence[Item], config: AdviseConfig, train_i
     """Raise S2TError for what would be found only after decoding: see `advise`."""
     assert_unique(items)
     refuse_test([*items, *train_items], purpose="take advice from")
+    if any(item.answer_type == "code" for item in items):
+        raise S2TError("advice runs no programs that a model wrote: leave the items with answer_type code out")
     if missing := session.incomparable_llm:
         raise S2TError(f"advice compares the two models step by step, which needs {missing}; try `s2t eval` instead")
     answered = sum(bool(item.answer) for item in items)

@@ -1,7 +1,7 @@
 """Small trainings on one half of the questions, for the other half: what would training gain?
 
-A probe is the real thing, trained as `s2t collect` and `s2t train` do it, on few questions. More questions give more,
-so what it gains is about the least that training gains, and its ceiling (`Trial.ceiling`) about the most.
+A probe is the real thing, trained as `s2t collect` and `s2t train` do it, on few questions. More questions should give
+more, so what it gains is about the least that training gains, and its ceiling (`Trial.ceiling`) about the most.
 
 Non-goals: trying what was trained (`trials.py`).
 """
