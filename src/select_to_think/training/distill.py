@@ -112,8 +112,7 @@ def train_distill(
         `nats_per_token` (the loss) and `agreement` (share of tokens at which the SLM's best one is the LLM's).
 
     Raises:
-        S2TError: no shared vocabulary, too few problems, a prompt that does not fit the context, a diverged loss, an
-            existing `out`, a full disk or an unwritable path.
+        S2TError: no shared vocabulary, bad data, too little memory, a diverged loss, an existing or unwritable `out`.
     """
     with working_folder(out, resume=resume) as work, ExitStack() as stack:
         check_shared_vocabulary(session.slm, session.llm)
@@ -132,16 +131,15 @@ def train_distill(
             write_completions(completions, session, answers)
         set_seed(decode.seed)
         module = DistillModule(session.slm.trainable, config, forbidden_ids(session), llm)
-        stack.enter_context(module.lent())
-        progress = stack.enter_context(stage("distilling"))
-        learned, measured = answers[: len(train)], answers[len(train) :]
-        trainer = DistillTrainer(module, learned, measured, args, config.patience, collate, mean_metrics, progress)
+        _, progress = stack.enter_context(module.lent()), stack.enter_context(stage("distilling"))
+        sides = answers[: len(train)], answers[len(train) :]
+        trainer = DistillTrainer(module, *sides, args, config.patience, collate, mean_metrics, progress)
         before = trainer.evaluate()
         vars(module).pop("_is_accelerate_prepared", None)  # for evaluation only: it would train without its neighbours
 
-        summary = partial(summarise, trainer, learned, measured, before)
-        write = partial(save, session, module, config, decode, question_keys)
-        return train_and_publish(trainer, work, out, resume, summary, write)
+        summary = partial(summarise, trainer, *sides, before)
+        fill = partial(save, session, module, config, decode, question_keys)
+        return train_and_publish(trainer, work, out, resume, summary, fill)
 
 
 def settings_of(session: Session, config: DistillConfig, decode: DecodeConfig, problems: int) -> dict[str, Any]:
