@@ -15,13 +15,15 @@ from analysis_run import row as made_row
 from fake_session import DECODE, FakeSession, fake_items
 from select_to_think.advice.document import DivergenceRow, Way
 from select_to_think.advice.meter import Meter
+from select_to_think.advice.probes import SCORES
 from select_to_think.advice.recommend import Measured, either, recommend
-from select_to_think.advice.settings import AdviseConfig
+from select_to_think.advice.settings import MODES, AdviseConfig
 from select_to_think.advice.trials import Halves, Trial, agreeing, counted, graded_by_llm, in_halves, tried
 from select_to_think.config import EvalSettings, PriceConfig
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.results import ResultRow
 from select_to_think.evaluation.statistics import paired_difference
+from select_to_think.models.scorer import has_score
 from select_to_think.structures import S2TError
 
 SETTINGS = EvalSettings(DECODE)
@@ -202,3 +204,7 @@ def test_prices_reach_the_ways(tmp_path: Path) -> None:
     _, found = counted(Trial("llm", "llm"), records, records, settings)
     written = sum(record.counts.llm_tokens_generated for record in records)
     assert found.row.money == pytest.approx(3e-6 * written) and written > 0
+
+
+def test_every_mode_is_tried_with_a_score_that_it_can_have() -> None:
+    assert list(SCORES) == list(MODES) and all(has_score(mode, score) for mode, score in SCORES.items())

@@ -195,7 +195,8 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.Ca
     assert "19 of 24 questions have no answer" in capsys.readouterr().err
     assert app.main(["advise", "--data", str(some), "--train", "--out", str(tmp_path / "out")]) == 2
     assert "--train-data FILE.jsonl" in capsys.readouterr().err
-    (tmp_path / "code.jsonl").write_text('{"id": "a", "question": "?", "answer": "x", "answer_type": "code"}\n')
+    code = [json.loads(line) | {"answer": "x", "answer_type": "code"} for line in some.open(encoding="utf-8")]
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps(line) + "\n" for line in code), encoding="utf-8")
     assert app.main(["advise", "--data", str(tmp_path / "code.jsonl"), "--out", str(tmp_path / "out")]) == 2
     assert "runs no programs" in capsys.readouterr().err
     answered = questions(tmp_path / "all.jsonl", answered=24)

@@ -105,7 +105,7 @@ class Adviser:
             costs[trial.name] = 1.5
         return {name: round(100 * cost) for name, cost in costs.items()}
 
-    def work(self, meter: Meter) -> None:
+    def try_all(self, meter: Meter) -> None:
         """Look at greedy answers, and try every way."""
         if self.without_answers:
             self.take_answers(meter)
