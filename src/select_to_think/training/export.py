@@ -77,14 +77,16 @@ class Source:
         """Of the adapter's folder beside an exported SLM."""
         return DISTILL if self.scorer is None else SCORER
 
-    def manifest(self, kind: str, bin_ids: Sequence[int], reserved: Sequence[int]) -> dict[str, Any]:
+    def manifest(
+        self, kind: str, bin_ids: Sequence[int], reserved: Sequence[int], copy_fingerprint: str = ""
+    ) -> dict[str, Any]:
         """What `s2t.json` holds."""
         scorer, rows = self.scorer, None
         if scorer is not None:
             rows = ScoreRows(scorer.mode, scorer.score, scorer.score_temperature, scorer.anchor, bin_ids)
         stop = sorted(self.pair.stop_ids)
-        slm = self.slm
-        return asdict(Exported(kind, self.method, slm.name, slm.fingerprint, reserved, stop, rows))  # type: ignore[arg-type]
+        slm = self.slm.name, self.slm.fingerprint
+        return asdict(Exported(kind, self.method, *slm, reserved, stop, rows, copy_fingerprint))  # type: ignore[arg-type]
 
 
 def export(
@@ -146,15 +148,19 @@ def write_merged(source: Source, out: Path) -> dict[str, Any]:
     model, bin_ids, reserved = scoring_copy(source)
     merge(model, source.adapter)
     save_model(source, model, reserved, out)
-    return source.manifest("merged", bin_ids, reserved)
+    digest = fingerprint(model)
+    if (thresholds := source.folder / CALIBRATION).exists():  # those of the adapted SLM
+        write_json_atomic(out / CALIBRATION, made_for(digest, thresholds))
+    return source.manifest("merged", bin_ids, reserved, digest)
 
 
 def write_vllm(source: Source, out: Path) -> dict[str, Any]:
     """A copy of the SLM that scores where the LoRA beside it is on, and what `s2t` needs to run the method from it."""
     model, bin_ids, reserved = scoring_copy(source)
     save_model(source, model, reserved, out)
-    copy_trained(source, out, fingerprint(model))
-    return source.manifest("vllm", bin_ids, reserved)
+    digest = fingerprint(model)
+    copy_trained(source, out, digest)
+    return source.manifest("vllm", bin_ids, reserved, digest)
 
 
 def write_gguf(source: Source, out: Path) -> dict[str, Any]:
@@ -267,6 +273,12 @@ def copy_trained(source: Source, out: Path, slm_fingerprint: str) -> None:
     if pair.config.calibration is not None or pair.folder is not None:
         (out / CALIBRATION).write_text(pair.calibration.dumps(), encoding="utf-8")
     for path in [*(out / source.name).glob("*.json"), *out.glob(CALIBRATION)]:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = made_for(slm_fingerprint, path)
         if "slm_fingerprint" in content:
-            write_json_atomic(path, {**content, "slm_fingerprint": slm_fingerprint})
+            write_json_atomic(path, content)
+
+
+def made_for(slm_fingerprint: str, path: Path) -> dict[str, Any]:
+    """The content of a JSON file, for a model of that fingerprint where it names one."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {**content, "slm_fingerprint": slm_fingerprint} if "slm_fingerprint" in content else content
