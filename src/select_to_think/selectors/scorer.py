@@ -10,7 +10,9 @@ import numpy as np
 
 from select_to_think.config import ScorerMode
 from select_to_think.selectors.base import Choice, Triggered, shown
-from select_to_think.structures import Branch, Observe, Requests
+from select_to_think.structures import Branch, Floats, Observation, Observe, Requests
+
+ASKED_FIRST = 2  # candidates of a sparing selector
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,16 @@ class ScorerSelector:
 
     coupled: the SLM's own leaves score. activated: leaves under the adapter of the role "scorer", on the SLM's context.
     proposer: the leaves of a context of their own, "scorer".
+
+    Where every leaf is a request of its own, `sparing` asks for those candidates alone that can still win, and looks
+    at nothing behind them; the others have the score minus infinity.
     """
 
     mode: ScorerMode
     anchored: bool
     temperature: float
     anchor: float
+    sparing: bool = False
 
     writes: ClassVar[bool] = False
 
@@ -37,6 +43,8 @@ class ScorerSelector:
 
     def choose(self, step: Triggered) -> Generator[Requests, Any, Choice]:
         """Score the candidates as leaves, and look ahead in the same forward."""
+        if self.sparing:
+            return (yield from self.choose_sparing(step))
         if self.mode == "coupled":
             seen = yield Branch("slm", step.leaves, replace(step.ahead or Observe(), bins=True))
             ahead = seen if step.ahead else None
@@ -44,7 +52,26 @@ class ScorerSelector:
             model, adapter = ("scorer", None) if self.mode == "proposer" else ("slm", "scorer")
             answers = yield (Branch(model, step.leaves, Observe(bins=True), adapter=adapter), *step.look_ahead())
             seen, ahead = answers[0], shown(answers)
-        scores = seen.bin_scores.astype(np.float64)  # (K,)
+        return self.choice(step, self.score(seen.bin_scores, np.asarray(step.logprobs)), ahead)
+
+    def score(self, expected: Floats | float, logprobs: Any) -> Any:
+        """The scores of candidates with these expected bins."""
         if self.anchored:
-            scores = scores / self.temperature + self.anchor * np.asarray(step.logprobs)
+            return np.float64(expected) / self.temperature + self.anchor * logprobs
+        return np.float64(expected) + 0 * logprobs
+
+    def choice(self, step: Triggered, scores: Any, ahead: Observation | None = None) -> Choice:
+        """The best candidate."""
         return Choice(step.candidates[int(scores.argmax())], tuple(map(float, scores)), "scorer", ahead=ahead)
+
+    def choose_sparing(self, step: Triggered) -> Generator[Requests, Any, Choice]:
+        """Score the likeliest candidates, and then those that would beat them with the best bin."""
+        logprobs = np.asarray(step.logprobs)
+        scores, most = np.full(len(logprobs), -np.inf), self.score(1.0, logprobs)
+        asked = np.arange(min(ASKED_FIRST, len(logprobs)))
+        model = "scorer" if self.mode == "proposer" else "slm"
+        while len(asked):
+            seen = yield Branch(model, [step.leaves[place] for place in asked], Observe(bins=True))
+            scores[asked] = self.score(seen.bin_scores, logprobs[asked])
+            asked = np.flatnonzero(np.isneginf(scores) & (most > scores.max()))
+        return self.choice(step, scores)
