@@ -36,7 +36,7 @@ LAYERS = (
     ("pairs",),
     ("artefacts", "session"),
     ("collect", "training", "evaluation"),
-    ("analysis", "serving"),
+    ("analysis", "serving", "integrations"),
     ("cli", "__main__"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
