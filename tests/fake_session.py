@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -77,6 +78,13 @@ class FakeSession:
 
     def decoder(self, method: str, settings: MethodSettings) -> None:
         find_method(method)
+
+    @contextmanager
+    def using(self, calibration: Calibration, **folders: str) -> Iterator[None]:
+        before = self.calibration, self.config
+        self.calibration, self.config = calibration, replace(self.config, **folders)
+        yield
+        self.calibration, self.config = before
 
     def coupled(self, method: str, select: SelectConfig) -> None:
         return None
@@ -170,11 +178,14 @@ class FakeSession:
         coupled: None = None,
     ) -> Iterator[tuple[int, Labels]]:
         for index in reversed(range(len(questions))):
-            yield index, fake_labels(questions[index], outputs[index], with_llm=with_llm)
+            yield index, fake_labels(questions[index], outputs[index], with_llm=with_llm, hidden=hidden)
 
 
-def fake_labels(question: str, tokens: Sequence[int], *, with_llm: bool = True) -> Labels:
-    """Labels of random distributions over the vocabulary in which the SLM's greedy token is the output token."""
+def fake_labels(question: str, tokens: Sequence[int], *, with_llm: bool = True, hidden: bool = False) -> Labels:
+    """Labels of random distributions over the vocabulary in which the SLM's greedy token is the output token.
+
+    The first entry of a hidden state tells how much likelier the LLM finds its own best token.
+    """
     random = np.random.default_rng(sum(map(ord, question)))
     slm = random.dirichlet(np.full(VOCABULARY, 0.3), size=len(tokens)) + 1e-9  # (P, V)
     llm = slm * random.gamma(0.5, size=slm.shape) + 1e-9
@@ -185,6 +196,8 @@ def fake_labels(question: str, tokens: Sequence[int], *, with_llm: bool = True) 
     slm_ids = np.argsort(-slm, axis=1)[:, :SUPPORT]
     llm_ids = np.argsort(-llm, axis=1)[:, :SUPPORT]
     take = np.take_along_axis
+    odds = np.log(llm.max(axis=1)) - np.log(llm[range(len(tokens)), slm_ids[:, 0]])
+    states = np.column_stack([odds, random.normal(size=(len(tokens), 7))]).astype(np.float32)
     return Labels(
         slm_ids=slm_ids,
         slm_logprobs=np.log(take(slm, slm_ids, 1)).astype(np.float32),
@@ -192,6 +205,7 @@ def fake_labels(question: str, tokens: Sequence[int], *, with_llm: bool = True) 
             name: random.random(len(tokens)).astype(np.float32)
             for name in ("entropy", "margin", *(("kl",) if with_llm else ()))
         },
+        hidden=states if hidden else None,
         llm_logprobs=np.log(take(llm, slm_ids, 1)).astype(np.float32) if with_llm else None,
         llm_top_ids=llm_ids if with_llm else None,
         llm_top_logprobs=np.log(take(llm, llm_ids, 1)).astype(np.float32) if with_llm else None,

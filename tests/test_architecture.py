@@ -36,6 +36,7 @@ LAYERS = (
     ("pairs",),
     ("artefacts", "session"),
     ("collect", "training", "evaluation"),
+    ("advice",),
     ("analysis", "serving", "integrations"),
     ("cli", "__main__"),
 )

@@ -113,11 +113,11 @@ def test_the_copy_for_vllm_has_a_free_reserved_id_and_proposes_as_the_slm(tmp_pa
     assert read_exported(tmp_path / "out").rows is not None
 
 
-@pytest.mark.parametrize("mode", ["coupled", "proposer"])
-def test_the_bundled_pair_decides_alike_from_its_export(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "format"), [("coupled", "vllm"), ("proposer", "vllm"), ("coupled", "merged")])
+def test_the_bundled_pair_decides_alike_from_its_export(mode: str, format: str, tmp_path: Path) -> None:
     select = SelectConfig(scorer_mode=mode, trigger_budget=0.2)  # type: ignore[arg-type]
     session = Session.load(runtime=SMALL)
-    export(session, "s2t-local", select, "vllm", tmp_path / "out")
+    export(session, "s2t-local", select, format, tmp_path / "out")
     alone = Session.load(PairConfig(slm=str(tmp_path / "out")), SMALL)
     questions = [item.question for item in pair_items(PairConfig(), "validation", 3)]
     decode = DecodeConfig(max_new_tokens=64)
@@ -126,7 +126,7 @@ def test_the_bundled_pair_decides_alike_from_its_export(mode: str, tmp_path: Pat
     for one, other in zip(ours, theirs, strict=True):
         assert one.tokens == other.tokens
         for step, same in zip(one.steps, other.steps, strict=True):
-            assert step.fired == same.fired and step.scores == pytest.approx(same.scores, abs=1e-5)
+            assert step.fired == same.fired and step.scores == pytest.approx(same.scores, abs=1e-4)
 
 
 def test_a_merged_distilled_slm_is_greedy_what_distill_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tiny import ARCHITECTURES, tiny_model
 from training_fixtures import make_trajectories, shake
 
 MODES = ("coupled", "proposer", "activated")
+SCORERS = [*product(MODES, ("bins", "anchored")), ("proposer", "adapted")]
 
 
 def module(arch: str, **settings: Any) -> ScorerModule:
@@ -64,8 +66,7 @@ def test_leaves_equal_the_definition(arch: str, mode: Any) -> None:
     torch.testing.assert_close(hidden, torch.stack(expected), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("score", ["bins", "anchored"])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "score"), SCORERS)
 @pytest.mark.parametrize("arch", ["qwen2", "gemma3", "mistral"])
 @pytest.mark.parametrize("tie", [False, True])
 def test_loss_and_gradients_equal_plain(arch: str, mode: Any, score: Any, tie: bool) -> None:
@@ -101,3 +102,21 @@ def test_activated_gradients_do_not_pass_through_the_prefix() -> None:
     scorer.switch.set_active(False)
     assert all(p.grad is None for p in scorer.slm.parameters())
     assert any(before)
+
+
+def test_the_adapted_score_is_anchored_where_the_adapter_has_read_the_prefix() -> None:
+    scorer = module("qwen2", mode="proposer", score="adapted")
+    examples = make_examples(make_trajectories(3))
+    logits = scorer(**collate(examples, whole=False))["logits"]
+    ordinary = torch.ones(64, dtype=torch.bool)
+    ordinary[[60, 61]] = False
+    expected = []
+    for each in examples:
+        for position, group in zip(each.positions.tolist(), each.candidates.tolist(), strict=True):
+            prefix = each.tokens[:position].tolist()
+            seen = scorer.slm(torch.tensor([prefix])).logits[0, -1]
+            logprobs = seen.masked_fill(~ordinary, -torch.inf).log_softmax(-1)
+            hidden = torch.stack([naive_hidden(scorer, prefix, candidate) for candidate in group])
+            bins = (hidden.float() @ scorer.bin_rows.float().T).softmax(-1) @ torch.linspace(0, 1, 5)
+            expected.append(bins / 0.1 + scorer.anchor * logprobs[group])
+    torch.testing.assert_close(logits.double(), torch.stack(expected).double(), atol=1e-4, rtol=1e-4)

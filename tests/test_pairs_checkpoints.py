@@ -58,6 +58,16 @@ def test_the_llama_form_computes_what_the_trained_model_computes() -> None:
     torch.testing.assert_close(as_llama(model)(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
 
 
+def test_every_scorer_is_what_its_folder_is_called_after() -> None:
+    scorers = sorted((DEMO / "scorers").iterdir())
+    calibrated = json.loads((DEMO / "calibration.json").read_text())["slm_fingerprint"]
+    assert scorers
+    for folder in scorers:
+        about = json.loads((folder / "scorer.json").read_text())
+        assert f"{about['mode']}-{about['score']}" == folder.name
+        assert about["slm_fingerprint"] == calibrated
+
+
 def test_size_budget() -> None:
     assert sum(path.stat().st_size for name in PAIR for path in (DEMO / name).rglob("*")) <= BUDGET_BYTES
 

@@ -208,7 +208,8 @@ def kinds() -> dict[str, Kind]:
     vote = MajorityVote(sample, 3, extract=lambda tokens: str(tokens[0] % 2))
 
     def local(mode: Any, trigger: Any, candidates: int) -> Select:
-        return Select(LIMITS, trigger, ScorerSelector(mode, mode != "coupled", 0.1, 0.7), candidates)
+        score: Any = {"coupled": "bins", "proposer": "adapted", "activated": "anchored"}[mode]
+        return Select(LIMITS, trigger, ScorerSelector(mode, score, 0.1, 0.7), candidates)
 
     return {
         "greedy": Kind(Greedy(LIMITS), one),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ PROMPTS = [list(range(3, 3 + n)) for n in (3, 17, 1, 9)]
 K = 6
 BINS = 5
 ARCHITECTURES = ("qwen2", "gemma3", "llama")
+SCORERS = [*product(("coupled", "proposer", "activated"), ("bins", "anchored")), ("proposer", "adapted")]
 
 
 def adapted_model(arch: str) -> tuple[torch.nn.Module, AdapterSwitch, torch.Tensor]:
@@ -69,17 +71,16 @@ def decode(model, switch, rows, mode: str, policy, max_rows: int = 3):
     return results_of(backends, runs, rows=max_rows, roles=roles)
 
 
-def local(mode: str, budget: float, anchored: bool) -> Select:
-    selector = ScorerSelector(mode, anchored, 0.1, 0.7)
+def local(mode: str, budget: float, score: str = "anchored") -> Select:
+    selector = ScorerSelector(mode, score, 0.1, 0.7)
     return Select(LIMITS, coin(1 - budget), selector, K)
 
 
-@pytest.mark.parametrize("anchored", [False, True])
-@pytest.mark.parametrize("mode", ["coupled", "proposer", "activated"])
+@pytest.mark.parametrize(("mode", "score"), SCORERS)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_scores_are_those_of_one_forward_per_candidate(arch: str, mode: str, anchored: bool) -> None:
+def test_scores_are_those_of_one_forward_per_candidate(arch: str, mode: str, score: str) -> None:
     model, switch, rows = adapted_model(arch)
-    results = decode(model, switch, rows, mode, local(mode, 0.4, anchored))
+    results = decode(model, switch, rows, mode, local(mode, 0.4, score))
     fired = 0
     for prompt, result in zip(PROMPTS, results, strict=True):
         for i, step in enumerate(result.steps):
@@ -94,8 +95,14 @@ def test_scores_are_those_of_one_forward_per_candidate(arch: str, mode: str, anc
             fired += 1
             assert list(step.candidates) == proposal.topk(K).indices.tolist()
             expected = plain_scores(model, switch, rows, mode, prefix, step.candidates)
-            if anchored:
-                expected = [e / 0.1 + 0.7 * float(proposal[c]) for e, c in zip(expected, step.candidates, strict=True)]
+            if score == "adapted":
+                switch.set_active(True)
+                anchors = next_logprobs(model, prefix)
+                switch.set_active(False)
+            else:
+                anchors = proposal
+            if score != "bins":
+                expected = [e / 0.1 + 0.7 * float(anchors[c]) for e, c in zip(expected, step.candidates, strict=True)]
             assert list(step.scores) == pytest.approx(expected, abs=1e-4)
             assert step.token == step.candidates[step.scores.index(max(step.scores))] and step.chooser == "scorer"
     assert fired > 10
@@ -105,17 +112,17 @@ def test_scores_are_those_of_one_forward_per_candidate(arch: str, mode: str, anc
 def test_a_trigger_that_never_fires_is_slm_greedy(mode: str) -> None:
     model, switch, rows = adapted_model("qwen2")
     plain = tiny_model("qwen2")
-    results = decode(model, switch, rows, mode, local(mode, -math.inf, True))
+    results = decode(model, switch, rows, mode, local(mode, -math.inf))
     expected = results_of(backends_of({"slm": plain}), (Greedy(LIMITS).run(p, "") for p in PROMPTS), rows=1)
     assert [r.tokens for r in results] == [r.tokens for r in expected]
 
 
-@pytest.mark.parametrize("mode", ["coupled", "proposer", "activated"])
+@pytest.mark.parametrize(("mode", "score"), SCORERS)
 @pytest.mark.parametrize("budget", [0.1, 0.5, 1.0])
-def test_a_triggered_step_adds_no_forward(mode: str, budget: float) -> None:
+def test_a_triggered_step_adds_no_forward(mode: str, score: str, budget: float) -> None:
     """As many forwards as tokens; one more where the last token of all was chosen, because nothing follows it."""
     model, switch, rows = adapted_model("qwen2")
-    results = decode(model, switch, rows, mode, local(mode, budget, True))
+    results = decode(model, switch, rows, mode, local(mode, budget, score))
     assert any(result.fired_count for result in results)
     for result in results:
         assert result.counts.slm_forwards == len(result.tokens) + result.steps[-1].fired
@@ -123,20 +130,21 @@ def test_a_triggered_step_adds_no_forward(mode: str, budget: float) -> None:
 
 def test_leaves_that_only_score_give_the_same_tokens() -> None:
     model, switch, rows = adapted_model("qwen2")
-    for mode in ("proposer", "activated"):
-        ahead = decode(model, switch, rows, mode, local(mode, 0.4, True))
+    for mode, score in (("proposer", "anchored"), ("proposer", "adapted"), ("activated", "anchored")):
+        ahead = decode(model, switch, rows, mode, local(mode, 0.4, score))
         backends = backends_of({"slm": model}, config=RuntimeConfig(kv_memory_gib=0.02, leaf_tokens=0))
         backends["slm"].add_adapter("scorer", adapter_of(switch), rows)
         roles = {"slm": Role("slm"), "scorer": Role("slm", "scorer")}
-        runs = (local(mode, 0.4, True).run(p, f"seed/{i}") for i, p in enumerate(PROMPTS))
+        runs = (local(mode, 0.4, score).run(p, f"seed/{i}") for i, p in enumerate(PROMPTS))
         later = results_of(backends, runs, roles=roles)
         assert [r.tokens for r in later] == [r.tokens for r in ahead]
         assert sum(r.counts.slm_forwards for r in later) > sum(r.counts.slm_forwards for r in ahead)
 
 
-def test_the_proposers_adapter_context_is_extended_lazily() -> None:
+@pytest.mark.parametrize("score", ["anchored", "adapted"])
+def test_the_proposers_adapter_context_is_extended_lazily(score: str) -> None:
     model, switch, rows = adapted_model("qwen2")
-    results = decode(model, switch, rows, "proposer", local("proposer", 0.3, True), max_rows=1)
+    results = decode(model, switch, rows, "proposer", local("proposer", 0.3, score), max_rows=1)
     for prompt, result in zip(PROMPTS, results, strict=True):
         fired = {i for i, step in enumerate(result.steps) if step.fired}
         steps = len(result.tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,9 @@ def session() -> Session:
     return made
 
 
-@pytest.mark.parametrize("score", ["bins", "anchored"])
-@pytest.mark.parametrize("mode", ["coupled", "proposer", "activated"])
+@pytest.mark.parametrize(
+    ("mode", "score"), [*product(("coupled", "proposer", "activated"), ("bins", "anchored")), ("proposer", "adapted")]
+)
 def test_s2t_local_runs_from_a_folder_without_ever_loading_an_llm(
     tmp_path: Path, mode: str, score: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

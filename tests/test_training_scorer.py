@@ -174,6 +174,9 @@ def test_bad_data_and_places_are_refused_before_training(tmp_path: Path) -> None
         train_scorer(slm, make_trajectories(12), QUICK, tmp_path / "a", validation=make_trajectories(2))
     with pytest.raises(S2TError, match="collect with the SLM"):
         train_scorer(slm, make_trajectories(24, vocab=90), QUICK, tmp_path / "a")
+    for mode in ("coupled", "activated"):
+        with pytest.raises(S2TError, match=f"--mode proposer, not {mode}"):
+            train_scorer(slm, make_trajectories(24), replace(QUICK, mode=mode, score="adapted"), tmp_path / "a")
     with pytest.raises(S2TError, match="does not divide"):
         train_scorer(slm, make_trajectories(24), replace(QUICK, micro_batch=3), tmp_path / "a")
     broken: list[Trajectory] = make_trajectories(24)

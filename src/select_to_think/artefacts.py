@@ -9,9 +9,12 @@ Non-goals: decoding (`session.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 from select_to_think.config import PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.contexts.remote.detection import Reached, reach
@@ -160,6 +163,17 @@ class Artefacts:
     @calibration.setter
     def calibration(self, calibration: Calibration) -> None:
         self._calibration = calibration
+
+    @contextmanager
+    def using(self, calibration: Calibration, **folders: str) -> Iterator[None]:
+        """Within this, these thresholds, and these folders in place of the configuration's (`scorer`, `distill`)."""
+        before = self.config, self._calibration
+        self.config = replace(self.config, **cast(dict[str, Any], folders))
+        self._calibration = calibration
+        try:
+            yield
+        finally:
+            self.config, self._calibration = before
 
     def thresholds(self, coupled: Scorer | None) -> Calibration:
         """The calibration of the model that proposes: the SLM, or with a coupled scorer the SLM with its adapter on.

@@ -19,7 +19,7 @@ from select_to_think.structures import S2TError, comma_separated
 LARGEST_SEED = 2**32 - 1  # that numpy and torch take
 
 ScorerMode = Literal["coupled", "proposer", "activated"]
-ScoreKind = Literal["bins", "anchored"]
+ScoreKind = Literal["bins", "anchored", "adapted"]
 DistillKind = Literal["kd", "sft"]
 Reporter = Literal["none", "tensorboard", "wandb"]
 Order = Literal["ab", "debiased"]
@@ -107,7 +107,7 @@ class SelectConfig(Checked):
     warm_up_steps: int = option(0, "First steps of an answer at which no trigger fires: 0, or 3 (paper).", low=0)
     candidates: int = option(8, "Candidates K: the SLM's top-K next tokens.", low=1)
     scorer_mode: ScorerMode = option("activated", "Which of the pair's scorers (a folder of --scorer knows its own).")
-    score: ScoreKind = option("anchored", "And its score: bins (the paper) or anchored (plus a multiple of log p_SLM).")
+    score: ScoreKind = option("anchored", "And its score: bins (the paper), or plus some log p: anchored, adapted.")
     block_verified: bool = option(True, "KL trigger: draft a block, verify it in one LLM forward (same output).")
 
 

@@ -154,7 +154,7 @@ def local(session: Session, settings: MethodSettings, samples: int) -> Decoder:
     coupled = session.coupled("s2t-local", settings.select)
     trigger = trigger_of(METHODS["s2t-local"], session, settings, coupled)
     adapted = session.adapted(scorer)
-    selector = ScorerSelector(scorer.mode, scorer.score == "anchored", scorer.score_temperature, scorer.anchor)
+    selector = ScorerSelector(scorer.mode, scorer.score, scorer.score_temperature, scorer.anchor)
     policy = Select(ends, trigger, selector, settings.select.candidates)
     if coupled is not None:
         return Decoder(policy, {"slm": adapted})

@@ -31,7 +31,7 @@ from select_to_think.contexts.remote.backend import RemoteBackend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation.grading import extract as extract_answer
 from select_to_think.methods import LLM, SLM, Decoder, Method, find_method
-from select_to_think.models.adapter import load_adapter
+from select_to_think.models.adapter import NO_CHANGE, load_adapter
 from select_to_think.models.gguf import LoadedGGUF
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import Conversation
@@ -97,18 +97,19 @@ class Session(Artefacts):
             return LlamaCppBackend(loaded, forbidden=never, config=self.runtime_config, cost=cost)
         return TransformersBackend(loaded.model, forbidden=never, config=self.runtime_config, cost=cost)
 
-    def adapter(self, folder: Path, bin_rows: Tensor | None = None) -> str:
-        """Make a trained adapter of the SLM known to its backend; returns its name there."""
+    def adapter(self, folder: Path, bin_rows: Tensor | None = None, merged: bool = False) -> str:
+        """Make a trained adapter of the SLM known to its backend, or one that is `merged` in its weights; returns its
+        name there."""
         backend, name = self.backend("slm"), str(folder)
         assert isinstance(backend, LocalBackend)
         with self.making:
             if name not in backend.adapters:
-                backend.add_adapter(name, load_adapter(folder, self.slm), bin_rows)
+                backend.add_adapter(name, NO_CHANGE if merged else load_adapter(folder, self.slm), bin_rows)
         return name
 
     def adapted(self, scorer: Scorer) -> Role:
         """The SLM with a scorer's adapter on."""
-        return Role("slm", self.adapter(scorer.path, scorer.bin_rows))
+        return Role("slm", self.adapter(scorer.path, scorer.bin_rows, scorer.merged))
 
     def trigger(self, name: str, budget: float, coupled: Scorer | None = None, warm_up_steps: int = 0) -> Trigger:
         """A trigger that fires on about a fraction `budget` of the steps behind the first `warm_up_steps`; `coupled`:

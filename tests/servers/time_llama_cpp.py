@@ -21,8 +21,8 @@ import torch
 from select_to_think.config import RuntimeConfig, ScorerMode
 from select_to_think.contexts.llama_cpp_backend import LlamaCppBackend
 from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.evaluation.bench import BINS, CANDIDATES, random_adapter, timed_events
-from select_to_think.evaluation.timing import Contender, table, time_contenders
+from select_to_think.evaluation.bench import BINS, CANDIDATES, random_adapter
+from select_to_think.evaluation.timing import Contender, table, time_contenders, timed_events
 from select_to_think.methods import SLM
 from select_to_think.models.gguf import load_gguf, record_fingerprint
 from select_to_think.models.shapes import random_model
@@ -110,7 +110,7 @@ def main() -> None:
             timed(
                 f"s2t-local-{mode}",
                 llama,
-                select(ScorerSelector(mode, True, 0.1, 1.0), CANDIDATES),
+                select(ScorerSelector(mode, "anchored", 0.1, 1.0), CANDIDATES),
                 roles.get(mode, {"slm": SLM, "scorer": adapted}),
             )
             for mode in get_args(ScorerMode)
@@ -118,7 +118,16 @@ def main() -> None:
     ]
     costs = time_contenders(contenders, options.repeats, lambda: None)
     rows = table(file.stem, options.batch, options.prompt_tokens, costs)
-    wanted = ("name", "seconds", "prefill_seconds", "tokens_per_second", "ratio_to_greedy", "ratio_low", "ratio_high")
+    wanted = (
+        "name",
+        "seconds",
+        "prefill_seconds",
+        "tokens_per_second",
+        "ratio_to_greedy",
+        "ratio_low",
+        "ratio_high",
+        "slm_batch_forwards",
+    )
     print(
         json.dumps(
             {

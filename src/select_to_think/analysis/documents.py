@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from select_to_think.advice.document import Advice
+from select_to_think.analysis.advice import divergence_table, headline, recall_table, ways_table
 from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown
 from select_to_think.analysis.paired import full_table, paired_table
 from select_to_think.analysis.runs import Run
@@ -19,9 +21,17 @@ def markdown(runs: Sequence[Run]) -> str:
     """Every table of the report with rounded values, remarks, and where the numbers come from."""
     parts = [f"# {title(runs)}\n\n{lead(runs)}\n"]
     parts += [f"> {note}\n" for run in runs for note in cautions(run)]
+    parts += [advice_text(run.advice) for run in runs if run.advice is not None]
     parts += [f"## {table.title}\n\n{to_markdown(table)}" for table in _tables(runs) if table.rows]
     parts.append("## Provenance\n\n" + "".join(f"- {run.name}: {_origin(run)}\n" for run in runs))
     return "\n".join(parts)
+
+
+def advice_text(advice: Advice) -> str:
+    """What to do, why, and how sure that is."""
+    found = advice.recommendation
+    said = [*found.reasons, *([advice.check.words] if advice.check else ()), *found.uncertainty]
+    return f"## Advice\n\n{headline(advice)}\n\n" + "".join(f"- {words}\n" for words in said)
 
 
 def _tables(runs: Sequence[Run]) -> Iterator[Table]:
@@ -31,6 +41,8 @@ def _tables(runs: Sequence[Run]) -> Iterator[Table]:
         if len(run.domains) > 1:
             yield domain_table(run)
         yield subject_table(run)
+        if run.advice is not None:
+            yield from (ways_table(run.advice), divergence_table(run.advice), recall_table(run.advice))
     yield hit_table(runs)
 
 
@@ -60,6 +72,7 @@ def json_text(runs: Sequence[Run]) -> str:
         "schema": 1,
         **{name: plain_rows(table) for name, table in tables.items()},
         "subjects": [{"run": run.name, **row} for run in runs for row in plain_rows(subject_table(run))],
+        "advice": {run.name: run.advice.to_json() for run in runs if run.advice is not None},
         "provenance": {run.name: run.provenance for run in runs},
     }
     return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from select_to_think.analysis import reading, sections
+from select_to_think.analysis import advice, reading, sections
 from select_to_think.analysis.items import select
 from select_to_think.analysis.markup import Html, element, embedded_json, join, page_file, text
 from select_to_think.analysis.runs import Run, baseline_name, load_runs
@@ -39,6 +39,7 @@ def render(runs: Sequence[Run]) -> str:
     """The whole page as text."""
     selection = select(runs)
     parts = {
+        "advice": ("Advice", advice.section(runs)),
         "results": ("Results", sections.results(runs)),
         "differences": (f"Against {baseline_name(runs)}", sections.differences(runs)),
         "domains": ("By domain", sections.domains(runs)),

@@ -11,8 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from select_to_think.advice.document import ADVICE, Advice, load_advice
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.results import (
+    MEASURE,
     RESULTS,
     Document,
     ItemRecord,
@@ -25,7 +27,6 @@ from select_to_think.files import read_record
 from select_to_think.structures import S2TError
 
 Records = Mapping[str, ItemRecord]  # by item id, in file order
-MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
 ALL = "all"
 ROUNDING = 1e-9
 
@@ -39,6 +40,7 @@ class Run:
     provenance: Provenance
     records: Mapping[str, Mapping[int, Records]]
     measure: Mapping[str, Any] | None = None
+    advice: Advice | None = None
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
@@ -129,6 +131,7 @@ def load_run(folder: Path, *, name: str) -> Run:
         provenance=results.provenance,
         records=records,
         measure=_read_measure(measured) if measured.exists() else None,
+        advice=load_advice(folder) if (folder / ADVICE).exists() else None,
     )
     for row in run.rows:
         marks = [record.right for record in run.records_of(row.method, row.domain)]

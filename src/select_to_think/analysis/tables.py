@@ -154,7 +154,7 @@ def results_table(runs: Sequence[Run], *, domain: str | None = ALL) -> Table:
 
 
 def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
-    """The row, its run's name, the interval of its accuracy, and what one answer cost: totals divided by `n`."""
+    """The row, its run's name, the interval of its accuracy, and what one answer cost."""
     cut_off = row.truncated
     if cut_off is None and row.method in run.records:
         cut_off = sum(record.finish_reason == "length" for record in run.records_of(row.method, row.domain))
@@ -164,6 +164,17 @@ def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
         **asdict(row),
         "accuracy_low": None if margin is None else max(0.0, row.accuracy - margin),
         "accuracy_high": None if margin is None else min(1.0, row.accuracy + margin),
+        **costs_per_answer(row),
+        "llm_share": row.llm_tokens_share,
+        "consultations_per_answer": None if row.consultations is None else row.consultations / row.n,
+        "mentor_choice_rate": (row.mentor_choices or 0) / row.disagreements if row.disagreements else None,
+        "cut_off": cut_off,
+    }
+
+
+def costs_per_answer(row: ResultRow) -> dict[str, float | None]:
+    """What one answer cost; totals divided by `n`."""
+    return {
         "seconds_per_answer": row.seconds / row.n,
         "tokens_per_answer": row.tokens / row.n,
         "llm_generated_per_answer": row.llm_tokens_generated / row.n,
@@ -172,10 +183,6 @@ def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
         "slm_processed_per_answer": None if row.slm_tokens_processed is None else row.slm_tokens_processed / row.n,
         "flops_per_answer": None if row.flops is None else row.flops / row.n,
         "money_per_1000": None if row.money is None else 1000 * row.money / row.n,
-        "llm_share": row.llm_tokens_share,
-        "consultations_per_answer": None if row.consultations is None else row.consultations / row.n,
-        "mentor_choice_rate": (row.mentor_choices or 0) / row.disagreements if row.disagreements else None,
-        "cut_off": cut_off,
     }
 
 

@@ -16,6 +16,7 @@ from typer.main import get_command
 from select_to_think import __version__
 from select_to_think.cli import (
     ablate,
+    advise,
     bench,
     calibrate,
     chat,
@@ -58,7 +59,7 @@ def build() -> typer.Typer:
     """The program with all its commands, in the order in which a newcomer meets them."""
     app = typer.Typer(name="s2t", no_args_is_help=True, rich_markup_mode="rich", context_settings=HELP)
     app.callback()(root)
-    looking = (demo, generate, chat, serve, measure, evaluate, compare, ablate, report, lm_eval, bench)
+    looking = (demo, generate, chat, serve, advise, measure, evaluate, compare, ablate, report, lm_eval, bench)
     for part in (*looking, calibrate, collect, train, export, pair):
         part.register(app)
     return app

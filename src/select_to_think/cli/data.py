@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 RUNS = Path("runs")
-Purpose = Literal["test", "calibration", "train"]  # the split of the bundled pair that serves it by default
+Purpose = Literal["test", "calibration", "train", "validation"]  # the default split of the bundled pair
 AS_IT_IS = PromptStyle()
-VERBS = {"calibration": "calibrate on", "train": "collect from"}
+VERBS = {"calibration": "calibrate on", "train": "collect from", "validation": "take advice from"}
 
 Style = Annotated[PromptStyle, Only(("template", "shots"))]
 Out = Annotated[
@@ -44,7 +44,8 @@ def choose_items(
 ) -> list[Item]:
     """The items of --data, of --benchmarks, or of a split of the bundled pair, each with its prompt.
 
-    Items for calibration or training come from train splits only. Raises S2TError where that is not possible.
+    All but test items come from train splits only; those for validation need no answers. Raises S2TError where that is
+    not possible.
     """
     from select_to_think.evaluation.benchmarks import ask
     from select_to_think.evaluation.items import limit_items, refuse_test
@@ -104,7 +105,9 @@ def file_items(path: Path, purpose: Purpose, *, domain: bool = False) -> list[It
 
     if purpose != "test":
         refuse_test([], purpose=VERBS[purpose], source=path)
-    return load(str(path)) if domain else load_items(path)
+    if not domain:
+        return load_items(path, answered=purpose != "validation")
+    return load(str(path))
 
 
 def pair_items(pair: PairConfig, split: str, limit: int | None) -> list[Item]:

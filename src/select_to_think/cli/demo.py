@@ -134,8 +134,8 @@ def scorer_table(scorers: dict[str, list[ResultRow]]) -> Table:
 
 def run_measure(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> dict[str, Any]:
     """Hit@k, kept beside the results, where the report finds it."""
-    from select_to_think.analysis.runs import MEASURE
     from select_to_think.evaluation.measure import measure
+    from select_to_think.evaluation.results import MEASURE
     from select_to_think.files import write_json_atomic
 
     with progress("3/3 measuring Hit@k") as report:

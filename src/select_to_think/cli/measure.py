@@ -30,8 +30,8 @@ def measure(
     With --out, the table is written there too, and `s2t report` shows it.
     """
     items = choose_items(pair, data, style)
-    from select_to_think.analysis.runs import MEASURE
     from select_to_think.evaluation.measure import measure as run
+    from select_to_think.evaluation.results import MEASURE
     from select_to_think.files import make_folder, write_json_atomic
     from select_to_think.session import Session
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from rich.markup import escape
 
+from select_to_think.advice.settings import MODES, AdviseConfig, ProbeTraining
 from select_to_think.checked import Checked
 from select_to_think.config import (
     BenchConfig,
@@ -54,6 +55,8 @@ PANELS = {
     DistillConfig: "Training",
     TriggerTrainConfig: "Training",
     VerifierTrainConfig: "Training",
+    ProbeTraining: "Training",
+    AdviseConfig: "Advice",
     BenchConfig: "Timing",
     BenchServeConfig: "Timing",
     AccessConfig: "Access",
@@ -94,6 +97,7 @@ TABLES: dict[str, Mapping[str, Any]] = {  # field -> what it names
     "trigger": TRIGGERS,
     "triggers": TRIGGERS,
     "method": METHODS,
+    "modes": dict.fromkeys(MODES),
 }
 
 Result = TypeVar("Result")

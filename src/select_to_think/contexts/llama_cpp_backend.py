@@ -88,10 +88,13 @@ class LlamaCppBackend(LocalBackend):
 
     def load(self, name: str, adapter: Adapter) -> None:
         """Make a LoRA known to llama.cpp, which reads it from a file."""
+        if not adapter.layers:
+            return
         architecture = self.loaded.metadata("general.architecture")
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.gguf"
-            write_adapter(file, adapter, architecture, self.loaded.model.config.get_text_config())
+            kind = torch.float32 if self.loaded.exact else torch.float16
+            write_adapter(file, adapter, architecture, self.loaded.model.config.get_text_config(), kind)
             lora = self.functions.llama_adapter_lora_init(self.loaded.weights, str(file).encode())
         if not lora:
             raise S2TError(f"llama.cpp cannot load the adapter {name} ({'; '.join(messages)}): train it again")
@@ -209,7 +212,7 @@ class LlamaCppBackend(LocalBackend):
 
     def use(self, adapter: str) -> None:
         """Let an adapter act on the next call; none where the name is empty."""
-        numbers = [self.loras[adapter]] if adapter else []
+        numbers = [self.loras[adapter]] if adapter in self.loras else []
         loras = (self.functions.llama_adapter_lora_p_ctypes * len(numbers))(*numbers)
         scales = (ctypes.c_float * len(numbers))(*[1.0] * len(numbers))
         self.functions.llama_set_adapters_lora(self.context, loras, len(numbers), scales)

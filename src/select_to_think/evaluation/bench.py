@@ -9,7 +9,7 @@ Non-goals: quality. Single times are not comparable between machines; ratios ins
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -28,10 +28,9 @@ from select_to_think.config import (
     ScorerMode,
     SelectConfig,
 )
-from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation import plain
-from select_to_think.evaluation.timing import Contender, Cost, table, time_contenders
+from select_to_think.evaluation.timing import Contender, Cost, table, time_contenders, timed_events
 from select_to_think.methods import LLM, SLM
 from select_to_think.models.adapter import Adapter, adapted_paths
 from select_to_think.models.loading import choose_device
@@ -45,7 +44,7 @@ from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.probability import bucketed_kl_nats
-from select_to_think.runs import Committed, Event, Finished, Run
+from select_to_think.runs import Run
 from select_to_think.runtime import Runtime
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
@@ -69,37 +68,6 @@ NAMES = tuple(
 def coin_kl(threshold: float) -> Trigger:
     """Pays for the KL trigger, decides by a coin: random weights would fire at every step."""
     return Trigger(KL, threshold, lambda slm, llm, random: kl(slm, llm) * 0 + np.float32(random.random()))
-
-
-def timed_events(
-    events: Iterator[tuple[int, Event]],
-    backends: Mapping[str, Backend],
-    rows: int,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Cost:
-    """Time runs to their end. The prefill ends with the first token of the last row of the first `rows`."""
-    forwards = {name: backend.forwards for name, backend in backends.items()}
-    begun: set[int] = set()
-    results: dict[int, Any] = {}
-    start, prefill = clock(), 0.0
-    for index, event in events:
-        if isinstance(event, Committed) and len(begun) < rows:
-            begun.add(index)
-            prefill = clock() - start
-        if isinstance(event, Finished):
-            results[index] = event.result
-    seconds = clock() - start
-    made = {name: backend.forwards - forwards.get(name, 0) for name, backend in backends.items()}
-    outputs = tuple(results[i].tokens for i in sorted(results))
-    return Cost(
-        seconds,
-        sum(map(len, outputs)),
-        llm_forwards=sum(result.counts.llm_forwards for result in results.values()),
-        prefill_seconds=prefill,
-        slm_batch_forwards=made.get("slm", 0),
-        llm_batch_forwards=made.get("llm", 0),
-        outputs=outputs,
-    )
 
 
 def run_generate(model: PreTrainedModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> Cost:
@@ -173,7 +141,7 @@ def shape_contenders(
         return Contender(name, run)
 
     def local(mode: ScorerMode, roles: Mapping[str, Role]) -> Contender:
-        selector = ScorerSelector(mode, True, 0.1, 1.0)
+        selector = ScorerSelector(mode, "anchored", 0.1, 1.0)
         return timed(f"s2t-local-{mode}", Select(limits, coin(threshold), selector, CANDIDATES), roles)
 
     def toss(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:

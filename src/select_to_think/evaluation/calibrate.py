@@ -7,7 +7,7 @@ Non-goals: reading and applying thresholds (`triggers/calibration.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from select_to_think.files import write_text_atomic
 from select_to_think.models.scorer import Scorer
 from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.triggers.calibration import Calibration
+from select_to_think.triggers.table import find_trigger
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
@@ -48,9 +49,15 @@ def calibrate(
     found: dict[int, dict[str, Floats]] = {}
     for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, progress=progress, coupled=coupled):
         found[index] = dict(labels.statistics)
-    statistics = {name: [found[index][name] for index in range(len(items))] for name in sorted(found[0])}
+    return fitted(session, items, [found[index] for index in range(len(items))])
+
+
+def fitted(session: Session, items: Sequence[Item], statistics: Sequence[Mapping[str, Floats]]) -> Calibration:
+    """The quantiles of the `statistics` (trigger -> a value for each step) of the greedy answers to `items`."""
+    by_trigger = {name: [answer[name] for answer in statistics] for name in sorted(statistics[0])}
+    with_llm = any(find_trigger(name).needs_llm for name in by_trigger)
     llm_fingerprint = session.llm.fingerprint if with_llm else None
-    calibration = Calibration.fit(statistics, [i.id for i in items], session.slm.fingerprint, llm_fingerprint)
+    calibration = Calibration.fit(by_trigger, [i.id for i in items], session.slm.fingerprint, llm_fingerprint)
     return replace(calibration, question_keys=[question_key(item) for item in items])
 
 

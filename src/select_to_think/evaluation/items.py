@@ -56,9 +56,9 @@ def load_pair_split(split: str, *, limit_per_domain: int | None = None) -> list[
     return [Item(p.id, p.question, p.answer, domain=p.domain, split=split) for p in problems]
 
 
-def load_items(path: str | Path, *, limit_per_domain: int | None = None) -> list[Item]:
+def load_items(path: str | Path, *, limit_per_domain: int | None = None, answered: bool = True) -> list[Item]:
     """Items of a JSON Lines file (`.gz` allowed) with the fields `id, question, answer` and optionally the others of
-    `Item`; fields that `Item` does not have are kept in `meta`.
+    `Item`; fields that `Item` does not have are kept in `meta`. Unless `answered`, an answer that is missing is empty.
 
     Raises S2TError naming file and line for a broken line, a missing field or a repeated id, and for an empty file.
     """
@@ -76,7 +76,7 @@ def load_items(path: str | Path, *, limit_per_domain: int | None = None) -> list
         record = decoded(line, where, remedy=CORRECT)
         if not isinstance(record, dict):
             raise S2TError(f"{where} is not a JSON object; {CORRECT}")
-        item = _item(record, where)
+        item = _item(record if answered else {"answer": None, **record}, where, answered)
         if item.id in places:
             raise S2TError(f"{where}: the id {item.id!r} stands already in {places[item.id]}; make ids unique")
         places[item.id] = where.removeprefix(f"{path}, ")
@@ -86,12 +86,13 @@ def load_items(path: str | Path, *, limit_per_domain: int | None = None) -> list
     return limit_items(items, limit_per_domain)
 
 
-def _item(record: Mapping[str, Any], where: str) -> Item:
-    """Check one record. Raises S2TError that starts with `where`."""
+def _item(record: Mapping[str, Any], where: str, answered: bool) -> Item:
+    """Check one record, which has an answer if `answered`. Raises S2TError that starts with `where`."""
     for name in ("id", "question", "answer"):
         if name not in record:
             raise S2TError(f"{where} has no field {name!r}; each line needs id, question and answer")
-    values = {name: _text(record[name], name, where) for name in ("id", "question", "answer")}
+    values = {name: _text(record[name], name, where) for name in ("id", "question")}
+    values["answer"] = "" if record["answer"] is None and not answered else _text(record["answer"], "answer", where)
     choices = record.get("choices")
     if choices is not None:
         if not isinstance(choices, list) or not choices:

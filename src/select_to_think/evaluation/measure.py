@@ -58,7 +58,7 @@ class Sufficiency:
 
 
 @dataclass(frozen=True)
-class _Steps:
+class RankedSteps:
     """All P steps of one item."""
 
     kl_nats: NDArray[np.float32]  # (P,)
@@ -83,19 +83,26 @@ def measure(
     if not select.trigger_budget:
         raise S2TError("trigger_budget must be above 0 and at most 1 to measure something, got 0")
     items, remarks = only_fitting(session, items, decode.max_new_tokens, with_llm=True)
-    steps: dict[int, _Steps] = {}
+    steps: dict[int, RankedSteps] = {}
     for index, labels in labelled_greedy(session, items, decode, with_llm=True, progress=progress):
-        steps[index] = _steps(labels, select)
-    ordered = [steps[index] for index in range(len(items))]
-    fired, threshold = top_share([entry.kl_nats for entry in ordered], select.trigger_budget)
-    rows = []
-    for domain in with_all(item.domain for item in items):
-        chosen = [i for i, item in enumerate(items) if domain in ("all", item.domain)]
-        rows.append(_row(domain, [ordered[i] for i in chosen], [fired[i] for i in chosen]))
+        steps[index] = ranked_steps(labels, select)
+    rows, threshold = sufficiency(items, [steps[index] for index in range(len(items))], select.trigger_budget)
+    return described(session, rows, threshold, select, decode, remarks)
+
+
+def described(
+    session: Session,
+    rows: Sequence[SufficiencyRow],
+    kl_nats_threshold: float,
+    select: SelectConfig,
+    decode: DecodeConfig,
+    remarks: Sequence[str],
+) -> Sufficiency:
+    """The rows with their provenance."""
     config = {
         "measure": {
             **{name: getattr(select, name) for name in ("trigger_budget", "candidates", *DEFINED)},
-            "kl_nats_threshold": threshold,
+            "kl_nats_threshold": kl_nats_threshold,
         },
         "decode": asdict(decode),
     }
@@ -104,7 +111,22 @@ def measure(
     return Sufficiency(tuple(rows), about)
 
 
-def _steps(labels: Labels, select: SelectConfig) -> _Steps:
+def sufficiency(
+    items: Sequence[Item], steps: Sequence[RankedSteps], trigger_budget: float
+) -> tuple[list[SufficiencyRow], float]:
+    """The rows over the share `trigger_budget` of all steps with the highest KL, and the smallest KL among them, nats.
+
+    `steps`: of each item.
+    """
+    fired, threshold = top_share([entry.kl_nats for entry in steps], trigger_budget)
+    rows = []
+    for domain in with_all(item.domain for item in items):
+        chosen = [i for i, item in enumerate(items) if domain in ("all", item.domain)]
+        rows.append(_row(domain, [steps[i] for i in chosen], [fired[i] for i in chosen]))
+    return rows, threshold
+
+
+def ranked_steps(labels: Labels, select: SelectConfig) -> RankedSteps:
     """The steps of one item behind the warm-up."""
     assert labels.llm_top_ids is not None and labels.llm_logprobs is not None
     same = labels.slm_ids == labels.llm_top_ids[:, :1]  # (P, S)
@@ -112,7 +134,7 @@ def _steps(labels: Labels, select: SelectConfig) -> _Steps:
     flip = labels.llm_logprobs[:, : select.candidates].argmax(axis=1) != 0
     kl = labels.statistics[find_trigger("kl", select.trigger_definition).name]
     behind = slice(select.warm_up_steps, None)
-    return _Steps(kl[behind], rank[behind], flip[behind])
+    return RankedSteps(kl[behind], rank[behind], flip[behind])
 
 
 def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[list[NDArray[np.bool_]], float]:
@@ -129,7 +151,7 @@ def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[
     return np.split(marks, ends), float(flat[best[-1]])
 
 
-def _row(domain: str, steps: Sequence[_Steps], fired: Sequence[NDArray[np.bool_]]) -> SufficiencyRow:
+def _row(domain: str, steps: Sequence[RankedSteps], fired: Sequence[NDArray[np.bool_]]) -> SufficiencyRow:
     counts = np.array([mask.sum() for mask in fired])  # (items,)
     total = int(counts.sum())
     hit_at: dict[str, float | None] = {}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 RESULTS = "results.json"
+MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
 PROMPT_TOO_LONG: Final = "prompt_too_long"
 PACKAGES = ("torch", "transformers", "peft", "llama-cpp-python")
 REMEDY = "name a folder that `s2t eval --out` wrote"

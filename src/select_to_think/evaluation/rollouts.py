@@ -26,11 +26,12 @@ def labelled_greedy(
     with_llm: bool,
     progress: Progress | None,
     coupled: Scorer | None = None,
+    hidden: bool = False,
 ) -> Iterator[tuple[int, Labels]]:
     """(index of the item, labels of the P tokens that greedy decoding writes), in order of finishing.
 
     With a `coupled` scorer it is the SLM with the scorer's adapter on that decodes: `s2t-local` that never triggers.
-    `progress` counts rollouts and labels: two per item.
+    `hidden`: the labels hold the SLM's last hidden states. `progress` counts rollouts and labels: two per item.
     """
     done, total = 0, 2 * len(items)
     questions = [item.asked for item in items]
@@ -43,7 +44,8 @@ def labelled_greedy(
         if progress:
             progress(done, total)
     outputs = [tokens[index] for index in range(len(items))]
-    for index, labels in session.label(questions, outputs, with_llm=with_llm, decode=decode, coupled=coupled):
+    labelled = session.label(questions, outputs, with_llm=with_llm, hidden=hidden, decode=decode, coupled=coupled)
+    for index, labels in labelled:
         done += 1
         if progress:
             progress(done, total)

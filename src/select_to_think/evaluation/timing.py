@@ -5,10 +5,14 @@ Non-goals: what the contenders do (`bench.py`, `plain.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
+
+from select_to_think.contexts.protocol import Backend
+from select_to_think.runs import Committed, Event, Finished
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,37 @@ class Contender:
 
     name: str
     run: Callable[[], Cost]
+
+
+def timed_events(
+    events: Iterator[tuple[int, Event]],
+    backends: Mapping[str, Backend],
+    rows: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Cost:
+    """Time runs to their end. The prefill ends with the first token of the last row of the first `rows`."""
+    forwards = {name: backend.forwards for name, backend in backends.items()}
+    begun: set[int] = set()
+    results: dict[int, Any] = {}
+    start, prefill = clock(), 0.0
+    for index, event in events:
+        if isinstance(event, Committed) and len(begun) < rows:
+            begun.add(index)
+            prefill = clock() - start
+        if isinstance(event, Finished):
+            results[index] = event.result
+    seconds = clock() - start
+    made = {name: backend.forwards - forwards.get(name, 0) for name, backend in backends.items()}
+    outputs = tuple(results[i].tokens for i in sorted(results))
+    return Cost(
+        seconds,
+        sum(map(len, outputs)),
+        llm_forwards=sum(result.counts.llm_forwards for result in results.values()),
+        prefill_seconds=prefill,
+        slm_batch_forwards=made.get("slm", 0),
+        llm_batch_forwards=made.get("llm", 0),
+        outputs=outputs,
+    )
 
 
 def time_contenders(contenders: Sequence[Contender], repeats: int, tick: Callable[[], None]) -> dict[str, list[Cost]]:

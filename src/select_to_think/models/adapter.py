@@ -119,6 +119,9 @@ class Adapter:
     scale: float
 
 
+NO_CHANGE = Adapter({}, 1.0)
+
+
 def load_adapter(path: str | Path, slm: LoadedModel) -> Adapter:
     """Read a folder's LoRA for `slm`, on the CPU; the model is not touched.
 

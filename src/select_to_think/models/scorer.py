@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 REMEDY = "train one with: s2t train scorer"
 
 
+def has_score(mode: ScorerMode, score: ScoreKind) -> bool:
+    """Whether a mode can have a score: `adapted` reads a context of the adapter's own, beside the SLM's."""
+    return score != "adapted" or mode == "proposer"
+
+
 @dataclass(frozen=True)
 class About:
     """What `scorer.json` holds."""
@@ -39,12 +44,15 @@ class About:
     slm_fingerprint: str
     slm: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
+    merged: bool = False  # its adapter is in the SLM's weights, not in the folder
     schema: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a temperature that scores cannot be divided by."""
+        """Raise ValueError for a temperature that scores cannot be divided by, or a score that the mode cannot have."""
         if self.score_temperature <= 0:
             raise ValueError("the score_temperature must be above 0")
+        if not has_score(self.mode, self.score):
+            raise ValueError(f"the mode {self.mode} has no score {self.score}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,9 @@ class Scorer:
     score: ScoreKind
     score_temperature: float
     bin_rows: Tensor  # (bins, hidden_size), fp32
-    anchor: float  # multiple of log p_SLM; unused by the score "bins"
+    anchor: float  # multiple of the log-probability; unused by the score "bins"
     path: Path
+    merged: bool = False  # the SLM's weights have its adapter
 
 
 def save_scorer(folder: Path, switch: AdapterSwitch, bin_rows: Tensor, anchor: float, about: About) -> None:
@@ -81,4 +90,4 @@ def load_scorer(path: str | Path, slm: LoadedModel) -> Scorer:
     if {name: tuple(each.shape) for name, each in head.items()} != {"bins": (about.bins, hidden_size), "anchor": ()}:
         raise S2TError(f"{folder / 'score_head.safetensors'} does not fit {slm.name}; {REMEDY}")
     anchor = float(head["anchor"])
-    return Scorer(about.mode, about.score, about.score_temperature, head["bins"], anchor, folder)
+    return Scorer(about.mode, about.score, about.score_temperature, head["bins"], anchor, folder, about.merged)

@@ -109,6 +109,10 @@ def ahead(policy: Policy) -> Ahead:
     if type(policy) is not Select:
         raise S2TError(f"{type(policy).__name__} asks for more than an engine that decodes alone tells")
     if isinstance(policy.selector, ScorerSelector):
+        if policy.selector.score == "adapted":
+            raise S2TError(
+                "the adapted score reads log-probabilities under the adapter: take an anchored or bins scorer"
+            )
         policy = replace(policy, selector=replace(policy.selector, sparing=True))
     return Ahead(policy.limits, policy)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from select_to_think.config import ScorerMode
+from select_to_think.config import ScoreKind, ScorerMode
 from select_to_think.selectors.base import Choice, Triggered, shown
-from select_to_think.structures import Branch, Floats, Observation, Observe, Requests
+from select_to_think.structures import Branch, Extend, Floats, Observation, Observe, Requests
 
 ASKED_FIRST = 2  # candidates of a sparing selector
 
@@ -19,7 +19,8 @@ ASKED_FIRST = 2  # candidates of a sparing selector
 class ScorerSelector:
     """Argmax of the score of each candidate: one branch of K leaves on the cache that is already there.
 
-    bins (arXiv 2604.26940): the expected bin E(c). anchored: E(c) / T + a log p_SLM(c).
+    bins (arXiv 2604.26940): the expected bin E(c). anchored: E(c) / T + a log p_SLM(c). adapted: E(c) / T + a log p(c)
+    by the SLM with the adapter on, which has read the sequence in a context of its own (proposer).
 
     coupled: the SLM's own leaves score. activated: leaves under the adapter of the role "scorer", on the SLM's context.
     proposer: the leaves of a context of their own, "scorer".
@@ -29,7 +30,7 @@ class ScorerSelector:
     """
 
     mode: ScorerMode
-    anchored: bool
+    score: ScoreKind
     temperature: float
     anchor: float
     sparing: bool = False
@@ -45,20 +46,25 @@ class ScorerSelector:
         """Score the candidates as leaves, and look ahead in the same forward."""
         if self.sparing:
             return (yield from self.choose_sparing(step))
+        logprobs: Sequence[float] | Floats = step.logprobs
         if self.mode == "coupled":
             seen = yield Branch("slm", step.leaves, replace(step.ahead or Observe(), bins=True))
             ahead = seen if step.ahead else None
         else:
             model, adapter = ("scorer", None) if self.mode == "proposer" else ("slm", "scorer")
-            answers = yield (Branch(model, step.leaves, Observe(bins=True), adapter=adapter), *step.look_ahead())
+            own = (Extend(model, (), Observe(ids=(step.candidates,))),) if self.score == "adapted" else ()
+            leaves = Branch(model, step.leaves, Observe(bins=True), adapter=adapter)
+            answers = yield (leaves, *own, *step.look_ahead())
             seen, ahead = answers[0], shown(answers)
-        return self.choice(step, self.score(seen.bin_scores, np.asarray(step.logprobs)), ahead)
+            if self.score == "adapted":
+                logprobs = answers[1].asked_logprobs[0]
+        return self.choice(step, self.scored(seen.bin_scores, np.asarray(logprobs, np.float64)), ahead)
 
-    def score(self, expected: Floats | float, logprobs: Any) -> Any:
-        """The scores of candidates with these expected bins."""
-        if self.anchored:
-            return np.float64(expected) / self.temperature + self.anchor * logprobs
-        return np.float64(expected) + 0 * logprobs
+    def scored(self, expected: Floats | float, logprobs: Any) -> Any:
+        """The scores of K candidates with these expected bins (K,), or with one for all."""
+        if self.score == "bins":
+            return np.float64(expected) + 0 * logprobs
+        return np.float64(expected) / self.temperature + self.anchor * logprobs
 
     def choice(self, step: Triggered, scores: Any, ahead: Observation | None = None) -> Choice:
         """The best candidate."""
@@ -66,12 +72,12 @@ class ScorerSelector:
 
     def choose_sparing(self, step: Triggered) -> Generator[Requests, Any, Choice]:
         """Score the likeliest candidates, and then those that would beat them with the best bin."""
-        logprobs = np.asarray(step.logprobs)
-        scores, most = np.full(len(logprobs), -np.inf), self.score(1.0, logprobs)
+        logprobs = np.asarray(step.logprobs, np.float64)
+        scores, most = np.full(len(logprobs), -np.inf), self.scored(1.0, logprobs)
         asked = np.arange(min(ASKED_FIRST, len(logprobs)))
         model = "scorer" if self.mode == "proposer" else "slm"
         while len(asked):
             seen = yield Branch(model, [step.leaves[place] for place in asked], Observe(bins=True))
-            scores[asked] = self.score(seen.bin_scores, logprobs[asked])
+            scores[asked] = self.scored(seen.bin_scores, logprobs[asked])
             asked = np.flatnonzero(np.isneginf(scores) & (most > scores.max()))
         return self.choice(step, scores)

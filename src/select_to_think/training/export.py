@@ -13,11 +13,10 @@ Non-goals: running them elsewhere.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import copy, copytree
 from typing import Any
@@ -30,7 +29,7 @@ from transformers import PreTrainedModel
 
 from select_to_think.artefacts import Artefacts
 from select_to_think.config import SelectConfig
-from select_to_think.files import read_json, write_json_atomic
+from select_to_think.files import read_json, write_json_atomic, write_text_atomic
 from select_to_think.models.adapter import PEFT_PREFIX, Adapter, load_adapter, read_tensors
 from select_to_think.models.exported import CALIBRATION, DISTILL, MANIFEST, SCORER, Exported, ScoreRows
 from select_to_think.models.gguf import architecture_of, convert, record_fingerprint, weight_type, write_adapter
@@ -42,6 +41,7 @@ from select_to_think.training.folders import publish
 
 METHODS = ("s2t-local", "distill")
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of a score row's logit
+ABOUT = {SCORER: "scorer.json", DISTILL: "distill.json"}
 PROBE = 8  # tokens
 MODEL = "model.gguf"
 READ_WRONGLY = "s2t reads text with its own tokenizer, other programs will cut it as GPT-2 does"
@@ -144,13 +144,16 @@ def write_peft(source: Source, out: Path) -> dict[str, Any]:
 
 
 def write_merged(source: Source, out: Path) -> dict[str, Any]:
-    """One checkpoint that is the adapted SLM."""
+    """One checkpoint that is the adapted SLM, and what `s2t` needs to select with it."""
     model, bin_ids, reserved = scoring_copy(source)
     merge(model, source.adapter)
     save_model(source, model, reserved, out)
     digest = fingerprint(model)
-    if (thresholds := source.folder / CALIBRATION).exists():  # those of the adapted SLM
-        write_json_atomic(out / CALIBRATION, made_for(digest, thresholds))
+    if source.scorer is not None:
+        copy_folder(source, out, digest)
+        for path in (out / SCORER).glob("adapter_*"):
+            path.unlink()
+        change(out / SCORER / ABOUT[SCORER], merged=True)
     return source.manifest("merged", bin_ids, reserved, digest)
 
 
@@ -180,8 +183,8 @@ def write_gguf(source: Source, out: Path) -> dict[str, Any]:
         for path in checkpoint.iterdir():
             if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
                 copy(path, out)
-    config = model.config.get_text_config()
-    write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config)
+    config, kind = model.config.get_text_config(), torch.float32 if llama.weights == "F32" else torch.float16
+    write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config, kind)
     copy_trained(source, out, slm.fingerprint)
     return source.manifest("gguf", bin_ids, reserved)
 
@@ -266,19 +269,24 @@ def save_model(source: Source, model: PreTrainedModel, reserved: Sequence[int], 
     source.slm.tokenizer.save_pretrained(out)
 
 
+def copy_folder(source: Source, out: Path, slm_fingerprint: str) -> None:
+    """Put the adapter's folder beside a copy of the SLM, as made for a model of that fingerprint."""
+    folder = out / source.name
+    copytree(source.folder, folder)
+    for path in (folder / ABOUT[source.name], folder / CALIBRATION):
+        if path.exists():
+            change(path, slm_fingerprint=slm_fingerprint)
+
+
 def copy_trained(source: Source, out: Path, slm_fingerprint: str) -> None:
-    """Put the adapter's folder and the thresholds beside a copy of the SLM, as made for a model of that fingerprint."""
-    copytree(source.folder, out / source.name)
+    """Put the adapter's folder and the SLM's thresholds beside a copy of the SLM, as made for that fingerprint."""
+    copy_folder(source, out, slm_fingerprint)
     pair = source.pair
     if pair.config.calibration is not None or pair.folder is not None:
-        (out / CALIBRATION).write_text(pair.calibration.dumps(), encoding="utf-8")
-    for path in [*(out / source.name).glob("*.json"), *out.glob(CALIBRATION)]:
-        content = made_for(slm_fingerprint, path)
-        if "slm_fingerprint" in content:
-            write_json_atomic(path, content)
+        calibration = replace(pair.calibration, slm_fingerprint=slm_fingerprint)
+        write_text_atomic(out / CALIBRATION, calibration.dumps())
 
 
-def made_for(slm_fingerprint: str, path: Path) -> dict[str, Any]:
-    """The content of a JSON file, for a model of that fingerprint where it names one."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return {**content, "slm_fingerprint": slm_fingerprint} if "slm_fingerprint" in content else content
+def change(path: Path, **values: Any) -> None:
+    """Give fields of a JSON file other values."""
+    write_json_atomic(path, {**read_json(path, remedy="train it again"), **values})

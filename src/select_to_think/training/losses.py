@@ -29,7 +29,8 @@ def choice_logits(
 ) -> Tensor:
     """Logits of "which candidate does the LLM prefer", (G, K) from expected bins and log p_SLM, both (G, K).
 
-    bins (the paper): E(c) / T. anchored: E(c) / T + a log p_SLM(c), so that equal bins mean the SLM's own choice.
+    bins (the paper): E(c) / T. anchored, adapted: E(c) / T + a log p_SLM(c), so that equal bins mean the SLM's own
+    choice; for adapted, log p_SLM is that of the SLM with the adapter on.
 
     E lies in [0, 1]. At T = 1 the best possible softmax over 16 candidates gives the right one e / (e + 15) = 0.153, a
     cross-entropy of 1.875 nats: nothing can be fitted. T belongs near 0.1.

@@ -60,6 +60,6 @@ def summarise(
         "agree_at_1": best["agree_at_1"],
         "spearman": best["spearman"],
         "best_epoch": best["epoch"],
-        "anchor": module.anchor.item() if module.settings.score == "anchored" else None,
+        "anchor": module.anchor.item() if module.settings.score != "bins" else None,
         "epochs": epochs,
     }

@@ -92,7 +92,7 @@ class AdapterModule(nn.Module):
 
 
 class ScorerModule(AdapterModule):
-    """An adapter, the score rows and (anchored) the anchor.
+    """An adapter, the score rows and (anchored, adapted) the anchor.
 
     The score rows start as zeros, so every candidate starts at 0.5: the anchored score starts at the SLM's greedy
     choice. Reserved rows of the head would start no better (unused rows are nearly equal), and many heads have none.
@@ -104,11 +104,16 @@ class ScorerModule(AdapterModule):
         self.settings = config  # not `config`: the Trainer would take it for the model's own
         hidden_size = model.config.get_text_config().hidden_size
         self.bin_rows = nn.Parameter(torch.zeros(config.bins, hidden_size, device=model.device))
-        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score == "anchored")
+        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score != "bins")
 
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by name."""
         return {**super().trained(), "bins": self.bin_rows, "anchor": self.anchor}
+
+    @property
+    def reads_own(self) -> bool:
+        """Whether the adapted model's own distribution anchors the score: where it proposes, or by choice."""
+        return self.settings.score == "adapted" or (self.settings.mode, self.settings.score) == ("coupled", "anchored")
 
     @property
     def whole(self) -> bool:
@@ -131,7 +136,7 @@ class ScorerModule(AdapterModule):
         leaves = Leaves(prefix_ids, leaf_ids, leaf_positions, leaf_places)
         hidden, prefix = self.read(leaves)
         expected = expected_bin(hidden, self.bin_rows).view(slm_logprobs.shape)  # (G, K)
-        if self.settings.mode == "coupled" and self.settings.score == "anchored":
+        if self.reads_own:
             assert prefix is not None
             candidates = leaf_ids.flatten()[leaf_places].view(slm_logprobs.shape)
             before = prefix[group_rows, group_positions - 1]  # (G, H)
@@ -157,7 +162,7 @@ class ScorerModule(AdapterModule):
         if self.settings.packed:
             return packed_forward(self.slm, leaves)
         hidden = plain_forward(self.slm, one_row_per_leaf(leaves))
-        if self.settings.mode != "coupled":
+        if not (self.whole or self.reads_own):
             return hidden, None
         return hidden, self.slm.base_model(leaves.prefix_ids, use_cache=False).last_hidden_state
 

@@ -21,7 +21,7 @@ from select_to_think.collect.records import Trajectory
 from select_to_think.config import LARGEST_SEED
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.scorer import About, save_scorer
+from select_to_think.models.scorer import About, has_score, save_scorer
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.folders import begin, working_folder
@@ -62,9 +62,12 @@ def train_scorer(
         groups whose best-scored candidate is the LLM's best one), `spearman` and the losses.
 
     Raises:
-        S2TError: bad data, a diverged loss, an existing `out`, a full disk or an unwritable path.
+        S2TError: a score that the mode cannot have, bad data, a diverged loss, an existing `out`, a full disk or an
+            unwritable path.
     """
     check_number("seed", seed, True, 0, LARGEST_SEED)
+    if not has_score(config.mode, config.score):
+        raise S2TError(f"the score adapted reads a context of its own: train with --mode proposer, not {config.mode}")
     with working_folder(out, resume=resume) as work:
         rows = 0 if config.packed else 1  # the plain form has as many rows as candidates
         args = arguments(config, work, seed, slm.trainable.device, best="agree_at_1", greater=True, rows=rows)

@@ -34,7 +34,7 @@ class ScorerConfig(AdapterTraining):
     """Training of the S2T-Local scorer."""
 
     mode: ScorerMode = option("activated", "What the adapter acts on: every token, or only what scores.")
-    score: ScoreKind = option("anchored", "bins (the paper) or anchored (plus a learned multiple of log p_SLM).")
+    score: ScoreKind = option("anchored", "bins (the paper), or plus a multiple of log p: anchored, adapted.")
     bins: int = option(16, "Score bins, equally spaced from 0 to 1.", low=2)
     score_temperature: float = option(
         0.1, "Temperature of the softmax over scores. Scores lie in [0, 1]: at 1.0 nothing can be fitted.", low=0.001
@@ -60,7 +60,7 @@ class TriggerTrainConfig(Checked):
     trigger_budget: float = option(0.1, "Fraction of steps that the KL trigger marks as positive.", low=0.0, high=1.0)
     hidden_size: int = option(64, "Width of the head's hidden layer; 0 makes it linear.", low=0)
     learning_rate: float = option(1e-3, "Peak learning rate.", low=0.0)
-    epochs: float = option(5.0, "Passes over the collected steps.", low=0.01)
+    epochs: float = option(40.0, "Passes over the collected steps.", low=0.01)
     batch_steps: int = option(512, "Steps per optimiser step.", low=1)
 
 

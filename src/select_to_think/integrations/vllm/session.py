@@ -127,7 +127,7 @@ class VllmSession(Session):
         assert isinstance(self.slm, InEngine)
         return self.slm.exported
 
-    def adapter(self, folder: Path, bin_rows: Tensor | None = None) -> str:
+    def adapter(self, folder: Path, bin_rows: Tensor | None = None, merged: bool = False) -> str:
         """Let the engine load a LoRA when it first needs it; the score rows are in the SLM's head."""
         backend = self.backend("slm")
         assert isinstance(backend, VllmBackend)
@@ -135,7 +135,7 @@ class VllmSession(Session):
 
     def adapted(self, scorer: Scorer) -> Role:
         """The SLM with a scorer's adapter on, which may be merged into it."""
-        return SLM if self.exported.format == "merged" else super().adapted(scorer)
+        return SLM if scorer.merged else super().adapted(scorer)
 
     def decoder(self, method: str, settings: MethodSettings = MethodSettings()) -> Decoder:
         """A method made ready, in the form that leaves decoding to the engine.
@@ -156,15 +156,12 @@ class VllmSession(Session):
             raise S2TError(f"{method} does not run in vLLM: {error}") from error
 
     def scorer(self, select: Any) -> Scorer:
-        """The scorer beside the exported SLM, or in it.
+        """The scorer beside the exported SLM.
 
         Raises:
             S2TError: its candidates need keys and values of the plain SLM, which vLLM keeps apart from those under an
                 adapter.
         """
-        rows, folder = self.exported.rows, Path(str(self.config.slm))
-        if self.exported.format == "merged" and rows is not None:
-            return Scorer(rows.mode, rows.score, rows.score_temperature, torch.empty(0), rows.anchor, folder)
         scorer = super().scorer(select)
         if scorer.mode == "activated":
             raise S2TError(

@@ -1,0 +1,190 @@
+"""From what was measured to a plain recommendation: rules, each with the reason that it gives.
+
+Intervals decide, not means: what is not clearly worse counts as good as the best, and the cheaper or simpler way wins.
+Non-goals: measuring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from select_to_think.advice.document import DISTILL, GREEDY, LLM, DivergenceRow, Recommendation, Way
+from select_to_think.evaluation.results import ItemRecord
+from select_to_think.evaluation.statistics import PairedDifference, paired_difference
+
+TOLERANCE = 0.01  # of accuracy, that a cheaper way may lose
+SIMPLEST = (DISTILL, "s2t-local")  # first what decodes greedily and needs no trigger
+
+Right = Mapping[str, Sequence[float]]  # way -> outcome of each item
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the rules look at."""
+
+    ways: Sequence[Way]
+    right: Right
+    headroom: PairedDifference
+    divergences: DivergenceRow  # over all items
+    graded_by_llm: bool
+    unprobed: Sequence[str]  # why something was not tried
+
+    def difference(self, one: Way, other: Way) -> PairedDifference:
+        """One way minus another on the same items."""
+        return paired_difference(self.right[one.name], self.right[other.name])
+
+    def of(self, name: str) -> Way | None:
+        """The way of that name."""
+        return next((way for way in self.ways if way.name == name), None)
+
+
+def marks(records: Sequence[ItemRecord]) -> list[float]:
+    """The outcome of each item, 0 or 1."""
+    return [float(record.right) for record in records]
+
+
+def recommend(measured: Measured) -> Recommendation:
+    """Which way with an LLM at inference, which without, and why."""
+    reasons = [headroom_words(measured.headroom, measured.graded_by_llm), divergence_words(measured.divergences)]
+    probes = [way for way in measured.ways if way.kind == "probe"]
+    with_llm = best_with_llm(measured, reasons)
+    without = best_without_llm(measured, probes, reasons)
+    uncertainty = [width_words(measured)]
+    if probes:
+        uncertainty.append(
+            f"What is trained was tried after {probes[0].trained_on} questions only. More of them gain more; the "
+            "ceiling says about how much more at most. Intervals are over questions: other seeds would move them too."
+        )
+    uncertainty += measured.unprobed
+    if measured.graded_by_llm:
+        uncertainty.append("Without answers, right is what agrees with the LLM: its own mistakes count as right.")
+    train = without.name if without is not None else None
+    return Recommendation(train or GREEDY, None if with_llm is None else with_llm.name, train, reasons, uncertainty)
+
+
+def best_with_llm(measured: Measured, reasons: list[str]) -> Way | None:
+    """The cheapest way with an LLM that loses at most `TOLERANCE` on the best of them; None if none clearly gains."""
+    asking = [way for way in measured.ways if way.asks_llm and way.gain.low > 0]
+    if not asking:
+        reasons.append("No way that asks the LLM is clearly better than the SLM alone on these questions.")
+        return None
+    best = max(asking, key=lambda way: way.row.accuracy)
+    good = [way for way in asking if way.row.accuracy >= best.row.accuracy - TOLERANCE]
+    chosen = min(good, key=price)
+    words = f"With the LLM at inference, {chosen.name} gains {interval(chosen.gain)} at {price_words(chosen)}"
+    alone = measured.of(LLM)
+    if alone is not None and alone is not chosen:
+        words += f"; {LLM} alone gains {interval(alone.gain)} at {price_words(alone)}"
+    reasons.append(f"{words}.")
+    return chosen
+
+
+def price(way: Way) -> tuple[float, float]:
+    """What an answer costs: money where prices are known, else forwards of the LLM; then tokens."""
+    row = way.row
+    tokens = row.llm_tokens_processed + (row.slm_tokens_processed or 0)
+    return (row.llm_forwards if row.money is None else row.money) / row.n, tokens / row.n
+
+
+def price_words(way: Way) -> str:
+    """The same for a person."""
+    first, _ = price(way)
+    if way.row.money is not None:
+        return f"{1000 * first:.3g} of your currency for 1,000 answers"
+    return f"{first:.1f} LLM forwards an answer"
+
+
+def best_without_llm(measured: Measured, probes: Sequence[Way], reasons: list[str]) -> Way | None:
+    """The simplest trained way that is not clearly worse than the best of them; None if none clearly gains."""
+    gaining = [way for way in probes if way.gain.low > 0]
+    if not gaining:
+        if probes:
+            best = max(probes, key=lambda way: way.row.accuracy)
+            reasons.append(
+                f"No probe is clearly better than the SLM alone: the best, {best.name}, gains {interval(best.gain)}."
+            )
+        return None
+    best = max(gaining, key=lambda way: way.row.accuracy)
+    good = [way for way in gaining if way is best or measured.difference(way, best).high >= 0]
+    chosen = min(good, key=lambda way: (SIMPLEST.index(way.row.method), -way.row.accuracy))
+    reasons.append(
+        f"Without an LLM at inference, {chosen.name} already gains {interval(chosen.gain)} when trained on "
+        f"{chosen.trained_on} questions{ceiling_words(measured, chosen)}."
+    )
+    rivals = [way for way in probes if way.row.method != chosen.row.method]
+    if rivals:
+        rival = max(rivals, key=lambda way: way.row.accuracy)
+        ahead = measured.difference(chosen, rival)
+        verdict = "no clear difference" if ahead.low <= 0 else "it is better"
+        reasons.append(f"{chosen.name} minus {rival.name}: {interval(ahead)}, {verdict}.")
+    if both := either_words(measured, probes):
+        reasons.append(both)
+    return chosen
+
+
+def ceiling_words(measured: Measured, way: Way) -> str:
+    """What it can gain at most, about."""
+    ceiling = None if way.ceiling is None else measured.of(way.ceiling)
+    return "" if ceiling is None else f"; its ceiling is {interval(ceiling.gain)} ({ceiling.name})"
+
+
+def either(measured: Measured, probes: Sequence[Way]) -> PairedDifference | None:
+    """What distillation and the best scorer together could gain on distillation: items that either gets right."""
+    distilled = next((way for way in probes if way.row.method == DISTILL), None)
+    scorers = [way for way in probes if way.row.method != DISTILL]
+    if distilled is None or not scorers:
+        return None
+    scorer = max(scorers, key=lambda way: way.row.accuracy)
+    one, other = (measured.right[way.name] for way in (distilled, scorer))
+    return paired_difference(np.maximum(one, other), one)
+
+
+def either_words(measured: Measured, probes: Sequence[Way]) -> str | None:
+    """What is to be expected of both."""
+    both = either(measured, probes)
+    if both is None:
+        return None
+    return (
+        f"At least one of {DISTILL} and the best scorer is right in {interval(both)} more than {DISTILL} alone: that "
+        "bounds what choosing between them could add; a scorer trained on the distilled SLM was not tried."
+    )
+
+
+def headroom_words(headroom: PairedDifference, graded_by_llm: bool) -> str:
+    """How much there is to gain."""
+    words = f"Headroom (takeover minus greedy): {interval(headroom)}."
+    if headroom.low > 0:
+        return words
+    where = "agrees with itself" if graded_by_llm else "is right"
+    return f"{words} It is not clear that the LLM {where} more often here: look at more questions, or at another LLM."
+
+
+def divergence_words(row: DivergenceRow) -> str:
+    """What the mistakes are like, and what follows."""
+    total = row.n_divergences
+    if not total:
+        return "The two models do not diverge in these answers."
+    shares = {"habits": row.habit, "sure and wrong": row.sure, "unsure": row.unsure}
+    parts = ", ".join(f"{100 * count / total:.0f} % {name}" for name, count in shares.items())
+    outside = 100 * row.not_candidate / total
+    return (
+        f"{total:,} divergences in {row.n_steps:,} steps: {parts}, {outside:.0f} % not among the candidates. Habits "
+        "can be trained away; what is not among the candidates cannot be selected."
+    )
+
+
+def width_words(measured: Measured) -> str:
+    """How far chance reaches."""
+    widest = max((way.gain.high - way.gain.low) / 2 for way in measured.ways)
+    return f"{measured.headroom.n} questions: a gain is known to about ±{100 * widest:.1f} points."
+
+
+def interval(difference: PairedDifference) -> str:
+    """A difference in points with its 95 % interval."""
+    low, middle, high = (
+        f"{100 * value:+.1f}".replace("-", "−") for value in (difference.low, difference.difference, difference.high)
+    )
+    return f"{middle} points [{low}, {high}]"
