@@ -15,13 +15,15 @@ from analysis_run import row as made_row
 from fake_session import DECODE, FakeSession, fake_items
 from select_to_think.advice.document import DivergenceRow, Way
 from select_to_think.advice.meter import Meter
+from select_to_think.advice.probes import SCORES
 from select_to_think.advice.recommend import Measured, either, recommend
-from select_to_think.advice.settings import AdviseConfig
+from select_to_think.advice.settings import MODES, AdviseConfig
 from select_to_think.advice.trials import Halves, Trial, agreeing, counted, graded_by_llm, in_halves, tried
 from select_to_think.config import EvalSettings, PriceConfig
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.results import ResultRow
 from select_to_think.evaluation.statistics import paired_difference
+from select_to_think.models.scorer import has_score
 from select_to_think.structures import S2TError
 
 SETTINGS = EvalSettings(DECODE)
@@ -125,7 +127,7 @@ def decided(shares: dict[str, float], costs: dict[str, dict[str, Any]] | None = 
         ways.append(way(name, method, right[name], kind, **row))
     headroom = paired_difference(right.get("takeover @ 3 %", right["greedy"]), GREEDY)
     divergences = DivergenceRow("all", 200, 4000, 100, 5, 60, 10, 25)
-    settings = {"graded_by_llm": False, "unprobed": [], **named}
+    settings = {"graded_by_llm": False, "unprobed": [], "hit_at": {"1": 0.25, "8": 0.97}, "main_budget": 0.03, **named}
     return recommend(Measured(ways, right, headroom, divergences, **settings))
 
 
@@ -135,6 +137,7 @@ def test_the_cheapest_way_among_the_good_ones_asks_the_llm() -> None:
     assert found.with_llm == "takeover @ 3 %"  # s2t is cheaper, but loses more than a point
     dear = {"llm": asking(30, money=1.0), "takeover @ 3 %": asking(4, money=2.0)}
     assert decided(shares, dear).with_llm == "llm"  # where prices are known, they decide
+    assert any("first choice in 25 % and among its first eight in 97 %" in reason for reason in found.reasons)
     assert any("60 % habits" in reason and "5 % not among" in reason for reason in found.reasons)
 
 
@@ -164,7 +167,7 @@ def test_what_either_gets_right_bounds_both() -> None:
     one, other = np.array(better(0.7)), np.array(better(0.7, GREEDY[::-1]))
     right = {"distill": one.tolist(), "s2t-local, proposer": other.tolist()}
     ways = [way(name, name.partition(",")[0], marks, "probe") for name, marks in right.items()]
-    measured = Measured(ways, right, ways[0].gain, DivergenceRow("all", 1, 1, 0, 0, 0, 0, 0), False, [])
+    measured = Measured(ways, right, ways[0].gain, DivergenceRow("all", 1, 1, 0, 0, 0, 0, 0), False, [], {}, 0.1)
     both = either(measured, ways)
     assert both is not None and both.difference == pytest.approx(np.maximum(one, other).mean() - one.mean())
     assert both.losses == 0 and either(measured, ways[:1]) is None
@@ -201,3 +204,7 @@ def test_prices_reach_the_ways(tmp_path: Path) -> None:
     _, found = counted(Trial("llm", "llm"), records, records, settings)
     written = sum(record.counts.llm_tokens_generated for record in records)
     assert found.row.money == pytest.approx(3e-6 * written) and written > 0
+
+
+def test_every_mode_is_tried_with_a_score_that_it_can_have() -> None:
+    assert list(SCORES) == list(MODES) and all(has_score(mode, score) for mode, score in SCORES.items())

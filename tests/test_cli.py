@@ -41,6 +41,7 @@ COMMANDS = (
     "chat",
     "serve",
     "playground",
+    "advise",
     "measure",
     "calibrate",
     "collect",

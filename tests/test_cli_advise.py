@@ -20,7 +20,9 @@ from select_to_think.collect.records import question_keys
 from select_to_think.evaluation.items import load_pair_split, question_key
 from select_to_think.evaluation.results import read_records
 from select_to_think.session import Session
+from select_to_think.structures import S2TError
 
+PROBES = ("distill", "s2t-local, activated")
 SMALL = ("--limit", "10", "--budgets", "0.03", "--max-batch", "64", "--max-new-tokens", "64")
 QUICK = ("--modes", "activated", "--epochs", "1", "--lora-rank", "2")
 
@@ -117,6 +119,28 @@ def test_training_goes_on_and_checks_the_prediction(
     assert check["words"] in (folder / "report.html").read_text(encoding="utf-8").replace("&#x27;", "'")
 
 
+def test_what_cannot_be_trained_is_said(
+    folder: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise S2TError("too few of everything")
+
+    words = ("advise", *SMALL, *QUICK, "--price-llm-written", "2", "--out", str(folder), "--json")
+    for name, instead, expected in (
+        ("adviser.Learner.collect", fails, ["nothing was trained: too few of everything."]),
+        ("adviser.Learner.learn", fails, [f"{way} was not tried: too few of everything." for way in PROBES]),
+        ("adviser.untrainable", lambda *_: "it is a file", [f"{way} was not tried: it is a file." for way in PROBES]),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"select_to_think.advice.{name}", instead)
+            assert app.main([*words]) == 0
+        found = printed(capfd)
+        assert [
+            line for line in found["recommendation"]["uncertainty"] if "trained:" in line or "tried:" in line
+        ] == expected
+        assert {way["kind"] for way in found["ways"]} == {"measured"} and found["recommendation"]["train"] is None
+
+
 def questions(path: Path, *, answered: int, count: int = 24) -> Path:
     """A file of validation questions, the first of them with answers."""
     items = load_pair_split("validation", limit_per_domain=count // 3)
@@ -171,6 +195,10 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.Ca
     assert "19 of 24 questions have no answer" in capsys.readouterr().err
     assert app.main(["advise", "--data", str(some), "--train", "--out", str(tmp_path / "out")]) == 2
     assert "--train-data FILE.jsonl" in capsys.readouterr().err
+    code = [json.loads(line) | {"answer": "x", "answer_type": "code"} for line in some.open(encoding="utf-8")]
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps(line) + "\n" for line in code), encoding="utf-8")
+    assert app.main(["advise", "--data", str(tmp_path / "code.jsonl"), "--out", str(tmp_path / "out")]) == 2
+    assert "runs no programs" in capsys.readouterr().err
     answered = questions(tmp_path / "all.jsonl", answered=24)
     words = ("--data", str(answered), "--train", "--train-data", str(answered), "--out", str(tmp_path / "out"))
     assert app.main(["advise", *words]) == 2

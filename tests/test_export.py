@@ -184,6 +184,14 @@ def test_a_failure_in_the_middle_leaves_nothing_and_nothing_is_overwritten(tmp_p
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("format", LOADERS)
+def test_what_is_merged_is_not_exported_again(format: str, tmp_path: Path) -> None:
+    export(Session.load(), "s2t-local", SelectConfig(scorer_mode="coupled"), "merged", tmp_path / "out")
+    merged = Session.load(PairConfig(slm=str(tmp_path / "out")))
+    with pytest.raises(S2TError, match="merged already: copy it, or choose --format gguf"):
+        export(merged, "s2t-local", SelectConfig(), format, tmp_path / "again")
+
+
 def test_a_damaged_export_is_one_line(tmp_path: Path) -> None:
     export(Session.load(), "s2t-local", SelectConfig(scorer_mode="coupled"), "vllm", tmp_path / "out")
     file = tmp_path / "out" / "s2t.json"

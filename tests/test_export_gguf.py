@@ -78,7 +78,7 @@ def exported(session: Session, out: Path, converter: Path, mode: str, weights: s
     said: list[str] = []
     select = SelectConfig(scorer_mode=mode)  # type: ignore[arg-type]
     export(session, "s2t-local", select, "gguf", out, LlamaCpp(converter, weights, said.append))
-    assert len(said) == 1 and "does not know the tokenizer of demo/slm" in said[0]
+    assert len(said) == 1 and "does not know the tokenizer of" in said[0]
     return PairConfig(slm=str(out / "model.gguf"))
 
 
@@ -87,9 +87,18 @@ def alone(session: Session, converter: Path, tmp_path_factory: pytest.TempPathFa
     return exported(session, tmp_path_factory.mktemp("exported") / "out", converter, "activated")
 
 
-@pytest.mark.parametrize("mode", ["coupled", "proposer", "activated"])
-def test_the_file_alone_decides_as_the_pair(mode: str, session: Session, converter: Path, tmp_path: Path) -> None:
-    config = exported(session, tmp_path / "out", converter, mode)
+@pytest.mark.parametrize(
+    ("mode", "merged"), [("coupled", False), ("coupled", True), ("proposer", False), ("activated", False)]
+)
+def test_the_file_alone_decides_as_the_pair(
+    mode: str, merged: bool, session: Session, converter: Path, tmp_path: Path
+) -> None:
+    source = session
+    if merged:
+        export(session, "s2t-local", SelectConfig(scorer_mode="coupled"), "merged", tmp_path / "merged")
+        source = Session.load(PairConfig(slm=str(tmp_path / "merged")))
+    config = exported(source, tmp_path / "out", converter, mode)
+    assert (tmp_path / "out" / "adapter.gguf").exists() != merged
     questions = [item.question for item in pair_items(PairConfig(), "validation", 3)]
     select = SelectConfig(trigger_budget=0.2, scorer_mode=mode)  # type: ignore[arg-type]
     expected = session.generate(questions, "s2t-local", DECODE, select)

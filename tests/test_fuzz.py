@@ -120,6 +120,7 @@ def commands(places: Path, out: Path) -> dict[str, list[str]]:
     return {
         "generate": ["What is 1 + 1?", "--max-new-tokens", "2", "--json"],
         "chat": ["--max-new-tokens", "2"],
+        "advise": [*tiny, *to],
         "measure": tiny,
         "calibrate": [*tiny, "--no-llm", *to],
         "collect": [*tiny, "--items", "1", *to],

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from fake_llm_server import FakeServer
 from select_to_think.collect.collect import collect
@@ -21,9 +23,12 @@ from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.measure import measure
 from select_to_think.session import Session
 from select_to_think.structures import Generation, S2TError
+from select_to_think.training.distill import train_distill
+from select_to_think.training.settings import DistillConfig
 from select_to_think.triggers.calibration import QUANTILES, Calibration
 from test_two_vocabularies import TEXTS, loaded
 from tiny import tiny_loaded
+from training_fixtures import make_trajectories
 
 DECODE = DecodeConfig(max_new_tokens=12)
 THIRD = SelectConfig(trigger_budget=0.3)
@@ -230,3 +235,24 @@ def test_going_on_while_the_llm_selects_changes_no_token(method: str, trigger: s
             discarded = sum(answer.counts.slm_tokens_discarded for answer in answers)
             assert (discarded > 0) == (session is goes_on)
             assert_same(answers, [ask(beside(), *each, method, select) for each in asked])
+
+
+@pytest.mark.parametrize("kind", ["kd", "sft"])
+def test_distilling_learns_from_a_server_what_it_learns_in_process(
+    server: FakeServer, pair: Session, kind: Any, tmp_path: Path
+) -> None:
+    config = DistillConfig(kind=kind, lora_rank=2, epochs=1.0, batch_trajectories=8, llm_top_k=6)
+    data, decode = make_trajectories(24), DecodeConfig(max_new_tokens=6, max_batch=16)
+    if server.kind == "openai" and kind == "kd":
+        with pytest.raises(S2TError, match="exact log-probability"):
+            train_distill(pair, data, config, decode, tmp_path / "refused")
+        return
+    with pytest.raises(S2TError, match="weights of the LLM"):
+        train_distill(pair, data, replace(config, kind="kd", llm_top_k=0), decode, tmp_path / "refused")
+    found = []
+    for name, session in (("ours", pair), ("theirs", beside())):
+        train_distill(session, data, config, decode, tmp_path / name)
+        found.append(load_file(tmp_path / name / "adapter_model.safetensors"))
+    for key, tensor in found[1].items():
+        torch.testing.assert_close(found[0][key], tensor, atol=1e-3, rtol=1e-2, msg=key)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "theirs"]

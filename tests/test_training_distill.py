@@ -20,7 +20,8 @@ from select_to_think.evaluation.settings import trained_folders
 from select_to_think.models.distilled import check_distilled
 from select_to_think.session import Session
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.distill import Answer, DistillModule, collate, train_distill
+from select_to_think.training.distill import Answer, collate, train_distill
+from select_to_think.training.module import DistillModule
 from select_to_think.training.scorer import train_scorer
 from select_to_think.training.settings import DistillConfig, ScorerConfig
 from tiny import tiny_loaded
@@ -224,3 +225,57 @@ def test_bad_data_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(S2TError, match="does not divide"):
         train_distill(pair, make_trajectories(24), replace(QUICK, micro_batch=3), DECODE, out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_top_tokens_teach_what_the_whole_distribution_does(tmp_path: Path) -> None:
+    """As many labels as tokens leave next to nothing in the bucket; with fewer the loss is a lower bound."""
+    data, answers = make_trajectories(24), DecodeConfig(max_new_tokens=6, max_batch=16)
+    config = replace(QUICK, epochs=1)
+    whole = train_distill(session(), data, config, answers, tmp_path / "whole")
+    every = train_distill(session(), data, replace(config, llm_top_k=64), answers, tmp_path / "every")
+    few = train_distill(session(), data, replace(config, llm_top_k=3), answers, tmp_path / "few")
+    assert every["before"]["nats_per_token"] == pytest.approx(whole["before"]["nats_per_token"], rel=1e-3)
+    assert every["before"]["agreement"] == whole["before"]["agreement"] == few["before"]["agreement"]
+    assert 0 < few["before"]["nats_per_token"] < whole["before"]["nats_per_token"]
+    for key, tensor in weights(tmp_path / "every").items():
+        torch.testing.assert_close(tensor, weights(tmp_path / "whole")[key], atol=2e-4, rtol=1e-2, msg=key)
+
+
+def test_labels_are_asked_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, file, config = make_trajectories(24), tmp_path / "labels.jsonl", replace(QUICK, epochs=1, llm_top_k=5)
+    with pytest.raises(KeyboardInterrupt):
+        stop = Stages(("asking the LLM for labels", 10))
+        train_distill(session(), data, config, DECODE, tmp_path / "kd", labels=file, stage=stop)
+    assert 10 <= len(file.read_text().splitlines()) < 24
+    train_distill(session(), data, config, DECODE, tmp_path / "kd", labels=file, resume=True)
+    lines = file.read_text().splitlines()
+    assert len(set(lines)) == len(lines) == 24
+
+    def refuse(*args: Any, **settings: Any) -> None:
+        raise AssertionError("the LLM was asked again")
+
+    for rank in (2, 8):
+        other = replace(config, lora_rank=rank)
+        pair = session()
+        monkeypatch.setattr(pair, "label", refuse)
+        train_distill(pair, data, other, DECODE, tmp_path / f"rank-{rank}", labels=file)
+    assert file.read_text().splitlines() == lines
+    train_distill(session(), data, replace(config, llm_top_k=4), DECODE, tmp_path / "fewer", labels=file)
+    assert len(file.read_text().splitlines()) == 48
+    label = json.loads(lines[0])
+    assert len(label["ids"]) == len(label["logprobs"]) <= 8 and {len(row) for row in label["ids"]} == {5}
+    for row in label["logprobs"]:
+        assert row == sorted(row, reverse=True)
+
+
+def test_the_answers_can_be_read(tmp_path: Path) -> None:
+    pair, file = session(), tmp_path / "completions.jsonl"
+    data = make_trajectories(24)
+    train_distill(pair, data, replace(QUICK, kind="sft"), DECODE, tmp_path / "a", completions=file)
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(records) == 24 and {"id", "prompt", "completion"} == set(records[0])
+    for record in records[:3]:
+        prompt = next(each.prompt_ids for each in data if each.id == record["id"])
+        assert record["prompt"].split() == [f"w{token}" for token in prompt]
+        assert record["completion"] == pair.text(greedy_answer(pair, prompt))
+    assert "completion" not in (tmp_path / "a" / "distill.json").read_text()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import RepoUrl
+from huggingface_hub.errors import HFValidationError
 
 from select_to_think.config import DecodeConfig
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
+from select_to_think.training.card import described, push, write_card
 from select_to_think.training.distill import train_distill
 from select_to_think.training.scorer import train_scorer
 from select_to_think.training.settings import DistillConfig, ScorerConfig, TriggerTrainConfig
@@ -45,3 +52,61 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(
     with pytest.raises(S2TError, match="No space left"):
         train(tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("train", [scorer, distill, trigger])
+def test_a_card_has_the_numbers_and_no_data(train: Callable[[Path], None], tmp_path: Path) -> None:
+    train(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    about = described(tmp_path / "out")[2]
+    assert card.startswith("---\nlibrary_name: select-to-think\n") and about["slm_fingerprint"] in card
+    assert "| seed | 0 |" in card and "learning_rate" in card
+    for epoch in about["training"].get("epochs", ()):
+        assert all(f"{value:.4g}" in card for value in epoch.values())
+    assert str(tmp_path) not in card
+
+
+def test_a_card_does_not_tell_where_the_slm_lies(tmp_path: Path) -> None:
+    scorer(tmp_path / "out")
+    file = tmp_path / "out" / "scorer.json"
+    for name, base in ((str(tmp_path / "my-slm"), None), ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct")):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"slm": name}))
+        write_card(tmp_path / "out")
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert str(tmp_path) not in card and Path(name).name in card
+        assert ("base_model: " in card) == (base is not None)
+
+
+def test_pushing_uploads_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, Any]] = []
+
+    class Hub:
+        def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> Any:
+            if "/" not in repository:
+                raise HFValidationError("no such name")
+            sent.append((repository, private))
+            return RepoUrl(f"https://huggingface.co/{repository}")
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+            sent.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    scorer(tmp_path / "out")
+    assert push(tmp_path / "out", "me/scorer", private=True) == "https://huggingface.co/me/scorer"
+    assert sent[0] == ("me/scorer", True)
+    assert sent[1][0] == "me/scorer" and {"README.md", "scorer.json", "adapter_config.json"} <= set(sent[1][1])
+    with pytest.raises(S2TError, match="hf auth login"):
+        push(tmp_path / "out", "nobody")
+    with pytest.raises(S2TError, match="nothing that `s2t train` made"):
+        push(tmp_path, "me/scorer")
+    assert len(sent) == 2
+
+
+def test_a_hub_that_cannot_be_reached_is_a_line(tmp_path: Path) -> None:
+    """In a process of its own: the library reads the address of its hub once."""
+    scorer(tmp_path / "out")
+    command = [sys.executable, "-m", "select_to_think", "train", "push", str(tmp_path / "out"), "--to", "me/scorer"]
+    nowhere = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "none"}
+    done = subprocess.run(command, env=nowhere, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: cannot push to me/scorer: ") and "hf auth login" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train_sharded
 import train_under_torchrun
 from select_to_think.structures import S2TError
 from select_to_think.training.groups import make_examples, split
@@ -21,15 +23,27 @@ from training_fixtures import make_trajectories
 WHAT = ("activated", "coupled", "distill")
 
 
+def two_processes(script: str, *arguments: str) -> str:
+    """What a script writes that two processes run together."""
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_weights_that_are_shared_out_give_the_same_gradients() -> None:
+    lines = two_processes(train_sharded.__file__).splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [row["mode"] for row in rows] == ["coupled", "proposer", "activated"]
+    for row in rows:
+        assert row["gradients"] >= 30 and row["furthest"] < 1e-4, row
+
+
 def test_two_processes_train_what_one_does_with_twice_the_accumulation(tmp_path: Path) -> None:
     steps = len(split(make_examples(make_trajectories(train_under_torchrun.TRAJECTORIES)))[0])
     assert steps % train_under_torchrun.SETTINGS["batch_trajectories"] == 0
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", train_under_torchrun.__file__]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command, str(tmp_path / "two"), *WHAT], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    two_processes(train_under_torchrun.__file__, str(tmp_path / "two"), *WHAT)
     for what in WHAT:
         train_under_torchrun.train(what, tmp_path / "one" / what)
         files = ["adapter_model.safetensors", *([] if what == "distill" else ["score_head.safetensors"])]

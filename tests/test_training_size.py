@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from select_to_think.contexts.packed import checkpointed
+from select_to_think.structures import S2TError
 from select_to_think.training import losses
-from select_to_think.training.distill import Answer, DistillModule
+from select_to_think.training.distill import Answer
 from select_to_think.training.distill import collate as collate_answers
 from select_to_think.training.groups import collate, make_examples
 from select_to_think.training.losses import by_rows, choice_loss, in_rows, language_kl
-from select_to_think.training.module import AdapterModule, ScorerModule
+from select_to_think.training.memory import predict
+from select_to_think.training.module import AdapterModule, DistillModule, ScorerModule
+from select_to_think.training.scorer import train_scorer
 from select_to_think.training.settings import DistillConfig, ScorerConfig
 from tiny import tiny_model
-from training_fixtures import make_trajectories, shake
+from training_fixtures import loaded, make_trajectories, shake
 
 VOCABULARY = 90  # no other width of the tiny models
 VOCABULARIES = ((VOCABULARY,), (VOCABULARY + 1,))
@@ -144,3 +153,51 @@ def test_checkpointing_changes_no_gradient_and_leaves_the_model_as_it_was(arch: 
     for name, each in expected.items():
         torch.testing.assert_close(found[name], each)
     assert [len(vars(each)) for each in module.slm.modules()] == layers
+
+
+def test_the_predicted_memory_is_what_a_step_takes() -> None:
+    """Measured in a process of its own: resident memory before the step, and its high-water mark after it."""
+    cases = ("activated", "coupled", "coupled+checkpointing", "kd", "proposer+bf16")
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(sys.path)}
+    script = Path(__file__).with_name("measure_training_memory.py")
+    done = subprocess.run(
+        [sys.executable, str(script), *cases], env=environment, capture_output=True, text=True, check=True
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [row["case"] for row in rows] == list(cases)
+    for row in rows:
+        assert row["used_bytes"] > 50e6, "too small to be told from what else a process does"
+        assert 0.85 < row["step_bytes"] / row["used_bytes"] < 1.15, row
+    by_case = {row["case"]: row["used_bytes"] for row in rows}
+    assert by_case["coupled+checkpointing"] < 0.7 * by_case["coupled"]
+
+
+def test_a_training_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, config = make_trajectories(24), ScorerConfig(lora_rank=2, epochs=1.0, batch_trajectories=8)
+    summary = train_scorer(loaded(), data, config, tmp_path / "fits")
+    memory = summary["memory"]
+    assert memory["needed_bytes"] == memory["states_bytes"] + memory["step_bytes"] > 0
+    assert json.loads((tmp_path / "fits" / "scorer.json").read_text())["training"]["memory"] == memory
+    monkeypatch.setattr("select_to_think.training.memory.free_bytes", lambda device: memory["needed_bytes"] - 1)
+    with pytest.raises(S2TError, match="lower --micro-batch"):
+        train_scorer(loaded(), data, config, tmp_path / "too-large")
+    assert [path.name for path in tmp_path.iterdir()] == ["fits"]
+    train_scorer(loaded(), data, replace(config, micro_batch=1), tmp_path / "smaller")
+
+
+def test_a_prediction_leaves_no_trace() -> None:
+    module, batch = scorer_and_batch(mode="coupled")
+    first = predict(module, batch, total, device=torch.device("cpu"))
+    assert first is not None and first == predict(module, batch, total, device=torch.device("cpu"))
+    assert all(each.grad is None for each in module.parameters())
+    assert all(type(each) is torch.nn.Parameter for each in module.parameters())
+    assert gradients(module, batch)
+
+
+def test_a_model_that_looks_into_its_tensors_is_not_predicted() -> None:
+    module, batch = scorer_and_batch(mode="proposer")
+
+    def looks(out: dict[str, torch.Tensor]) -> torch.Tensor:
+        return total(out) * total(out).item()
+
+    assert predict(module, batch, looks, device=torch.device("cpu")) is None  # type: ignore[arg-type]

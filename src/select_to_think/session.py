@@ -247,7 +247,7 @@ class Session(Artefacts):
 
     def label(
         self,
-        questions: Sequence[str],
+        questions: Sequence[Question],
         outputs: Sequence[Sequence[int]],
         *,
         with_llm: bool = True,

@@ -105,6 +105,7 @@ def main() -> None:
     roles = {"coupled": {"slm": adapted}}
     contenders = [
         timed("greedy", llama, Greedy(limits), {"slm": SLM}),
+        timed("greedy-adapted", llama, Greedy(limits), {"slm": adapted}),
         timed("greedy-transformers-bf16", plain, Greedy(limits), {"slm": SLM}),
         *(
             timed(

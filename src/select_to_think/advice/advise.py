@@ -63,27 +63,32 @@ def advise(
     """
     check(session, items, config, train_items)
     items, notes = only_fitting(session, items, settings.decode.max_new_tokens, with_llm=True)
-    if len(items) < FEWEST:
-        raise S2TError(f"advice needs at least {FEWEST} questions, and 100 to say much; got {len(items)}")
+    enough(items)
     with only_writer(out):
         begin(out, {"schema": 1, "items": items_note(items)}, {"advise": decisive(session, config, training, settings)})
         if begun:
             begun()
-        work = Adviser(session, items, config, training, settings, out, notes)
+        adviser = Adviser(session, items, config, training, settings, out, notes)
         with stage("advising") as progress:
-            work.work(Meter(work.weights(), progress))
-        advice = work.advice()
+            adviser.try_all(Meter(adviser.weights(), progress))
+        advice = adviser.advice()
+        adviser.save(advice)
         if config.train:
             with stage("training what is recommended") as progress:
-                advice = work.trained(advice, train_items, Meter({"collect": 2, "learn": 4, "try": 1}, progress))
-        work.save(advice)
+                advice = adviser.trained(
+                    advice, train_items, Meter({"collect": 200, "learn": 400, "try": 100}, progress)
+                )
+            adviser.save(advice)
     return advice
 
 
 def check(session: Session, items: Sequence[Item], config: AdviseConfig, train_items: Sequence[Item]) -> None:
     """Raise S2TError for what would be found only after decoding: see `advise`."""
     assert_unique(items)
+    enough(items)
     refuse_test([*items, *train_items], purpose="take advice from")
+    if any(item.answer_type == "code" for item in items):
+        raise S2TError("advice runs no programs that a model wrote: leave the items with answer_type code out")
     if missing := session.incomparable_llm:
         raise S2TError(f"advice compares the two models step by step, which needs {missing}; try `s2t eval` instead")
     answered = sum(bool(item.answer) for item in items)
@@ -94,6 +99,12 @@ def check(session: Session, items: Sequence[Item], config: AdviseConfig, train_i
     if config.train:
         assert_unique(train_items)
         assert_unseen(train_items, {question_key(item): item.id for item in items}, names=("advice", "training"))
+
+
+def enough(items: Sequence[Item]) -> None:
+    """Raise S2TError for too few questions."""
+    if len(items) < FEWEST:
+        raise S2TError(f"advice needs at least {FEWEST} questions, and 100 to say much; got {len(items)}")
 
 
 def decisive(

@@ -74,8 +74,8 @@ class Adviser:
                 found.append(Trial(f"{words} {at(budget)}", method, select))
         return [*found, Trial(MENTOR, MENTOR, self.select)]
 
-    def learned(self) -> list[Trial]:
-        """What is tried by training it, if that is wanted and possible."""
+    def trainings(self) -> list[Trial]:
+        """What would be tried by training it."""
         if not self.config.probe:
             return []
         select = replace(self.select, trigger="entropy")
@@ -84,7 +84,11 @@ class Adviser:
         for mode in self.config.tried_modes:
             ceiling = LLM if mode == "coupled" else selecting
             found.append(Trial(f"s2t-local, {mode}", "s2t-local", select, "probe", learns=mode, ceiling=ceiling))
-        return [trial for trial in found if untrainable(self.session, trial.learns or "") is None]
+        return found
+
+    def learned(self) -> list[Trial]:
+        """What can be tried so with this pair."""
+        return [trial for trial in self.trainings() if untrainable(self.session, trial.learns) is None]
 
     def weights(self) -> dict[str, int]:
         """What each part costs, in hundredths of the SLM's greedy answers to all questions; roughly."""
@@ -101,7 +105,7 @@ class Adviser:
             costs[trial.name] = 1.5
         return {name: round(100 * cost) for name, cost in costs.items()}
 
-    def work(self, meter: Meter) -> None:
+    def try_all(self, meter: Meter) -> None:
         """Look at greedy answers, and try every way."""
         if self.without_answers:
             self.take_answers(meter)
@@ -111,6 +115,9 @@ class Adviser:
         self.sides = Halves(self.halves, (second, first))
         for trial in self.plain():
             self.take(trial, meter)
+        for trial in self.trainings():
+            if reason := untrainable(self.session, trial.learns):
+                self.unprobed.append(f"{trial.name} was not tried: {reason}.")
         if self.learned():
             self.probe(meter)
 
@@ -144,11 +151,16 @@ class Adviser:
 
     def probe(self, meter: Meter) -> None:
         """Train on each half what is tried on the other; what cannot be trained is noted."""
-        learners = []
-        for number, (items, calibration) in enumerate(zip(self.sides.items, self.sides.calibrations, strict=True)):
-            folder = self.out / f"{TRAINED}-on-half-{number + 1}"
-            learners.append(self.learner(items, calibration, folder))
-            learners[-1].collect(meter.part(f"collect {number}"))
+        learners = [
+            self.learner(items, calibration, self.out / f"{TRAINED}-on-half-{number}")
+            for number, items, calibration in zip((1, 2), self.sides.items, self.sides.calibrations, strict=True)
+        ]
+        try:
+            for number, learner in enumerate(learners):
+                learner.collect(meter.part(f"collect {number}"))
+        except S2TError as error:
+            self.unprobed.append(f"nothing was trained: {error}.")
+            return
         for trial in self.learned():
             try:
                 folders = [
@@ -175,7 +187,9 @@ class Adviser:
         divergences = divergence_rows(items, steps, candidates)
         ways = list(self.ways.values())
         right = {name: marks(records) for name, records in self.records.items()}
-        measured = Measured(ways, right, headroom, divergences[-1], self.without_answers, self.unprobed)
+        hit_at, budget = self.sufficiency.rows[-1].hit_at, config.main_budget
+        found = ways, right, headroom, divergences[-1], self.without_answers, self.unprobed
+        measured = Measured(*found, hit_at, budget)
         settings = {name: asdict(getattr(self.settings, name)) for name in ("decode", "select", "mentor", "prices")}
         tried_ = {"advise": {**asdict(config), "train_data": None}, "training": asdict(self.training)}
         about = provenance(self.session, {**tried_, **settings}, seeds=[self.settings.decode.seed])
@@ -186,8 +200,8 @@ class Adviser:
             n_items=len(items),
             domains=list(dict.fromkeys(item.domain for item in items)),
             headroom=headroom,
-            hit_at=self.sufficiency.rows[-1].hit_at,
-            main_budget=config.main_budget,
+            hit_at=hit_at,
+            main_budget=budget,
             divergences=divergences,
             recall=recall_rows(steps, config.tried_budgets, candidates),
             ways=ways,

@@ -1,7 +1,7 @@
 """Small trainings on one half of the questions, for the other half: what would training gain?
 
-A probe is the real thing, trained as `s2t collect` and `s2t train` do it, on few questions. More questions give more,
-so what it gains is about the least that training gains, and its ceiling (`Trial.ceiling`) about the most.
+A probe is the real thing, trained as `s2t collect` and `s2t train` do it, on few questions. More questions should give
+more, so what it gains is about the least that training gains, and its ceiling (`Trial.ceiling`) about the most.
 
 Non-goals: trying what was trained (`trials.py`).
 """
@@ -19,7 +19,7 @@ from select_to_think.advice.meter import Meter
 from select_to_think.advice.settings import MODES, ProbeTraining
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import Trajectory, read_trajectories
-from select_to_think.config import CollectConfig, DecodeConfig, ScorerMode
+from select_to_think.config import CollectConfig, DecodeConfig, ScoreKind, ScorerMode
 from select_to_think.evaluation.calibrate import calibrate_coupled, save_calibration
 from select_to_think.evaluation.items import Item, question_key
 from select_to_think.structures import Progress, S2TError
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 COLLECTION = "collection"
+SCORES: dict[ScorerMode, ScoreKind] = {
+    "activated": "anchored",
+    "proposer": "adapted",
+    "coupled": "anchored",
+}  # the best
 THRESHOLD_SHARE = 0.2  # of the questions, for the thresholds of a coupled scorer
 
 
@@ -90,7 +95,7 @@ class Learner:
         train_scorer(
             self.session.slm,
             (each for each in self.trajectories() if each.id in learned),
-            ScorerConfig(**asdict(self.training), mode=mode),
+            ScorerConfig(**asdict(self.training), mode=mode, score=SCORES[mode]),
             folder,
             seed=self.decode.seed,
             resume=True,

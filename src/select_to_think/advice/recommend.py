@@ -31,6 +31,8 @@ class Measured:
     divergences: DivergenceRow  # over all items
     graded_by_llm: bool
     unprobed: Sequence[str]  # why something was not tried
+    hit_at: Mapping[str, float | None]  # at the `main_budget`
+    main_budget: float
 
     def difference(self, one: Way, other: Way) -> PairedDifference:
         """One way minus another on the same items."""
@@ -48,14 +50,15 @@ def marks(records: Sequence[ItemRecord]) -> list[float]:
 
 def recommend(measured: Measured) -> Recommendation:
     """Which way with an LLM at inference, which without, and why."""
-    reasons = [headroom_words(measured.headroom, measured.graded_by_llm), divergence_words(measured.divergences)]
+    reasons = [headroom_words(measured.headroom, measured.graded_by_llm)]
+    reasons += [hit_words(measured.hit_at, measured.main_budget), divergence_words(measured.divergences)]
     probes = [way for way in measured.ways if way.kind == "probe"]
     with_llm = best_with_llm(measured, reasons)
     without = best_without_llm(measured, probes, reasons)
     uncertainty = [width_words(measured)]
     if probes:
         uncertainty.append(
-            f"What is trained was tried after {probes[0].trained_on} questions only. More of them gain more; the "
+            f"What is trained was tried after {probes[0].trained_on} questions only. More should gain more; the "
             "ceiling says about how much more at most. Intervals are over questions: other seeds would move them too."
         )
     uncertainty += measured.unprobed
@@ -160,6 +163,15 @@ def headroom_words(headroom: PairedDifference, graded_by_llm: bool) -> str:
         return words
     where = "agrees with itself" if graded_by_llm else "is right"
     return f"{words} It is not clear that the LLM {where} more often here: look at more questions, or at another LLM."
+
+
+def hit_words(hit_at: Mapping[str, float | None], budget: float) -> str:
+    """Whether selecting can be enough."""
+    first, eighth = (f"{100 * (hit_at[k] or 0.0):.0f} %" for k in ("1", "8"))
+    return (
+        f"At the {100 * budget:g} % of steps where the models differ most, the LLM's token is the SLM's first choice "
+        f"in {first} and among its first eight in {eighth}."
+    )
 
 
 def divergence_words(row: DivergenceRow) -> str:

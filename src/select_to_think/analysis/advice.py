@@ -148,7 +148,7 @@ def advice_of(advice: Advice) -> Html:
     half = advice.n_items // 2
     words = (
         f"{advice.n_items} questions in two halves: whatever a question is answered with was made from the other half. "
-        f"A probe is a training on {half} questions; more of them give more, up to about its ceiling, the gain of the "
+        f"A probe is a training on {half} questions; more should give more, up to about its ceiling, the gain of the "
         "way that it cannot be expected to pass. Intervals: 95 %, bootstrap over questions."
     )
     return join(

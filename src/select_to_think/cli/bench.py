@@ -22,7 +22,7 @@ from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import DOMAINS
 from select_to_think.serving.settings import BenchServeConfig
 from select_to_think.structures import S2TError, comma_separated
-from select_to_think.training.settings import ScorerConfig
+from select_to_think.training.settings import ScorerConfig, TrainShape
 
 COLLECTION = "collection"  # in the folder of a pair
 QUESTIONS_EACH = 32  # of each domain, that a server is asked
@@ -30,9 +30,13 @@ ASKING = [name for name, method in METHODS.items() if method.asks_llm]
 Repeats = Annotated[int, typer.Option("--repeats", metavar="INT", min=1, help="Medians are over so many.")]
 
 
+TIMED = ("mode", "score", "bins", "lora_rank", "batch_trajectories", "gradient_checkpointing", "bf16")
+
+
 def train(
     pair: SmallModel,
-    config: Annotated[ScorerConfig, Only(("mode", "score", "bins", "lora_rank", "batch_trajectories", "bf16"))],
+    config: Annotated[ScorerConfig, Only(TIMED)],
+    shape: TrainShape,
     collection: Annotated[
         list[Path] | None,
         typer.Option("--collection", metavar="FOLDER", help="What `s2t collect` wrote (default: the pair's own)."),
@@ -42,8 +46,12 @@ def train(
 ) -> Reply:
     """Packed training against one row per candidate: token-forwards and seconds over the same groups."""
     from select_to_think.session import Session
-    from select_to_think.training.bench import bench_train
+    from select_to_think.training.bench import bench_shape, bench_train
 
+    if shape.shape != "none":
+        with progress("timing") as report:
+            payload = bench_shape(shape, config, pair.device, repeats=repeats, progress=report)
+        return Reply(payload, lambda console: show(console, payload["rows"]))
     session = Session.load(pair)
     if not collection and session.folder is None:
         raise S2TError("name a collection of this SLM with --collection; `s2t collect` writes one")

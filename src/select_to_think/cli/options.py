@@ -37,7 +37,13 @@ from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
 from select_to_think.serving.settings import AccessConfig, BenchServeConfig
 from select_to_think.structures import S2TError
-from select_to_think.training.settings import DistillConfig, ScorerConfig, TriggerTrainConfig, VerifierTrainConfig
+from select_to_think.training.settings import (
+    DistillConfig,
+    ScorerConfig,
+    TrainShape,
+    TriggerTrainConfig,
+    VerifierTrainConfig,
+)
 from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"
@@ -59,6 +65,7 @@ PANELS = {
     AdviseConfig: "Advice",
     BenchConfig: "Timing",
     BenchServeConfig: "Timing",
+    TrainShape: "Timing",
     AccessConfig: "Access",
     ServeConfig: "Server",
 }

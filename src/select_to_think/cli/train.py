@@ -116,6 +116,13 @@ def show_epochs(
     console.print(table)
 
 
+def show_memory(console: Console, payload: Mapping[str, Any]) -> None:
+    """What the training needed beside the models, as far as it could be predicted."""
+    if memory := payload["memory"]:
+        line = f"predicted peak beside the models: {memory['needed_bytes'] / 2**30:.2f} GiB"
+        console.print(line, soft_wrap=True)
+
+
 def show_scorer(console: Console, payload: dict[str, Any]) -> None:
     """One line per epoch, and what to do next."""
     columns = {"validation loss": "loss", "agree_at_1": "agree_at_1", "Spearman": "spearman"}
@@ -126,6 +133,7 @@ def show_scorer(console: Console, payload: dict[str, Any]) -> None:
         f"{payload['groups']:,} groups, {payload['seconds']:.0f} s",
         soft_wrap=True,
     )
+    show_memory(console, payload)
     console.print(f"scorer: {payload['scorer']}", soft_wrap=True)
     if payload["mode"] == "coupled" and payload["calibration"] is None:
         console.print(
@@ -174,6 +182,13 @@ def distill(
     decode: Annotated[DecodeConfig, Only(("max_new_tokens", "max_batch", "temperature", "top_p", "seed"))],
     collection: Collections,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new folder of the distilled SLM.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --llm-top-k: keep the labels here, and ask for none that is there."),
+    ] = None,
+    completions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the answers that are trained on, as text.")
+    ] = None,
     resume: Resume = False,
 ) -> Reply:
     """Distil the LLM into the SLM on the problems of a collection: what the scorer is compared with (distill)."""
@@ -187,6 +202,8 @@ def distill(
         decode,
         out,
         resume=resume,
+        labels=labels,
+        completions=completions,
         question_keys=seen_questions(collection),
         stage=progress,
     )
@@ -204,6 +221,7 @@ def show_distill(console: Console, payload: dict[str, Any]) -> None:
         f"tokens, {payload['steps']:,} steps, {payload['seconds']:.0f} s",
         soft_wrap=True,
     )
+    show_memory(console, payload)
     console.print(f"distilled SLM: {payload['distill']}", soft_wrap=True)
 
 
@@ -252,8 +270,20 @@ def show_verifier(console: Console, payload: dict[str, Any]) -> None:
     console.print(f"verifier: {payload['verifier']}", soft_wrap=True)
 
 
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What one of the trainings wrote.")],
+    to: Annotated[str, typer.Option("--to", metavar="OWNER/NAME", help="The repository; made if there is none.")],
+    private: Annotated[bool, typer.Option("--private", metavar="", help="Make it a private one.")] = False,
+) -> Reply:
+    """Upload what was trained, with its card, to the Hugging Face hub."""
+    from select_to_think.training.card import push as upload
+
+    address = upload(folder, to, private=private)
+    return Reply({"schema": 1, "folder": str(folder), "address": address}, lambda console: console.print(address))
+
+
 def register(app: typer.Typer) -> None:
-    """Add `s2t train scorer`, `s2t train trigger`, `s2t train distill` and `s2t train verifier`."""
+    """Add the sub-commands of `s2t train`."""
     group = typer.Typer(
         no_args_is_help=True, help="Train a scorer, a learned trigger, the distillation baseline or a verifier."
     )
@@ -261,4 +291,5 @@ def register(app: typer.Typer) -> None:
     add_command(group, "trigger", trigger)
     add_command(group, "distill", distill, resume=RESUME_HINT)
     add_command(group, "verifier", verifier, resume=RESUME_HINT)
+    add_command(group, "push", push)
     app.add_typer(group, name="train")

@@ -102,6 +102,10 @@ def slots_in(
     """Slots of a memory of `budget_gib` (default: a share of what is free), at most `MOST_ROWS` longest sequences."""
     slot_bytes = sum(shape.numbers for shape in shapes) * dtype.itemsize
     if budget_gib is None:
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-        budget_gib = free * FREE_SHARE / GIB
+        budget_gib = free_bytes(device) * FREE_SHARE / GIB
     return min(int(budget_gib * GIB / slot_bytes), MOST_ROWS * Extents.size_for(longest))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device."""
+    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)

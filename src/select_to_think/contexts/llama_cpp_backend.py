@@ -93,8 +93,7 @@ class LlamaCppBackend(LocalBackend):
         architecture = self.loaded.metadata("general.architecture")
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "adapter.gguf"
-            kind = torch.float32 if self.loaded.exact else torch.float16
-            write_adapter(file, adapter, architecture, self.loaded.model.config.get_text_config(), kind)
+            write_adapter(file, adapter, architecture, self.loaded.model.config.get_text_config())
             lora = self.functions.llama_adapter_lora_init(self.loaded.weights, str(file).encode())
         if not lora:
             raise S2TError(f"llama.cpp cannot load the adapter {name} ({'; '.join(messages)}): train it again")

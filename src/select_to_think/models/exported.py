@@ -20,7 +20,8 @@ SCORER, DISTILL, CALIBRATION = "scorer", "distill", "calibration.json"  # beside
 @dataclass(frozen=True)
 class ScoreRows:
     """How an engine scores: softmax over the logits of `bin_ids`, the expected value of bins 0 ... 1 in equal steps;
-    for the score "anchored" divided by the temperature, plus `anchor` times the SLM's log-probability."""
+    for the scores "anchored" and "adapted" divided by the temperature, plus `anchor` times the candidate's
+    log-probability, of the SLM or of the SLM with the LoRA on."""
 
     mode: ScorerMode
     score: ScoreKind

@@ -250,10 +250,8 @@ def convert(checkpoint: Path, file: Path, converter: Path, kind: str) -> bool:
     return gguf_converter.UNKNOWN not in done.stdout
 
 
-def write_adapter(file: Path, adapter: Adapter, architecture: str, config: Any, dtype: torch.dtype) -> None:
+def write_adapter(file: Path, adapter: Adapter, architecture: str, config: Any) -> None:
     """Write a LoRA as llama.cpp reads it, for a model of that architecture (llama.cpp's name) and configuration.
-
-    `dtype`: of its weights, which are read for every token: float16 beside weights that are no 32-bit floats.
 
     Raises:
         S2TError: an architecture or a layer that llama.cpp is not known to adapt.
@@ -277,8 +275,8 @@ def write_adapter(file: Path, adapter: Adapter, architecture: str, config: Any, 
         rows = up.T
         if ROTATED[architecture] and part in heads:
             rows = rotary_halves_joined(rows, heads[part])
-        writer.add_tensor(f"{target}.weight.lora_a", down.T.to(dtype).contiguous().numpy())
-        writer.add_tensor(f"{target}.weight.lora_b", rows.to(dtype).contiguous().numpy())
+        writer.add_tensor(f"{target}.weight.lora_a", down.T.float().contiguous().numpy())
+        writer.add_tensor(f"{target}.weight.lora_b", rows.float().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,9 +1,9 @@
 """The distillation baseline of arXiv 2604.26940: the SLM itself learns to write as the LLM does, instead of to select.
 
 `kd`: the SLM answers the training problems by sampling; at every token of its answers it is trained towards the LLM's
-next-token distribution over the whole vocabulary, D_KL(p_LLM || p_SLM). `sft`: it is trained on the LLM's own greedy
-answers by cross-entropy. Problems, held-out items, adapter, schedule and number of optimiser steps are those of the
-scorer on the same collection.
+next-token distribution over the whole vocabulary, D_KL(p_LLM || p_SLM), or over the LLM's top K tokens and the rest as
+one (`labels.py`; the LLM may be a server). `sft`: it is trained on the LLM's own greedy answers by cross-entropy.
+Problems, held-out items, adapter, schedule and number of optimiser steps are those of the scorer on the collection.
 
 The answers are written once, before training (the SLM's are those of the SLM as it is given), and kept beside the
 checkpoints, so that a killed run goes on.
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,22 +24,21 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig
-from select_to_think.contexts.flat_model import logits_of
 from select_to_think.evaluation.trained_on import write_trained_on
-from select_to_think.files import Journal
+from select_to_think.files import Journal, write_jsonl_atomic
 from select_to_think.models.distilled import About, save_distilled
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
-from select_to_think.probability import log_probabilities, permitted
-from select_to_think.structures import Ids, Progress, S2TError, Stage, silent
+from select_to_think.structures import Floats, Ids, Progress, S2TError, Stage, silent
 from select_to_think.training.folders import ANSWERS, begin, is_leader, working_folder
 from select_to_think.training.groups import split
-from select_to_think.training.losses import by_rows, language_kl
-from select_to_think.training.module import AdapterModule
+from select_to_think.training.labels import FILE as LABELS
+from select_to_think.training.labels import top_labels
+from select_to_think.training.module import DistillModule
 from select_to_think.training.settings import DistillConfig
 from select_to_think.training.trainer import AdapterTrainer, arguments, epochs_of, row_sums, train_and_publish
 
@@ -73,6 +72,7 @@ class Answer:
     item_id: str
     tokens: Ids  # (T,) prompt and answer
     start: int  # index of the answer's first token, at least 1
+    label: tuple[Ids, Floats] | None = None  # (T - start, K) the LLM's top tokens and their log-probabilities in nats
 
     @property
     def length(self) -> int:
@@ -88,6 +88,8 @@ def train_distill(
     out: Path,
     *,
     resume: bool = False,
+    labels: Path | None = None,
+    completions: Path | None = None,
     question_keys: Iterable[str] = (),
     stage: Stage = silent,
 ) -> dict[str, Any]:
@@ -95,51 +97,71 @@ def train_distill(
 
     Args:
         session: the pair.
-        trajectories: a collection made with this SLM; only its problems are used, and only those with groups, which
-            are those that a scorer learns from.
+        trajectories: a collection made with this SLM; its problems with groups are used, as for a scorer.
         config: kind and optimiser.
         decode: how the problems are answered. Its seed is that of the adapter's start and of the data's order too.
         out: the new folder (must not exist).
         resume: continue the unfinished training that lies beside `out`.
+        labels: with `llm_top_k`: a file of labels, which grows; what it holds is not asked again.
+        completions: a new file for the prompts and answers that are trained on, as text.
         question_keys: of all items of the collection, kept beside the adapter so that no test can hold one of them.
-        stage: makes the progress callback of each part: answering, then training.
+        stage: makes the progress callback of each part: answering, labelling, training.
 
     Returns:
         What `distill.json` holds under `training`: counts, seconds, and, `before` and per epoch, on held-out items,
-        `nats_per_token` (the loss) and `agreement` (share of the answers' tokens at which the SLM's most probable token
-        is the LLM's one).
+        `nats_per_token` (the loss) and `agreement` (share of tokens at which the SLM's best one is the LLM's).
 
     Raises:
-        S2TError: no shared vocabulary, too few problems, a prompt that does not fit the context, a diverged loss, an
-            existing `out`, a full disk or an unwritable path.
+        S2TError: no shared vocabulary, bad data, too little memory, a diverged loss, an existing or unwritable `out`.
     """
     with working_folder(out, resume=resume) as work, ExitStack() as stack:
         check_shared_vocabulary(session.slm, session.llm)
+        top_k = config.llm_top_k if config.kind == "kd" else 0
+        llm = session.local_llm.trainable if config.kind == "kd" and not top_k else None  # or refuse before the work
         train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
-        fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
-        settings = {"config": asdict(config), "decode": asdict(decode), "problems": len(train), **fingerprints}
-        begin(work, settings)
-        best, device = METRICS[0], session.slm.trainable.device
-        args = arguments(config, work, decode.seed, device, best=best, greater=False)
-        with args.main_process_first(local=False), stage("answering the training problems") as progress:
-            answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
+        begin(work, settings_of(session, config, decode, len(train)))
+        args = arguments(config, work, decode.seed, session.slm.trainable.device, best=METRICS[0], greater=False)
+        with args.main_process_first(local=False):  # the others read what it wrote
+            with stage("answering the training problems") as progress:
+                answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
+            if top_k:
+                with stage("asking the LLM for labels") as progress:
+                    answers = labelled(session, answers, top_k, labels or work / LABELS, decode, progress)
+        if completions is not None and is_leader():
+            write_completions(completions, session, answers)
         set_seed(decode.seed)
-        module = DistillModule(session.slm.trainable, config, forbidden_ids(session), session.local_llm.trainable)
-        stack.enter_context(module.lent())
-        progress = stack.enter_context(stage("distilling"))
-        learned, measured = answers[: len(train)], answers[len(train) :]
-        trainer = DistillTrainer(module, learned, measured, args, config.patience, collate, mean_metrics, progress)
+        module = DistillModule(session.slm.trainable, config, forbidden_ids(session), llm)
+        _, progress = stack.enter_context(module.lent()), stack.enter_context(stage("distilling"))
+        sides = answers[: len(train)], answers[len(train) :]
+        trainer = DistillTrainer(module, *sides, args, config.patience, collate, mean_metrics, progress)
         before = trainer.evaluate()
         vars(module).pop("_is_accelerate_prepared", None)  # for evaluation only: it would train without its neighbours
 
-        def write(folder: Path, summary: dict[str, Any]) -> None:
-            training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
-            pair = session.slm.name, session.llm.name, session.slm.fingerprint, session.llm.fingerprint
-            save_distilled(folder, module.switch, About(config.kind, *pair, training))
-            write_trained_on(folder, question_keys)
+        summary = partial(summarise, trainer, *sides, before)
+        fill = partial(save, session, module, config, decode, question_keys)
+        return train_and_publish(trainer, work, out, resume, summary, fill)
 
-        summary = partial(summarise, trainer, learned, measured, before)
-        return train_and_publish(trainer, work, out, resume, summary, write)
+
+def settings_of(session: Session, config: DistillConfig, decode: DecodeConfig, problems: int) -> dict[str, Any]:
+    """With what a training is begun, and must be gone on with."""
+    fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
+    return {"config": asdict(config), "decode": asdict(decode), "problems": problems, **fingerprints}
+
+
+def save(
+    session: Session,
+    module: DistillModule,
+    config: DistillConfig,
+    decode: DecodeConfig,
+    question_keys: Iterable[str],
+    folder: Path,
+    summary: dict[str, Any],
+) -> None:
+    """Fill the folder of a distilled SLM."""
+    training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
+    pair = session.slm.name, session.llm.name, session.slm.fingerprint, session.llm.fingerprint
+    save_distilled(folder, module.switch, About(config.kind, *pair, training))
+    write_trained_on(folder, question_keys)
 
 
 def problems_of(session: Session, trajectories: Iterable[Trajectory], max_new_tokens: int) -> list[Problem]:
@@ -193,6 +215,31 @@ def write_answers(
     ]
 
 
+def labelled(
+    session: Session, answers: Sequence[Answer], top_k: int, file: Path, decode: DecodeConfig, progress: Progress | None
+) -> list[Answer]:
+    """The answers with what the LLM says at each of their tokens."""
+    pairs = [(each.tokens[: each.start].tolist(), each.tokens[each.start :].tolist()) for each in answers]
+    labels = top_labels(session, pairs, top_k, file, decode, progress)
+    return [replace(answer, label=label) for answer, label in zip(answers, labels, strict=True)]
+
+
+def write_completions(file: Path, session: Session, answers: Sequence[Answer]) -> None:
+    """Write prompts and answers as text, a line each."""
+    tokenizer = session.slm.tokenizer
+    write_jsonl_atomic(
+        file,
+        (
+            {
+                "id": each.item_id,
+                "prompt": tokenizer.decode(each.tokens[: each.start].tolist()),
+                "completion": session.text(each.tokens[each.start :].tolist()),
+            }
+            for each in answers
+        ),
+    )
+
+
 def collate(batch: Sequence[Answer]) -> dict[str, Tensor]:
     """Arrays of B answers, padded on the right, with N tokens to learn."""
     ids = torch.zeros(len(batch), max(answer.length for answer in batch), dtype=torch.long)
@@ -202,51 +249,17 @@ def collate(batch: Sequence[Answer]) -> dict[str, Tensor]:
         before = torch.arange(answer.start - 1, answer.length - 1)
         rows.append(torch.full_like(before, row))
         places.append(before + row * ids.shape[1])
+    labels = [answer.label for answer in batch if answer.label is not None]
+    top: dict[str, Tensor] = {}
+    if labels:
+        for name, arrays in zip(("llm_ids", "llm_logprobs"), zip(*labels, strict=True), strict=True):
+            top[name] = torch.from_numpy(np.concatenate(arrays))  # (N, K)
     return {
         "ids": ids,  # (B, L)
         "rows": torch.cat(rows),  # (N,) of the answers' tokens
         "places": torch.cat(places),  # (N,) of the token before each, among the B x L
+        **top,
     }
-
-
-class DistillModule(AdapterModule):
-    """The SLM with an adapter that learns at every token of the answers, and the LLM that it learns from."""
-
-    def __init__(
-        self, model: PreTrainedModel, config: DistillConfig, forbidden: Sequence[int], llm: PreTrainedModel
-    ) -> None:
-        """See `AdapterModule`. The LLM, which `sft` does not need, is no part of the module."""
-        rows = min(int(each.config.get_text_config().vocab_size) for each in (model, llm))
-        super().__init__(model, config, [token for token in forbidden if token < rows])
-        self.kind = config.kind
-        self.common = rows  # of the two heads: one of them may be padded further, and no tokens are there
-        self.taught_by = (llm,)
-
-    def forward(self, ids: Tensor, rows: Tensor, places: Tensor) -> dict[str, Tensor]:
-        """Loss in nats and agreement at each of the N tokens of the answers, and the row of each, (N,)."""
-        states = self.slm.base_model(ids, use_cache=False).last_hidden_state.flatten(0, 1)[places]  # (N, H)
-        if self.kind == "sft":
-            losses, agree = by_rows(self.imitation, self.vocabulary, states, ids.flatten()[places + 1])
-        else:
-            llm = self.taught_by[0]
-            with torch.no_grad():
-                wanted = llm.base_model(ids.to(llm.device), use_cache=False).last_hidden_state
-            wanted = wanted.flatten(0, 1)[places.to(llm.device)]  # (N, H of the LLM)
-            losses, agree = by_rows(self.divergence, self.vocabulary, states, wanted)
-        return {"losses": losses, "agree": agree, "rows": rows}
-
-    def imitation(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of (N,) tokens after (N, H) states, and whether they are the most probable ones."""
-        logprobs = log_probabilities(logits_of(self.slm, states)[:, : self.common], self.forbidden)
-        return -logprobs.gather(-1, targets[:, None])[:, 0], logprobs.argmax(-1) == targets
-
-    def divergence(self, states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """KL to the LLM after (N, H) states of either, and whether their most probable tokens are the same."""
-        with torch.no_grad():
-            llm_logits = logits_of(self.taught_by[0], wanted)[:, : self.common].to(states.device)
-        logits = logits_of(self.slm, states)[:, : self.common]
-        best, llm_best = (permitted(each.detach(), self.forbidden).argmax(-1) for each in (logits, llm_logits))
-        return language_kl(logits, llm_logits, self.forbidden), best == llm_best
 
 
 class DistillTrainer(AdapterTrainer):

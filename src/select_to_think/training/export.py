@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from select_to_think.artefacts import Artefacts
 from select_to_think.config import SelectConfig
 from select_to_think.files import read_json, write_json_atomic, write_text_atomic
-from select_to_think.models.adapter import PEFT_PREFIX, Adapter, load_adapter, read_tensors
+from select_to_think.models.adapter import NO_CHANGE, PEFT_PREFIX, Adapter, load_adapter, read_tensors
 from select_to_think.models.exported import CALIBRATION, DISTILL, MANIFEST, SCORER, Exported, ScoreRows
 from select_to_think.models.gguf import architecture_of, convert, record_fingerprint, weight_type, write_adapter
 from select_to_think.models.loading import LoadedModel, fingerprint
@@ -107,9 +107,13 @@ def export(
         raise S2TError(f"{out} already exists: remove it or name another --out")
     scorer = pair.scorer(select) if method == "s2t-local" else None
     folder = pair.distill_folder if scorer is None else scorer.path
-    source = Source(pair, method, folder, load_adapter(folder, pair.slm), scorer, llama)
     if scorer is not None and (problem := UNFIT.get((kind, scorer.mode))):
         raise S2TError(f"the scorer in {folder} is {scorer.mode}: {problem}")
+    merged = scorer is not None and scorer.merged
+    if merged and kind != "gguf":
+        raise S2TError(f"{pair.slm.name} has the scorer in {folder} merged already: copy it, or choose --format gguf")
+    adapter = NO_CHANGE if merged else load_adapter(folder, pair.slm)
+    source = Source(pair, method, folder, adapter, scorer, llama)
     manifest: dict[str, Any] = {}
 
     def write(temporary: Path) -> None:
@@ -183,8 +187,9 @@ def write_gguf(source: Source, out: Path) -> dict[str, Any]:
         for path in checkpoint.iterdir():
             if path.suffix != ".safetensors" and not path.name.endswith(".safetensors.index.json"):
                 copy(path, out)
-    config, kind = model.config.get_text_config(), torch.float32 if llama.weights == "F32" else torch.float16
-    write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config, kind)
+    config = model.config.get_text_config()
+    if source.adapter.layers:
+        write_adapter(out / "adapter.gguf", source.adapter, architecture_of(out / MODEL), config)
     copy_trained(source, out, slm.fingerprint)
     return source.manifest("gguf", bin_ids, reserved)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from select_to_think.files import Json, only_writer, read_json, require_same_settings, unwritable, write_json_atomic
 from select_to_think.structures import S2TError
+from select_to_think.training.card import write_card
 
 SETTINGS = "settings.json"  # in a working folder: with what the training was begun
 ANSWERS = "answers.jsonl"  # in a working folder: what is trained on, where it had to be generated
@@ -120,3 +121,13 @@ def publish(out: Path, write: Callable[[Path], None]) -> None:
             os.replace(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_trained(out: Path, write: Callable[[Path], None]) -> None:
+    """The same of something that was trained: a card goes with it."""
+
+    def fill(folder: Path) -> None:
+        write(folder)
+        write_card(folder)
+
+    publish(out, fill)

@@ -1,4 +1,4 @@
-"""What is trained: an SLM with an adapter; the scorer, with score rows and an anchor besides, packed or plain.
+"""What is trained: an SLM with an adapter; distilled, or a scorer with score rows and an anchor, packed or plain.
 
 Non-goals: optimisation (`training/trainer.py`), inference (`selectors/scorer.py` on `contexts/`).
 """
@@ -23,9 +23,9 @@ from select_to_think.contexts.packed import (
     plain_forward,
 )
 from select_to_think.models.adapter import inject_adapter
-from select_to_think.probability import expected_bin, log_probabilities
+from select_to_think.probability import bucketed_kl_nats, expected_bin, log_probabilities, permitted
 from select_to_think.training.losses import by_rows, choice_logits, choice_loss, group_kl, in_rows, language_kl
-from select_to_think.training.settings import AdapterTraining, ScorerConfig
+from select_to_think.training.settings import AdapterTraining, DistillConfig, ScorerConfig
 
 
 class AdapterModule(nn.Module):
@@ -104,7 +104,7 @@ class ScorerModule(AdapterModule):
         self.settings = config  # not `config`: the Trainer would take it for the model's own
         hidden_size = model.config.get_text_config().hidden_size
         self.bin_rows = nn.Parameter(torch.zeros(config.bins, hidden_size, device=model.device))
-        self.anchor = nn.Parameter(torch.ones((), device=model.device), requires_grad=config.score != "bins")
+        self.anchor = nn.Parameter(torch.ones(1, device=model.device), requires_grad=config.score != "bins")
 
     def trained(self) -> dict[str, Tensor]:
         """The trained tensors by name."""
@@ -186,3 +186,66 @@ class ScorerModule(AdapterModule):
             base_logits = logits_of(self.slm, base)
         losses = language_kl(logits_of(self.slm, states), base_logits, self.forbidden)
         return losses, losses
+
+
+class DistillModule(AdapterModule):
+    """The SLM with an adapter that learns at every token of the answers, and the LLM that it learns from."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: DistillConfig,
+        forbidden: Sequence[int],
+        llm: PreTrainedModel | None = None,
+    ) -> None:
+        """See `AdapterModule`. The LLM, needed where whole distributions are learned, is no part of the module."""
+        heads = [model] if llm is None else [model, llm]
+        rows = min(int(each.config.get_text_config().vocab_size) for each in heads)
+        super().__init__(model, config, [token for token in forbidden if token < rows])
+        self.kind = config.kind
+        self.common = rows  # of the two heads: one of them may be padded further, and no tokens are there
+        self.taught_by = (llm,)
+
+    def forward(
+        self,
+        ids: Tensor,
+        rows: Tensor,
+        places: Tensor,
+        llm_ids: Tensor | None = None,
+        llm_logprobs: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss in nats and agreement at each of the N tokens of the answers, and the row of each, (N,)."""
+        states = self.slm.base_model(ids, use_cache=False).last_hidden_state.flatten(0, 1)[places]  # (N, H)
+        if self.kind == "sft":
+            losses, agree = by_rows(self.imitation, self.vocabulary, states, ids.flatten()[places + 1])
+        elif llm_ids is not None and llm_logprobs is not None:
+            losses, agree = by_rows(self.top_divergence, self.vocabulary, states, llm_ids, llm_logprobs)
+        else:
+            llm = self.taught_by[0]
+            assert llm is not None, "whole distributions come from an LLM in process"
+            with torch.no_grad():
+                wanted = llm.base_model(ids.to(llm.device), use_cache=False).last_hidden_state
+            wanted = wanted.flatten(0, 1)[places.to(llm.device)]  # (N, H of the LLM)
+            losses, agree = by_rows(self.divergence, self.vocabulary, states, wanted)
+        return {"losses": losses, "agree": agree, "rows": rows}
+
+    def imitation(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of (N,) tokens after (N, H) states, and whether they are the most probable ones."""
+        logprobs = log_probabilities(logits_of(self.slm, states)[:, : self.common], self.forbidden)
+        return -logprobs.gather(-1, targets[:, None])[:, 0], logprobs.argmax(-1) == targets
+
+    def top_divergence(self, states: Tensor, ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """KL to the LLM over its top tokens (N, K) and one bucket for all else; whether the best one is the same."""
+        logprobs = log_probabilities(logits_of(self.slm, states)[:, : self.common], self.forbidden)
+        losses = bucketed_kl_nats(wanted, logprobs.gather(-1, ids)).float()
+        return losses, logprobs.argmax(-1) == ids[:, 0]
+
+    def divergence(self, states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """KL to the LLM after (N, H) states of either, and whether their most probable tokens are the same."""
+        llm = self.taught_by[0]
+        assert llm is not None
+        with torch.no_grad():
+            llm_logits = logits_of(llm, wanted)[:, : self.common].to(states.device)
+        logits = logits_of(self.slm, states)[:, : self.common]
+        best, llm_best = (permitted(each.detach(), self.forbidden).argmax(-1) for each in (logits, llm_logits))
+        return language_kl(logits, llm_logits, self.forbidden), best == llm_best

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from select_to_think.checked import Checked, option
 from select_to_think.config import Definition, DistillKind, Reporter, ScoreKind, ScorerMode
+from select_to_think.structures import S2TError
+from select_to_think.triggers.kl import SUPPORT
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,12 @@ class DistillConfig(AdapterTraining):
     kind: DistillKind = option(
         "kd", "kd: the LLM's next-token distribution on the SLM's own rollouts; sft: the LLM's own answers."
     )
+    llm_top_k: int = option(
+        0,
+        "kd: learn from the LLM's K most probable tokens and the rest as one, asked once; 0: all, in process.",
+        low=0,
+        high=SUPPORT,
+    )
 
 
 @dataclass(frozen=True)
@@ -74,3 +82,20 @@ class VerifierTrainConfig(Checked):
     batch_prompts: int = option(64, "Prompts per optimiser step.", low=2)
     weight_decay: float = option(0.01, "Weight decay.", low=0.0)
     network: Definition = option("ours", "paper: no norm and no ReLU behind the third layer.")
+
+
+@dataclass(frozen=True)
+class TrainShape(Checked):
+    """A trajectory of a published shape with random weights, on which `s2t bench train` times."""
+
+    shape: str = option("none", "A published shape with random weights, such as qwen2.5-0.5b; none: the pair itself.")
+    tokens: int = option(500, "Tokens of the shape's trajectory.", low=1)
+    groups: int = option(40, "Triggered steps in it.", low=1)
+    group_size: int = option(16, "Candidates at each.", low=2)
+    plain_rows: int = option(10, "Rows of the plain form that are timed; the others follow from them.", low=1)
+
+    def __post_init__(self) -> None:
+        """Raise S2TError for more groups than tokens, or more rows than candidates."""
+        super().__post_init__()
+        if self.groups > self.tokens or self.plain_rows > self.groups * self.group_size:
+            raise S2TError("the shape has more groups than tokens, or more plain rows than candidates")

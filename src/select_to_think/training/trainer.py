@@ -27,7 +27,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish
+from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish_trained
+from select_to_think.training.memory import Memory, predict, require
 from select_to_think.training.module import AdapterModule
 from select_to_think.training.settings import AdapterTraining
 
@@ -126,6 +127,21 @@ class AdapterTrainer(Trainer):
         if progress is not None:
             self.add_callback(Reporter(progress))
 
+    def predicted(self) -> Memory | None:
+        """What memory this training will need; the longest rows make the largest batch."""
+        rows: list[Any] = sorted(self.train_dataset, key=lambda row: row.length)  # type: ignore[arg-type]
+        batch = self.data_collator(rows[-self.args.per_device_train_batch_size :])
+        counts = self.sizes(batch)
+        module: Any = self.model
+        return predict(
+            module,
+            batch,
+            lambda out: self.mean_loss(out, counts),
+            device=self.args.device,
+            bf16=self.args.bf16,
+            sums_gradients=self.args.gradient_accumulation_steps > 1,
+        )
+
     def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:
         """What the sums of a batch are divided by, (counts,) fp32."""
         raise NotImplementedError
@@ -200,7 +216,7 @@ def epochs_of(trainer: Trainer, names: Sequence[str]) -> list[dict[str, float]]:
 
 
 def train_and_publish(
-    trainer: Trainer,
+    trainer: AdapterTrainer,
     work: Path,
     out: Path,
     resume: bool,
@@ -209,14 +225,18 @@ def train_and_publish(
 ) -> dict[str, Any]:
     """Train to the end and let `write` fill the new folder `out` with what `summarise` says.
 
-    TensorBoard's curves, if any, go with what was trained.
+    What memory the training will need is found out first, and stands in the summary under `memory`. TensorBoard's
+    curves, if any, go with what was trained.
 
     Raises:
-        S2TError: a diverged loss, a full disk or an unwritable path.
+        S2TError: not enough memory, a diverged loss, a full disk or an unwritable path.
     """
+    memory = trainer.predicted()
+    if memory is not None:
+        require(memory, trainer.args.device)
     with disk_errors(work):
         trainer.train(resume_from_checkpoint=last_checkpoint(work) if resume else None)
-        summary = summarise()
+        summary = {**summarise(), "memory": memory and memory.to_json()}
         trainer.accelerator.wait_for_everyone()
 
     def fill(folder: Path) -> None:
@@ -225,5 +245,5 @@ def train_and_publish(
             shutil.copytree(work / "runs", folder / "runs")
 
     if is_leader():
-        publish(out, fill)
+        publish_trained(out, fill)
     return summary

@@ -31,7 +31,7 @@ from select_to_think.models.layers import Layers
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.folders import begin, disk_errors, publish, working_folder
+from select_to_think.training.folders import begin, disk_errors, publish_trained, working_folder
 from select_to_think.training.groups import is_held_out
 from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
 from select_to_think.training.settings import TriggerTrainConfig
@@ -94,7 +94,7 @@ def train_trigger(
             "seed": seed,
             "config": asdict(config),
         }
-        publish(out, partial(write, head=replace(head, training=summary), slm=slm, question_keys=question_keys))
+        publish_trained(out, partial(write, head=replace(head, training=summary), slm=slm, question_keys=question_keys))
     return summary
 
 

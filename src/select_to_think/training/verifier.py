@@ -39,7 +39,7 @@ from select_to_think.training.folders import (
     ANSWERS,
     begin,
     disk_errors,
-    publish,
+    publish_trained,
     working_folder,
 )
 from select_to_think.training.groups import is_held_out
@@ -121,7 +121,7 @@ def train_verifier(
             **settings,
         }
         head = VerifierHead(layers, prompt.read_at(mentor.verifier_state).wording, summary)
-        publish(out, partial(write, head=head, slm=session.slm, items=items))
+        publish_trained(out, partial(write, head=head, slm=session.slm, items=items))
     return summary
 
 
@@ -136,7 +136,7 @@ def take_published(session: Session, file: Path, mentor: MentorConfig, out: Path
     prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
     summary = {"published": file.name}
     head = VerifierHead(read_published(file, session.slm), prompt.read_at(mentor.verifier_state).wording, summary)
-    publish(out, partial(write, head=head, slm=session.slm, items=()))
+    publish_trained(out, partial(write, head=head, slm=session.slm, items=()))
     return summary
 
 
