@@ -37,7 +37,7 @@ LAYERS = (
     ("artefacts", "session"),
     ("collect", "training", "evaluation"),
     ("advice",),
-    ("analysis", "serving"),
+    ("analysis", "serving", "integrations"),
     ("cli", "__main__"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
