@@ -17,7 +17,7 @@ from select_to_think.evaluation.items import Item, question_key
 from select_to_think.evaluation.metrics import llm_tokens
 from select_to_think.evaluation.results import ResultRow, load_results, read_records
 from select_to_think.evaluation.run_folder import Part
-from select_to_think.evaluation.runner import Evaluation, SharedClock, evaluate
+from select_to_think.evaluation.runner import Evaluation, SharedClock, answer, evaluate
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.structures import Generation, S2TError
 
@@ -337,7 +337,8 @@ def test_a_baseline_without_answers_is_found_before_decoding(tmp_path: Path) -> 
 
 def test_tokens_that_the_llm_only_chose_are_its_own_once() -> None:
     session = FakeSession()
-    (record,) = Evaluation(session, ITEMS[:1], ["s2t"], SETTINGS).answer(Part("s2t"), ITEMS[:1])
+    decisive = Evaluation(ITEMS[:1], ["s2t"], SETTINGS).decisive(session)  # type: ignore[arg-type]
+    (record,) = answer(session, ITEMS[:1], part=Part("s2t"), settings=SETTINGS, decisive=decisive["s2t"])  # type: ignore
     chosen = [{"chooser": name} for name in ("llm", "slm", "llm")]
     for written, share in ((0, 2), (2, 2), (3, 3)):
         counts = replace(record.counts, llm_tokens_generated=written)

@@ -89,6 +89,8 @@ class Artefacts:
         """The server that runs the LLM, where `config` names one."""
         if self._llm is not None or not is_address(self.config.llm):
             return None
+        if "," in str(self.config.llm):
+            raise S2TError("several servers share the work of several workers: add --ray, or name one with --llm")
         return reach(self.config, self.runtime_config, self.slm)
 
     @cached_property

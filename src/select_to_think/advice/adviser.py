@@ -25,7 +25,7 @@ from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.measure import Sufficiency, described, sufficiency
 from select_to_think.evaluation.results import MEASURE, RESULTS, ResultRow, Results, provenance, read_records
 from select_to_think.evaluation.run_folder import Part, remarks
-from select_to_think.evaluation.runner import Evaluation
+from select_to_think.evaluation.runner import evaluate
 from select_to_think.files import write_json_atomic, write_jsonl_atomic
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
@@ -123,8 +123,8 @@ class Adviser:
 
     def take_answers(self, meter: Meter) -> None:
         """Let the LLM's answers be the right ones; questions that it does not answer are left out."""
-        run, folder = Evaluation(self.session, self.items, [LLM], self.settings), self.out / ANSWERS
-        run.run(folder, progress=meter.part(ANSWERS))
+        folder = self.out / ANSWERS
+        evaluate(self.session, self.items, [LLM], self.settings, out=folder, progress=meter.part(ANSWERS))
         records = read_records(Part(LLM).path(folder))
         items = graded_by_llm(self.items, records)
         if not items:

@@ -127,8 +127,10 @@ def _observed(
     lines: dict[int, dict[str, object]] = {}
     states: dict[int, NDArray[np.float16]] = {}  # half precision: all states of all answers are held at once
     marks: dict[int, Marks] = {}
-    for index, labels in labelled_greedy(session, items, decode, with_llm=True, progress=progress, hidden=True):
+    for index, labels in labelled_greedy(session, items, decode, with_llm=True, hidden=True):
         lines[index] = _line(items[index].id, labels, select)
+        if progress:
+            progress(len(lines), len(items))
         assert labels.hidden is not None
         states[index] = np.clip(labels.hidden, -6e4, 6e4).astype(np.float16)
         marks[index] = np.array(lines[index]["llm_odds_nats"]) > math.log(CLEARLY)

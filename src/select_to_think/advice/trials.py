@@ -20,7 +20,7 @@ from select_to_think.evaluation.items import Item, question_key
 from select_to_think.evaluation.metrics import compared, outcomes, summarise
 from select_to_think.evaluation.results import ItemRecord, ResultRow, read_records
 from select_to_think.evaluation.run_folder import Part
-from select_to_think.evaluation.runner import Evaluation
+from select_to_think.evaluation.runner import evaluate
 from select_to_think.evaluation.settings import has_trigger
 from select_to_think.methods import find_method
 from select_to_think.structures import Progress
@@ -98,8 +98,8 @@ def tried(
 
         folder = out / f"half-{number + 1}" / trial.folder
         with session.using(calibration, **trial.folders[number]):
-            asked = Evaluation(session, items, [trial.method], replace(settings, select=trial.select))
-            asked.run(folder, progress=advance)
+            asked = replace(settings, select=trial.select)
+            evaluate(session, items, [trial.method], asked, out=folder, progress=advance)
         records += read_records(Part(trial.method).path(folder))
     return records
 

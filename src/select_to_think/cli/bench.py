@@ -15,12 +15,11 @@ from select_to_think.cli.data import choose_items
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
-from select_to_think.cli.serve import PATIENCE
 from select_to_think.cli.train import SmallModel, trajectories
 from select_to_think.config import BenchConfig, DataConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import DOMAINS
-from select_to_think.serving.settings import BenchServeConfig
+from select_to_think.serving.settings import SERVED_RUNTIME, BenchServeConfig
 from select_to_think.structures import S2TError, comma_separated
 from select_to_think.training.settings import ScorerConfig, TrainShape
 
@@ -85,7 +84,7 @@ def serve(pair: Annotated[PairConfig, Only(("pair",))], config: BenchServeConfig
     items = choose_items(pair, DataConfig(split="validation", limit=QUESTIONS_EACH))
     with progress("measuring") as report:
         payload = bench_serve(
-            config, Session.load(pair, RuntimeConfig(**PATIENCE)), [item.question for item in items], report
+            config, Session.load(pair, RuntimeConfig(**SERVED_RUNTIME)), [item.question for item in items], report
         )
     return Reply(payload, lambda console: show(console, payload["rows"]))
 

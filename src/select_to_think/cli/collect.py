@@ -9,12 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from select_to_think.cli.cluster import RayCommand, models
 from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, fitting_items, folder_for
 from select_to_think.cli.options import Batching, CalibratedModels, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.config import CollectConfig, DataConfig
+from select_to_think.integrations.ray_workers import RayConfig
 
 
 def collect(
@@ -23,6 +25,7 @@ def collect(
     config: CollectConfig,
     data: Annotated[DataConfig, Only(("data", "benchmarks", "data_dir", "split", "skip"))],
     style: Style,
+    ray: RayConfig,
     out: Out = None,
 ) -> Reply:
     """Roll out training questions under s2t and write down what the LLM would choose at the triggered steps.
@@ -32,14 +35,13 @@ def collect(
     items = choose_items(pair, replace(data, limit=config.items), style, purpose="train")
     from select_to_think.collect.collect import collect as run
     from select_to_think.collect.collect import summary_json
-    from select_to_think.session import Session
 
     folder = folder_for("collect", out, pair, decode, config, data, style)
     note(f"the collection goes to {folder}")
-    session = Session.load(pair)
-    items = fitting_items(session, items, decode.max_new_tokens, with_llm=True)
-    with progress("collecting") as report:
-        payload = summary_json(run(session, items, config, decode, folder, report))
+    with models(ray, pair, decode) as holder:
+        items = fitting_items(holder, items, decode.max_new_tokens, with_llm=True)
+        with progress("collecting") as report:
+            payload = summary_json(run(holder, items, config, decode, folder, report))
     return Reply(payload, lambda console: show(console, payload))
 
 
@@ -62,4 +64,4 @@ def show(console: Console, payload: dict[str, Any]) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add `s2t collect`."""
-    add_command(app, "collect", collect, resume=AGAIN)
+    add_command(app, "collect", collect, resume=AGAIN, kind=RayCommand)

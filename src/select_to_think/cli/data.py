@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from select_to_think.structures import S2TError, comma_separated, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
+    from select_to_think.evaluation.workers import Workers
     from select_to_think.session import Session
 
 RUNS = Path("runs")
@@ -122,11 +124,13 @@ def pair_items(pair: PairConfig, split: str, limit: int | None) -> list[Item]:
     return load_pair_split(split, limit_per_domain=limit)
 
 
-def fitting_items(session: Session, items: list[Item], max_new_tokens: int, *, with_llm: bool) -> list[Item]:
+def fitting_items(holder: Session | Workers, items: list[Item], max_new_tokens: int, *, with_llm: bool) -> list[Item]:
     """The items whose prompts fit the context; says how many do not."""
     from select_to_think.evaluation.fitting import only_fitting
+    from select_to_think.evaluation.workers import workers_of
 
-    kept, remarks = only_fitting(session, items, max_new_tokens, with_llm=with_llm)
+    fitting = partial(only_fitting, items=items, max_new_tokens=max_new_tokens, with_llm=with_llm)
+    kept, remarks = workers_of(holder).ask(fitting)
     for remark in remarks:
         note(remark)
     return kept

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 from rich.console import Console
-from typer.core import TyperCommand
 
+from select_to_think.cli.cluster import RayCommand, models
 from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, folder_for
 from select_to_think.cli.options import DATA_PANEL, completing, name_option
@@ -25,6 +25,7 @@ from select_to_think.config import (
     RuntimeConfig,
     SelectConfig,
 )
+from select_to_think.integrations.ray_workers import RayConfig
 from select_to_think.methods import METHODS
 from select_to_think.structures import S2TError, comma_separated, unknown_name
 
@@ -66,7 +67,7 @@ Contradictory = Annotated[
 ]
 
 
-class EvalCommand(TyperCommand):
+class EvalCommand(RayCommand):
     """A command whose --allow-code-execution needs no value."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -84,6 +85,7 @@ def evaluate(
     data: DataConfig,
     style: Style,
     prices: PriceConfig,
+    ray: RayConfig,
     methods: Methods = DEFAULT_METHODS,
     baseline: Baseline = EvalSettings.baseline,
     seeds: Seeds = None,
@@ -99,7 +101,6 @@ def evaluate(
     items = choose_items(pair, data, style)
     from select_to_think.evaluation.run_folder import Shard
     from select_to_think.evaluation.runner import evaluate as run
-    from select_to_think.session import Session
 
     settings = EvalSettings(
         decode,
@@ -121,10 +122,8 @@ def evaluate(
         if data.benchmarks is not None and pair.slm is None:
             note("the bundled pair knows nothing but its own three domains: on benchmarks it is right by chance")
 
-    with progress("evaluating") as report:
-        results = run(
-            Session.load(pair, runtime), items, chosen, settings, out=folder, shard=part, begun=begun, progress=report
-        )
+    with models(ray, pair, decode, runtime) as holder, progress("evaluating") as report:
+        results = run(holder, items, chosen, settings, out=folder, shard=part, begun=begun, progress=report)
     return Reply(results.to_json(), lambda console: show(console, folder, results))
 
 

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from select_to_think.cli.cluster import RayCommand, models
 from select_to_think.cli.command import add_command
 from select_to_think.cli.data import Out, Style, choose_items
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.config import DataConfig, SelectConfig
+from select_to_think.integrations.ray_workers import RayConfig
 
 
 def measure(
@@ -23,6 +25,7 @@ def measure(
     ],
     data: DataConfig,
     style: Style,
+    ray: RayConfig,
     out: Out = None,
 ) -> Reply:
     """Local sufficiency: at the steps where the models differ most, is the LLM's token in the SLM's top-k (Hit@k)?
@@ -33,18 +36,11 @@ def measure(
     from select_to_think.evaluation.measure import measure as run
     from select_to_think.evaluation.results import MEASURE
     from select_to_think.files import make_folder, write_json_atomic
-    from select_to_think.session import Session
 
     if out is not None:
         make_folder(out)
-    with progress("measuring") as report:
-        found = run(
-            Session.load(pair),
-            items,
-            select=select,
-            decode=decode,
-            progress=report,
-        )
+    with models(ray, pair, decode) as holder, progress("measuring") as report:
+        found = run(holder, items, select=select, decode=decode, progress=report)
     payload = found.to_json()
     if out is not None:
         write_json_atomic(out / MEASURE, payload)
@@ -65,4 +61,4 @@ def show(console: Console, payload: dict[str, Any]) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add `s2t measure`."""
-    add_command(app, "measure", measure)
+    add_command(app, "measure", measure, kind=RayCommand)

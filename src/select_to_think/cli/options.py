@@ -33,6 +33,7 @@ from select_to_think.config import (
     SelectConfig,
     ServeConfig,
 )
+from select_to_think.integrations.ray_workers import RayConfig
 from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
 from select_to_think.serving.settings import AccessConfig, BenchServeConfig
@@ -68,6 +69,7 @@ PANELS = {
     TrainShape: "Timing",
     AccessConfig: "Access",
     ServeConfig: "Server",
+    RayConfig: "Cluster",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import webbrowser
 from logging.config import dictConfig
 from threading import Thread
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,12 +21,11 @@ from select_to_think.config import (
     SelectConfig,
     ServeConfig,
 )
-from select_to_think.serving.settings import AccessConfig
+from select_to_think.serving.settings import SERVED_DECODE, SERVED_RUNTIME, AccessConfig
 from select_to_think.structures import S2TError
 
-Rows = Annotated[DecodeConfig, Only(defaults=(("max_batch", 64), ("on_llm_failure", "continue")))]
-PATIENCE: dict[str, Any] = {"max_wait_steps": 32, "prefix_cache_tokens": 1 << 14}  # of the runtime of a server
-Patience = Annotated[RuntimeConfig, Only(defaults=tuple(PATIENCE.items()))]
+Rows = Annotated[DecodeConfig, Only(defaults=tuple(SERVED_DECODE.items()))]
+Patience = Annotated[RuntimeConfig, Only(defaults=tuple(SERVED_RUNTIME.items()))]
 
 
 def serve(

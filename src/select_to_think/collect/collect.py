@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,11 @@ from select_to_think.collect.records import Group, Trajectory, read_trajectories
 from select_to_think.collect.writer import CollectionWriter
 from select_to_think.config import CollectConfig, DecodeConfig, SelectConfig
 from select_to_think.evaluation.items import Item, assert_unique, refuse_test
-from select_to_think.evaluation.results import provenance
-from select_to_think.evaluation.settings import decode_settings
+from select_to_think.evaluation.results import Provenance, provenance
+from select_to_think.evaluation.rollouts import labelled_rollouts
+from select_to_think.evaluation.settings import decode_settings, fingerprints
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on
+from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.policies.label import Labels
 from select_to_think.structures import Floats, Progress, S2TError, comma_separated, unknown_name
 from select_to_think.triggers.table import calibrated, find_trigger
@@ -46,8 +48,18 @@ class CollectSummary:
     llm_best_in_group: float | None  # share of groups in which no token outside beats the LLM's best candidate
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What the models and their files decide of a collection."""
+
+    thresholds: dict[str, float]  # of each collected trigger: what a step's statistic must exceed
+    models: dict[str, str]  # fingerprints
+    calibration: str  # SHA-256
+    about: Provenance
+
+
 def collect(
-    session: Session,
+    holder: Session | Workers,
     items: Sequence[Item],
     config: CollectConfig,
     decode: DecodeConfig,
@@ -61,29 +73,38 @@ def collect(
     """
     assert_unique(items)
     refuse_test(items, purpose="collect from")
-    assert_not_calibrated_on(items, session.calibration, purpose="training")
-    thresholds = _thresholds(session, config)
+    workers = workers_of(holder)
+    plan = workers.ask(partial(_plan, items=items, config=config, decode=decode))
     size = min(SelectConfig.candidates, config.group_size)
     select = SelectConfig(trigger="kl", trigger_budget=config.collect_budget, candidates=size)
     settings = {
         "config": asdict(config),
         "decode": decode_settings(decode),
-        "fingerprints": {
-            "slm": session.slm.fingerprint,
-            "llm": session.llm.fingerprint,
-            "calibration": hashlib.sha256(session.calibration.dumps().encode()).hexdigest(),
-        },
+        "fingerprints": {**plan.models, "calibration": plan.calibration},
     }
-    about = provenance(session, {"collect": asdict(config), "decode": asdict(decode)}, seeds=[decode.seed])
-    with CollectionWriter(out, items, shard_items=config.shard_items, settings=settings, provenance=about) as writer:
+    work = partial(_trajectories, decode=decode, select=select, plan=plan, group_size=config.group_size)
+    with CollectionWriter(
+        out, items, shard_items=config.shard_items, settings=settings, provenance=plan.about
+    ) as writer:
         todo = [item for item in items if item.id not in writer.done]
         if progress:
             progress(len(writer.done), len(items))
-        for trajectory in _trajectories(session, todo, decode, select, thresholds, config.group_size):
+        for trajectory in workers.spread(work, todo):
             writer.add(trajectory)
             if progress:
                 progress(len(writer.done), len(items))
     return summarise(out)
+
+
+def _plan(session: Session, items: Sequence[Item], config: CollectConfig, decode: DecodeConfig) -> _Plan:
+    """The plan of a collection of these items. Raises S2TError as `collect`."""
+    assert_not_calibrated_on(items, session.calibration, purpose="training")
+    return _Plan(
+        _thresholds(session, config),
+        fingerprints(session),
+        hashlib.sha256(session.calibration.dumps().encode()).hexdigest(),
+        provenance(session, {"collect": asdict(config), "decode": asdict(decode)}, seeds=[decode.seed]),
+    )
 
 
 def _thresholds(session: Session, config: CollectConfig) -> dict[str, float]:
@@ -102,25 +123,23 @@ def _thresholds(session: Session, config: CollectConfig) -> dict[str, float]:
 def _trajectories(
     session: Session,
     items: Sequence[Item],
+    *,
     decode: DecodeConfig,
     select: SelectConfig,
-    thresholds: Mapping[str, float],
+    plan: _Plan,
     group_size: int,
 ) -> Iterator[Trajectory]:
-    """Labelled rollouts in order of finishing; labelled in batches as they come in."""
-    rollouts = session.stream((item.asked for item in items), "s2t", decode, select)
-    while finished := list(islice(rollouts, decode.max_batch)):
-        some = [items[index] for index, _ in finished]
-        tokens = [generation.tokens for _, generation in finished]
-        for index, labels in session.label([item.asked for item in some], tokens, with_llm=True, decode=decode):
-            yield make_trajectory(
-                some[index],
-                session.prompt(some[index].asked, len(tokens[index]), with_llm=True),
-                tokens[index],
-                labels,
-                thresholds=thresholds,
-                group_size=group_size,
-            )
+    """Labelled rollouts in order of finishing."""
+    require_same_models(plan.models, fingerprints(session))
+    for index, tokens, labels in labelled_rollouts(session, items, "s2t", decode, select, with_llm=True):
+        yield make_trajectory(
+            items[index],
+            session.prompt(items[index].asked, len(tokens), with_llm=True),
+            tokens,
+            labels,
+            thresholds=plan.thresholds,
+            group_size=group_size,
+        )
 
 
 def make_trajectory(

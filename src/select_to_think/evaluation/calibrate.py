@@ -47,8 +47,10 @@ def calibrate(
     assert_unique(items)
     refuse_test(items, purpose="calibrate on")
     found: dict[int, dict[str, Floats]] = {}
-    for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, progress=progress, coupled=coupled):
+    for index, labels in labelled_greedy(session, items, decode, with_llm=with_llm, coupled=coupled):
         found[index] = dict(labels.statistics)
+        if progress:
+            progress(len(found), len(items))
     return fitted(session, items, [found[index] for index in range(len(items))])
 
 

@@ -9,8 +9,9 @@ Non-goals: accuracy (`runner.py`) and thresholds for decoding (`calibrate.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from select_to_think.evaluation.fitting import only_fitting
 from select_to_think.evaluation.items import Item, assert_unique, with_all
 from select_to_think.evaluation.results import Document, Provenance, provenance
 from select_to_think.evaluation.rollouts import labelled_greedy
+from select_to_think.evaluation.settings import fingerprints
+from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.policies.label import Labels
 from select_to_think.structures import Progress, S2TError
 from select_to_think.triggers.table import find_trigger
@@ -66,8 +69,16 @@ class RankedSteps:
     flip: NDArray[np.bool_]  # (P,)
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What is kept of one item."""
+
+    id: str
+    steps: RankedSteps
+
+
 def measure(
-    session: Session,
+    holder: Session | Workers,
     items: Sequence[Item],
     *,
     select: SelectConfig,
@@ -82,12 +93,33 @@ def measure(
     assert_unique(items)
     if not select.trigger_budget:
         raise S2TError("trigger_budget must be above 0 and at most 1 to measure something, got 0")
-    items, remarks = only_fitting(session, items, decode.max_new_tokens, with_llm=True)
-    steps: dict[int, RankedSteps] = {}
-    for index, labels in labelled_greedy(session, items, decode, with_llm=True, progress=progress):
-        steps[index] = ranked_steps(labels, select)
-    rows, threshold = sufficiency(items, [steps[index] for index in range(len(items))], select.trigger_budget)
-    return described(session, rows, threshold, select, decode, remarks)
+    workers = workers_of(holder)
+    fitting = partial(only_fitting, items=items, max_new_tokens=decode.max_new_tokens, with_llm=True)
+    items, remarks = workers.ask(fitting)
+    work = partial(_measured, select=select, decode=decode, models=workers.ask(fingerprints))
+    steps: dict[str, RankedSteps] = {}
+    for measured in workers.spread(work, items):
+        steps[measured.id] = measured.steps
+        if progress:
+            progress(len(steps), len(items))
+    rows, threshold = sufficiency(items, [steps[item.id] for item in items], select.trigger_budget)
+    saying: dict[str, Any] = {
+        "rows": rows,
+        "kl_nats_threshold": threshold,
+        "select": select,
+        "decode": decode,
+        "remarks": remarks,
+    }
+    return workers.ask(partial(described, **saying))
+
+
+def _measured(
+    session: Session, items: Sequence[Item], *, select: SelectConfig, decode: DecodeConfig, models: dict[str, str]
+) -> Iterator[_Measured]:
+    """The steps of every item, with the models of these fingerprints."""
+    require_same_models(models, fingerprints(session))
+    for index, labels in labelled_greedy(session, items, decode, with_llm=True):
+        yield _Measured(items[index].id, ranked_steps(labels, select))
 
 
 def described(

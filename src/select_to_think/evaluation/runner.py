@@ -1,4 +1,4 @@
-"""Runs methods over items: batched through the session, resumable after a kill, files in item order.
+"""Runs methods over items: batched, on workers, resumable after a kill, files in item order.
 
 A rerun of the same command reads what its folder holds, so nothing is decoded twice; a folder that was begun with other
 settings, models or items is refused (`run_folder.py`).
@@ -9,7 +9,7 @@ Non-goals: counting (`metrics.py`), and loading data.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -37,6 +37,7 @@ from select_to_think.evaluation.run_folder import (
 from select_to_think.evaluation.settings import draws, is_calibrated, method_settings, selection, trained_folders
 from select_to_think.evaluation.tracing import make_record, unasked_record
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on, assert_not_trained_on
+from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.files import only_writer
 from select_to_think.methods import find_method
 from select_to_think.structures import Progress, S2TError
@@ -79,9 +80,8 @@ class SharedClock:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Methods over items with one pair: what is asked and how; the fields are the arguments of `evaluate`."""
+    """Methods over items: what is asked and how; the fields are the arguments of `evaluate`."""
 
-    session: Session
     items: Sequence[Item]
     methods: Sequence[str]
     settings: EvalSettings = EvalSettings()
@@ -111,22 +111,27 @@ class Evaluation:
         seed = self.seeds[0] if part is None or part.seed is None else part.seed
         return replace(self.settings, decode=replace(self.settings.decode, seed=seed))
 
-    def run(self, out: Path, *, begun: Callable[[], None] | None = None, progress: Progress | None = None) -> Results:
+    def run(
+        self,
+        workers: Workers,
+        out: Path,
+        *,
+        begun: Callable[[], None] | None = None,
+        progress: Progress | None = None,
+    ) -> Results:
         """Answer what is not answered yet in the folder `out`, and count: see `evaluate`."""
-        notes, mine = self.check(out), self.mine
-        about = self.provenance()
-        about["notes"] += notes
+        self.check(out)
+        about, mine = workers.ask(self.prepared), self.mine
         with ExitStack() as stack:
             for place in dict.fromkeys([out, *(part.path(out).parent for part in self.parts)]):
                 stack.enter_context(only_writer(place))
-            decisive = {
-                part.name: method_settings(self.session, part.method, self.settings_of(part)) for part in self.parts
-            }
+            decisive = workers.ask(self.decisive)
             begin(out, {"schema": SCHEMA, "items": items_note(self.items), **self.prompt_and_shard()}, decisive)
             if begun:
                 begun()
             for number, part in enumerate(self.parts):
-                for done in resumed(part.path(out), mine, partial(self.answer, part)):
+                work = partial(answer, part=part, settings=self.settings_of(part), decisive=decisive[part.name])
+                for done in resumed(part.path(out), mine, partial(workers.spread, work)):
                     if progress:
                         progress(number * len(mine) + done, len(self.parts) * len(mine))
             rows = tabulate(stored_runs(out), baseline=self.settings.baseline, prices=self.settings.prices)
@@ -135,14 +140,24 @@ class Evaluation:
             results.save(out / RESULTS)
         return results
 
-    def provenance(self) -> Provenance:
-        """Where the numbers come from: the pair, the methods, every setting."""
+    def prepared(self, session: Session) -> Provenance:
+        """Where the numbers come from: the pair, the methods, every setting, and what could not be checked.
+
+        Raises S2TError for what the models and their files do not allow.
+        """
+        notes = self.check_artefacts(session)
         settings = self.settings_of()
-        settings = replace(settings, select=selection(self.session, self.methods, settings.select))
+        settings = replace(settings, select=selection(session, self.methods, settings.select))
         configs = {name: asdict(getattr(settings, name)) for name in ("decode", "select", "mentor", "prices")}
         methods = list(dict.fromkeys(self.methods))
         said = {"methods": methods, "baseline": settings.baseline, **self.prompt_and_shard(), **configs}
-        return provenance(self.session, said, seeds=self.seeds)
+        about = provenance(session, said, seeds=self.seeds)
+        about["notes"] += notes
+        return about
+
+    def decisive(self, session: Session) -> dict[str, dict[str, Any]]:
+        """By name of each part, everything that decides its answers."""
+        return {part.name: method_settings(session, part.method, self.settings_of(part)) for part in self.parts}
 
     def prompt_and_shard(self) -> dict[str, Any]:
         """Prompts, shard and grading, where there is something to say of them."""
@@ -151,29 +166,32 @@ class Evaluation:
         said = {"prompt": style, "shard": None if self.shard is None else str(self.shard), "contradictory": first}
         return {name: value for name, value in said.items() if value is not None}
 
-    def check(self, out: Path) -> list[str]:
-        """Raise S2TError for what would be found only after decoding: see `evaluate`.
-
-        Returns what could not be checked.
-        """
+    def check(self, out: Path) -> None:
+        """Raise S2TError for what can be refused without a model: see `evaluate`."""
         assert_unique(self.items)
         if not self.methods:
             raise S2TError("no method to evaluate; name some with --methods, for example greedy,s2t-local")
         for method in self.methods:
             find_method(method)
+        self.check_baseline(out)
+
+    def check_artefacts(self, session: Session) -> list[str]:
+        """Raise S2TError for what would be found only after decoding: see `evaluate`.
+
+        Returns what could not be checked.
+        """
         settings = self.settings
         if any(item.answer_type == "code" for item in self.items):
             means_for(settings.allow_code_execution)
         unknown: dict[Path, None] = {}
         for method in self.methods:
-            self.session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
+            session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
             if is_calibrated(method, settings.select):
-                coupled = self.session.coupled(method, settings.select)
-                assert_not_calibrated_on(self.items, self.session.thresholds(coupled), purpose="test")
-            for folder in trained_folders(self.session, method, settings.select):
+                coupled = session.coupled(method, settings.select)
+                assert_not_calibrated_on(self.items, session.thresholds(coupled), purpose="test")
+            for folder in trained_folders(session, method, settings.select):
                 if not assert_not_trained_on(self.items, folder, purpose="test"):
                     unknown[folder] = None
-        self.check_baseline(out)
         return [
             f"{folder.name} does not say which questions it was trained on, so it is not checked that none is tested "
             "here; train it again to have that checked"
@@ -191,46 +209,52 @@ class Evaluation:
             choices = " or ".join(known)
             raise S2TError(f"the baseline {name!r} is not evaluated: add it to --methods, or take {choices}")
 
-    def answer(self, part: Part, items: Sequence[Item]) -> Iterator[ItemRecord]:
-        """Decode and grade `items`, as they finish. Loading and warming up, grading and writing are not timed."""
-        session, method, settings = self.session, part.method, self.settings_of(part)
-        decode, select, mentor = settings.decode, settings.select, settings.mentor
-        fitted = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
-        for item, length in fitted.too_long:
-            yield unasked_record(item, method, length)
-        if not fitted.fitting:
-            return
-        session.generate([fitted.fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
-        clock = SharedClock()
 
-        def questions() -> Iterator[str]:
-            for index, (item, _) in enumerate(fitted.fitting):
-                clock.start(index)
-                yield item.asked
+def answer(
+    session: Session, items: Sequence[Item], *, part: Part, settings: EvalSettings, decisive: Mapping[str, Any]
+) -> Iterator[ItemRecord]:
+    """Decode and grade `items`, as they finish. Loading and warming up, grading and writing are not timed.
 
-        def vote(index: int, text: str) -> str | None:
-            item, _ = fitted.fitting[index]
-            options: dict[str, Any] = {"choices": item.choices, "meta": item.meta}
-            return extract(text, item.answer_type, **options, contradictory=settings.contradictory).extracted
+    Raises S2TError where this session would answer otherwise than the one that said what is `decisive`.
+    """
+    method, decode, select, mentor = part.method, settings.decode, settings.select, settings.mentor
+    require_same_models(decisive, method_settings(session, method, settings))
+    fitted = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
+    for item, length in fitted.too_long:
+        yield unasked_record(item, method, length)
+    if not fitted.fitting:
+        return
+    session.generate([fitted.fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
+    clock = SharedClock()
 
-        for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
-            seconds = clock.finish(index)
-            item, length = fitted.fitting[index]
-            yield make_record(
-                session,
-                item,
-                method,
-                generation,
-                seconds,
-                prompt_tokens=length,
-                allow_code_execution=settings.allow_code_execution,
-                contradictory=settings.contradictory,
-            )
-            clock.resume()
+    def questions() -> Iterator[str]:
+        for index, (item, _) in enumerate(fitted.fitting):
+            clock.start(index)
+            yield item.asked
+
+    def vote(index: int, text: str) -> str | None:
+        item, _ = fitted.fitting[index]
+        options: dict[str, Any] = {"choices": item.choices, "meta": item.meta}
+        return extract(text, item.answer_type, **options, contradictory=settings.contradictory).extracted
+
+    for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
+        seconds = clock.finish(index)
+        item, length = fitted.fitting[index]
+        yield make_record(
+            session,
+            item,
+            method,
+            generation,
+            seconds,
+            prompt_tokens=length,
+            allow_code_execution=settings.allow_code_execution,
+            contradictory=settings.contradictory,
+        )
+        clock.resume()
 
 
 def evaluate(
-    session: Session,
+    holder: Session | Workers,
     items: Sequence[Item],
     methods: Sequence[str],
     settings: EvalSettings = EvalSettings(),
@@ -243,7 +267,7 @@ def evaluate(
     """Answer every item by every method and count.
 
     Args:
-        session: the pair.
+        holder: the pair, or workers that hold it.
         items: the questions, each id once.
         methods: names of `methods.py`.
         settings: how answers are made, graded and compared.
@@ -258,6 +282,6 @@ def evaluate(
             code items without `allow_code_execution` or where nothing confines them, and a folder that was begun with
             other settings or cannot be written.
     """
-    evaluation = Evaluation(session, items, methods, settings, shard)
+    evaluation = Evaluation(items, methods, settings, shard)
     with nullcontext(out) if out is not None else TemporaryDirectory() as folder:
-        return evaluation.run(Path(folder), begun=begun, progress=progress)
+        return evaluation.run(workers_of(holder), Path(folder), begun=begun, progress=progress)

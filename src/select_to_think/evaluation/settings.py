@@ -72,6 +72,11 @@ def decode_settings(decode: DecodeConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(decode).items() if name != "max_batch"}
 
 
+def fingerprints(session: Session) -> dict[str, str]:
+    """Which two models these are. Loads both."""
+    return {"slm": session.slm.fingerprint, "llm": session.llm.fingerprint}
+
+
 def method_settings(session: Session, method: str, settings: EvalSettings) -> dict[str, Any]:
     """Everything that decides the answers of one method. Loads only models that the method needs."""
     select, record = settings.select, find_method(method)

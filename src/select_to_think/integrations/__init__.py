@@ -1,1 +1,1 @@
-"""Other people's engines, with our decoding in them."""
+"""Other people's engines and clusters."""
