@@ -52,6 +52,7 @@ COMMANDS = (
     "train scorer",
     "train trigger",
     "train verifier",
+    "train push",
     "ablate",
     "train distill",
     "bench decode",

@@ -69,12 +69,17 @@ def test_a_card_has_the_numbers_and_no_data(train: Callable[[Path], None], tmp_p
 def test_a_card_does_not_tell_where_the_slm_lies(tmp_path: Path) -> None:
     scorer(tmp_path / "out")
     file = tmp_path / "out" / "scorer.json"
-    for name, base in ((str(tmp_path / "my-slm"), None), ("Qwen/Qwen2.5-1.5B-Instruct", "Qwen/Qwen2.5-1.5B-Instruct")):
+    hub = "Qwen/Qwen2.5-1.5B-Instruct"
+    for name, models in (
+        (str(tmp_path / "my-slm"), "--slm my-slm"),
+        (hub, f"--slm {hub}"),
+        ("demo/slm", "--pair demo"),
+    ):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"slm": name}))
         write_card(tmp_path / "out")
         card = (tmp_path / "out" / "README.md").read_text()
-        assert str(tmp_path) not in card and Path(name).name in card
-        assert ("base_model: " in card) == (base is not None)
+        assert f"    s2t generate {models} --scorer FOLDER" in card and str(tmp_path) not in card
+        assert (f"base_model: {name}\n" in card) == (name == hub)
 
 
 def test_pushing_uploads_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

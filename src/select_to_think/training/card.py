@@ -17,12 +17,12 @@ from select_to_think.structures import S2TError
 
 CARD = "README.md"
 KINDS = {  # file of a trained folder -> (what it is, how it is used)
-    "scorer.json": ("Scorer of S2T-Local", "s2t generate --slm {slm} --scorer {folder} --method s2t-local"),
-    "distill.json": ("Distilled SLM", "s2t generate --slm {slm} --distill {folder} --method distill"),
-    "trigger_head.json": ("Learned trigger", "s2t generate --slm {slm} --trigger-head {folder} --trigger learned"),
+    "scorer.json": ("Scorer of S2T-Local", "s2t generate {models} --scorer {folder} --method s2t-local"),
+    "distill.json": ("Distilled SLM", "s2t generate {models} --distill {folder} --method distill"),
+    "trigger_head.json": ("Learned trigger", "s2t generate {models} --trigger-head {folder} --trigger learned"),
     f"{VERIFIER}.json": (
         "Verifier of MentorCollab",
-        "s2t generate --slm {slm} --verifier {folder} --method mentor-mlp",
+        "s2t generate {models} --verifier {folder} --method mentor-mlp",
     ),
 }
 
@@ -46,14 +46,18 @@ def write_card(folder: Path) -> None:
     slm = str(about.get("slm", ""))
     if Path(slm).exists() or slm.startswith(("/", ".", "~")):
         slm = Path(slm).name  # where it lies on this machine is nobody's business
-    base = [f"base_model: {slm}"] if "/" in slm else []
+    owner, _, name = slm.partition("/")
+    bundled = name == "slm"  # of a pair that comes with the library, and is not on the hub
+    models = f"--pair {owner}" if bundled else f"--slm {slm or 'SLM'}"
+    base = [f"base_model: {slm}"] if name and not bundled else []
     numbers = {**about, **training, "slm": slm}
+    del numbers["schema"]
     scalars = {name: value for name, value in numbers.items() if isinstance(value, int | float | str) and value != ""}
     parts = [
         "\n".join(["---", "library_name: select-to-think", *base, "tags: [select-to-think]", "---"]),
         f"# {title}",
         f"Trained with Select to Think for `{slm or about['slm_fingerprint']}`; no other SLM accepts it.",
-        f'    {usage.format(slm=slm or "SLM", folder="FOLDER")} "..."',
+        f'    {usage.format(models=models, folder="FOLDER")} "..."',
         "## Numbers\n\n" + table(("", ""), list(scalars.items())),
     ]
     if epochs := training.get("epochs"):
