@@ -52,6 +52,7 @@ COMMANDS = (
     "train scorer",
     "train trigger",
     "train verifier",
+    "train push",
     "ablate",
     "train distill",
     "bench decode",
@@ -300,7 +301,11 @@ def test_names_of_methods_and_triggers_come_from_their_tables() -> None:
     tables = {"trigger": TRIGGERS, "triggers": TRIGGERS, "method": METHODS, "methods": METHODS}
     found = [(command, flag, tables[flag.name]) for command, flag in parameters() if flag.name in tables]
     assert {"generate", "eval", "collect", "ablate"} <= {command for command, _, _ in found}
-    some = {"ablate": lambda method: method.mentor, "bench remote": lambda method: method.asks_llm}
+    some = {
+        "ablate": lambda method: method.mentor,
+        "bench remote": lambda method: method.asks_llm,
+        "export": lambda method: method.uses in ("scorer", "distill"),
+    }
     for command, flag, table in found:
         if command == "compare":  # names what a run holds
             continue

@@ -209,7 +209,7 @@ def test_flags_win_over_what_lies_beside_the_slm(tmp_path: Path) -> None:
 
 
 def test_the_command_says_where_and_how(tmp_path: Path, capsys) -> None:
-    assert tuple(exporting.WRITERS) == command.FORMATS and command.METHODS == exporting.METHODS
+    assert tuple(exporting.WRITERS) == command.FORMATS and command.TRAINED == exporting.TRAINED
     assert main(["export", "--format", "peft", "--out", str(tmp_path / "out")]) == 0
     assert "ids 19 to 34" in capsys.readouterr().out
     assert main(["export", "--format", "peft", "--out", str(tmp_path / "out"), "--json"]) == 2

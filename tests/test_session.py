@@ -110,6 +110,13 @@ def test_mistakes_are_named_with_their_remedy(
         session.generate(QUESTIONS, method, DECODE, select)
 
 
+@pytest.mark.parametrize(("mode", "score"), [("activated", "adapted"), ("coupled", "adapted"), ("activated", "bins")])
+def test_a_scorer_that_the_pair_lacks_is_told_with_those_it_has(mode: str, score: str) -> None:
+    select = SelectConfig(scorer_mode=mode, score=score)  # type: ignore[arg-type]
+    with pytest.raises(S2TError, match=f"no scorer {mode}-{score} .*: choose from .*proposer-adapted"):
+        Session().generate(["Today Ann has 5 pens."], "s2t-local", DECODE, select)
+
+
 def test_prompts_that_do_not_fit_are_refused(session: Session) -> None:
     with pytest.raises(S2TError, match=r"exceed the context of 512 tokens.*max-new-tokens"):
         session.generate([" ".join(["w5"] * 500)], "greedy", DECODE)

@@ -204,9 +204,12 @@ class Artefacts:
         return self.folder / shipped
 
     def scorer(self, select: SelectConfig) -> Scorer:
-        """The scorer of a mode and score."""
-        shipped = f"scorers/{select.scorer_mode}-{select.score}"
-        path = self.artefact(self.config.scorer, shipped, "s2t train scorer")
+        """The scorer of a mode and score. Raises S2TError if the pair has none of them, or a damaged one."""
+        wanted = f"{select.scorer_mode}-{select.score}"
+        path = self.artefact(self.config.scorer, f"scorers/{wanted}", "s2t train scorer")
+        if self.config.scorer is None and not path.exists() and path.parent.exists():
+            others = ", ".join(sorted(each.name for each in path.parent.iterdir() if each.is_dir()))
+            raise S2TError(f"the pair has no scorer {wanted} (mode-score): choose from {others}, or train one")
         if path not in self._scorers:
             self._scorers[path] = load_scorer(path, self.slm)
         return self._scorers[path]

@@ -1,6 +1,6 @@
 """From what was measured to a plain recommendation: rules, each with the reason that it gives.
 
-Intervals decide, not means: what is not clearly worse counts as good as the best, and the cheaper or simpler way wins.
+A gain counts only if its interval lies above 0; among ways that are about as good, the cheaper or simpler one wins.
 Non-goals: measuring.
 """
 

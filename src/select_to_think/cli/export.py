@@ -12,9 +12,10 @@ from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply, note
 from select_to_think.config import PairConfig, SelectConfig
+from select_to_think.methods import METHODS
 
 FORMATS = ("peft", "merged", "vllm", "gguf")
-METHODS = ("s2t-local", "distill")
+TRAINED = [name for name, method in METHODS.items() if method.uses in ("scorer", "distill")]
 WEIGHTS = ("F32", "BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M")  # and whatever else it knows
 FIELDS = ("pair", "slm", "scorer", "distill", "calibration", "device", "dtype", "trust_remote_code")
 
@@ -24,9 +25,9 @@ def export(
     select: Annotated[SelectConfig, Only(("scorer_mode", "score"), (("scorer_mode", "coupled"),))],
     format: Annotated[str, name_option("What will load it.", FORMATS, metavar="NAME")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new folder.")],
-    method: Annotated[str, name_option("What is exported: a scorer, or a distilled SLM.", METHODS, metavar="NAME")] = (
-        METHODS[0]
-    ),
+    method: Annotated[
+        str, name_option("What is exported: its scorer, or its distilled SLM.", TRAINED, metavar="NAME")
+    ] = "s2t-local",
     converter: Annotated[
         Path | None,
         typer.Option("--converter", metavar="FILE", help="gguf: convert_hf_to_gguf.py of a llama.cpp source tree."),

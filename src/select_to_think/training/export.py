@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from select_to_think.artefacts import Artefacts
 from select_to_think.config import SelectConfig
 from select_to_think.files import read_json, write_json_atomic, write_text_atomic
+from select_to_think.methods import METHODS
 from select_to_think.models.adapter import NO_CHANGE, PEFT_PREFIX, Adapter, load_adapter, read_tensors
 from select_to_think.models.exported import CALIBRATION, DISTILL, MANIFEST, SCORER, Exported, ScoreRows
 from select_to_think.models.gguf import architecture_of, convert, record_fingerprint, weight_type, write_adapter
@@ -39,7 +40,7 @@ from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.structures import S2TError, unknown_name
 from select_to_think.training.folders import publish
 
-METHODS = ("s2t-local", "distill")
+TRAINED = [name for name, method in METHODS.items() if method.uses in (SCORER, DISTILL)]
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}  # of a score row's logit
 ABOUT = {SCORER: "scorer.json", DISTILL: "distill.json"}
 PROBE = 8  # tokens
@@ -99,11 +100,11 @@ def export(
     """
     if kind not in WRITERS:
         raise unknown_name("format", kind, WRITERS)
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    if method not in TRAINED:
+        raise unknown_name("method", method, TRAINED)
     if out.exists() or not out.name:
         raise S2TError(f"{out} already exists: remove it or name another --out")
-    scorer = pair.scorer(select) if method == "s2t-local" else None
+    scorer = pair.scorer(select) if METHODS[method].uses == SCORER else None
     folder = pair.distill_folder if scorer is None else scorer.path
     if scorer is not None and (problem := UNFIT.get((kind, scorer.mode))):
         raise S2TError(f"the scorer in {folder} is {scorer.mode}: {problem}")
