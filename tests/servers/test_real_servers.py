@@ -8,10 +8,6 @@ closer than `TIE_NATS`.
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -19,10 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import httpx
-import numpy as np
 import pytest
 
+from running import SERVERS, START_S, VLLM_ENVIRONMENT, Running, free_port, gap, vllm_python
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.models.gguf import convert
 from select_to_think.pairs.problems import load_split
@@ -30,10 +25,8 @@ from select_to_think.session import Session
 from select_to_think.structures import Generation, ModelUnavailable
 
 HERE = Path(__file__).parent
-SERVERS = Path(os.environ.get("S2T_SERVERS", HERE.parents[1] / ".servers"))
 LLM = HERE.parents[1] / "src/select_to_think/pairs/demo/llm"
 N = 200
-START_S = 300.0
 TIE_NATS = 1e-4
 RUNTIME = RuntimeConfig(kv_memory_gib=0.2, llm_deadline=120.0)
 ENTROPY, KL = SelectConfig(trigger="entropy"), SelectConfig(trigger="kl")
@@ -63,41 +56,6 @@ def beside(case: str) -> list[Generation]:
     return answers(Session(runtime=RUNTIME), case)
 
 
-class Running:
-    """A server as a process of its own."""
-
-    def __init__(self, command: list[str], port: int, log: Path, **environment: str) -> None:
-        self.command, self.port, self.log = command, port, log
-        self.environment = {**os.environ, **environment}
-        self.url = f"http://127.0.0.1:{port}/v1"
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, env=self.environment, start_new_session=True
-            )
-        end = time.monotonic() + START_S
-        while True:
-            try:
-                if httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=5).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            assert self.process.poll() is None, f"the server ended: {self.log.read_text()[-2000:]}"
-            assert time.monotonic() < end, f"the server did not start: {self.log.read_text()[-2000:]}"
-            time.sleep(0.2)
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 def llama_server(folder: Path) -> Running:
     program, gguf, port = SERVERS / "llama/llama-server", folder / "llm.gguf", free_port()
     if not program.exists():
@@ -112,16 +70,12 @@ def llama_server(folder: Path) -> Running:
 
 
 def vllm(folder: Path) -> Running:
-    python, port = SERVERS / "vllm/bin/python", free_port()
-    if not (SERVERS / "vllm/ready").exists():
-        pytest.skip(f"{python} is not there: make test-servers installs it")
+    port = free_port()
     return Running(
-        [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(LLM), "--dtype", "float32",
+        [vllm_python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(LLM), "--dtype", "float32",
          "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16", "--max-logprobs", "2048",
          "--port", str(port)],
-        port, folder / "log",
-        VLLM_CPU_KVCACHE_SPACE="1", VLLM_CPU_OMP_THREADS_BIND="0", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1",
-        PYTHONPATH="",
+        port, folder / "log", **VLLM_ENVIRONMENT, PYTHONPATH="",
     )  # fmt: skip
 
 
@@ -131,12 +85,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     running.start()
     yield running
     running.kill()
-
-
-def gap(step: Any) -> float:
-    """How far the two best choices of a step lie apart, in nats."""
-    values = np.sort(np.asarray(step.scores or step.candidate_logprobs or (step.logprob, -np.inf)))[::-1]
-    return float(values[0] - values[1]) if len(values) > 1 else np.inf
 
 
 @pytest.mark.parametrize("case", list(CASES))

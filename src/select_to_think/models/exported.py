@@ -41,7 +41,14 @@ class Exported:
     reserved_ids: Sequence[int]  # never to be emitted; those without a bin are free
     stop_ids: Sequence[int]
     rows: ScoreRows | None = None
+    copy_fingerprint: str = ""  # vllm, merged: of the copy, for which what lies beside it is made
     schema: Literal[1] = 1
+
+    @property
+    def pause_id(self) -> int:
+        """A reserved id without a bin, with which an engine marks a divergence point; -1 if there is none."""
+        used = set(self.rows.bin_ids if self.rows else ())
+        return next((each for each in self.reserved_ids if each not in used), -1)
 
 
 def read_exported(folder: Path) -> Exported:

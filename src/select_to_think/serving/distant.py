@@ -265,5 +265,5 @@ def serve_apart(engine: Engine, serve: Callable[[ServingEngine], None], forked: 
             signal.signal(number, handler)
     for each in received:
         signal.raise_signal(each)
-    if server.exitcode:
+    if server.exitcode and not received:
         raise S2TError(f"the server's process ended with {server.exitcode}: its last lines say why")

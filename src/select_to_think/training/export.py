@@ -78,14 +78,16 @@ class Source:
         """Of the adapter's folder beside an exported SLM."""
         return DISTILL if self.scorer is None else SCORER
 
-    def manifest(self, kind: str, bin_ids: Sequence[int], reserved: Sequence[int]) -> dict[str, Any]:
+    def manifest(
+        self, kind: str, bin_ids: Sequence[int], reserved: Sequence[int], copy_fingerprint: str = ""
+    ) -> dict[str, Any]:
         """What `s2t.json` holds."""
         scorer, rows = self.scorer, None
         if scorer is not None:
             rows = ScoreRows(scorer.mode, scorer.score, scorer.score_temperature, scorer.anchor, bin_ids)
         stop = sorted(self.pair.stop_ids)
-        slm = self.slm
-        return asdict(Exported(kind, self.method, slm.name, slm.fingerprint, reserved, stop, rows))  # type: ignore[arg-type]
+        slm = self.slm.name, self.slm.fingerprint
+        return asdict(Exported(kind, self.method, *slm, reserved, stop, rows, copy_fingerprint))  # type: ignore[arg-type]
 
 
 def export(
@@ -151,20 +153,22 @@ def write_merged(source: Source, out: Path) -> dict[str, Any]:
     model, bin_ids, reserved = scoring_copy(source)
     merge(model, source.adapter)
     save_model(source, model, reserved, out)
+    digest = fingerprint(model)
     if source.scorer is not None:
-        copy_folder(source, out, fingerprint(model))
+        copy_folder(source, out, digest)
         for path in (out / SCORER).glob("adapter_*"):
             path.unlink()
         change(out / SCORER / ABOUT[SCORER], merged=True)
-    return source.manifest("merged", bin_ids, reserved)
+    return source.manifest("merged", bin_ids, reserved, digest)
 
 
 def write_vllm(source: Source, out: Path) -> dict[str, Any]:
     """A copy of the SLM that scores where the LoRA beside it is on, and what `s2t` needs to run the method from it."""
     model, bin_ids, reserved = scoring_copy(source)
     save_model(source, model, reserved, out)
-    copy_trained(source, out, fingerprint(model))
-    return source.manifest("vllm", bin_ids, reserved)
+    digest = fingerprint(model)
+    copy_trained(source, out, digest)
+    return source.manifest("vllm", bin_ids, reserved, digest)
 
 
 def write_gguf(source: Source, out: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Contexts behind a server: what is asked is sent at once, and collected when it has been answered.
+"""Contexts behind a server.
 
-A context here is its tokens. Each observed position is one question about a prefix (`Query`), which the server's prefix
-cache knows but for the newest tokens; the questions of a block or a branch travel side by side.
+Each observed position is one question about a prefix (`Query`), which the server's prefix cache knows but for the
+newest tokens; the questions of a block or a branch travel side by side.
 
 Non-goals: hidden states, adapters, sampling: what is observed behind a server is what follows, and how probable.
 """
@@ -9,106 +9,36 @@ Non-goals: hidden states, adapters, sampling: what is observed behind a server i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from queue import Empty, SimpleQueue
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from select_to_think.contexts.protocol import Ask, Context
+from select_to_think.contexts.elsewhere import BackendElsewhere
+from select_to_think.contexts.protocol import Ask
 from select_to_think.contexts.remote.questions import Query, Seen
 from select_to_think.contexts.remote.servers import Server
 from select_to_think.structures import Branch, Extend, Observation, Observe, S2TError, Undecided
 
-PLENTY = 1 << 20  # contexts; they cost nothing here
 
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """A request on its way."""
-
-    future: Future[None]
-    length: int  # of the context before it
-
-
-class RemoteBackend:
+class RemoteBackend(BackendElsewhere):
     """One model behind a server, many contexts."""
-
-    remote = True
 
     def __init__(self, server: Server, vocabulary: int, forbidden: Collection[int] = (), cost: float = 1.0) -> None:
         """Ask `server`; ids from `vocabulary` on (padding), and those in `forbidden`, are never its choice."""
-        self.server, self.cost, self.forwards = server, cost, 0
-        self.vocabulary, self.forbidden = vocabulary, frozenset(forbidden)
-        self.sent: dict[Ask, Sent] = {}
-        self.answered: SimpleQueue[Ask] = SimpleQueue()
+        super().__init__(cost)
+        self.server, self.vocabulary, self.forbidden = server, vocabulary, frozenset(forbidden)
 
-    @property
-    def waiting(self) -> Sequence[Ask]:
-        """Submitted and not collected."""
-        return list(self.sent)
+    def start(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        """Let something run in the loop of the transport."""
+        return self.server.transport.start(work)
 
-    def open(self, tokens: int, adapter: str | None = None) -> Context | None:
-        """An empty context."""
-        return Context(0, 0)
-
-    def capacity(self, tokens: int) -> int:
-        """As many as anybody wants."""
-        return PLENTY
-
-    def copy(self, source: Context, target: Context) -> None:
-        """Give `target` the tokens of `source`."""
-        target.tokens, target.stored = list(source.tokens), source.stored
-
-    def close(self, context: Context) -> None:
-        """Drop what was asked about the context."""
-        for ask in [ask for ask in self.sent if ask.context is context]:
-            self.sent.pop(ask).future.cancel()
-
-    def adopt(self, context: Context, leaf: int) -> None:
-        """Let the context go on with a leaf of its last branch."""
-        _, tokens = context.leaves[leaf]
-        context.append(tokens)
-
-    def submit(self, ask: Ask) -> None:
-        """Send a request."""
-        length = len(ask.context)
-        if isinstance(ask.request, Extend):
-            ask.context.append(ask.request.tokens)
-        queries = list(self.queries(ask))
-        future = self.server.transport.start(self.answer(ask, queries))
-        self.sent[ask] = Sent(future, length)
-
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
-        """The requests that are answered now; the first of them is waited for, up to `patience_s` seconds.
-
-        The context of a request that failed is as it was before.
-        """
-        found: list[Ask] = []
-        try:
-            while True:
-                wait = 0.0 if found else patience_s
-                ask = self.answered.get(timeout=wait) if wait else self.answered.get_nowait()
-                if ask in self.sent:
-                    self.settle(ask, self.sent.pop(ask))
-                    found.append(ask)
-        except Empty:
-            return found
-
-    def settle(self, ask: Ask, sent: Sent) -> None:
-        """Charge an answer to its row, and take back what a failed request appended."""
-        context, request = ask.context, ask.request
-        if isinstance(ask.answer, Exception):
-            context.truncate(sent.length)
-            return
-        self.forwards += 1
-        width = request.width if isinstance(request, Branch) else 0
-        context.account.tokens_processed += context.pending + width
-        context.account.forwards += 1
-        context.stored = len(context)
-        if isinstance(request, Branch):
-            context.leaves = [(0, leaf) for leaf in request.continuations]
+    def question(self, ask: Ask) -> Callable[[], Awaitable[Observation]]:
+        """All questions of a request at once."""
+        return partial(self.seen, ask.request, list(self.queries(ask)))
 
     def queries(self, ask: Ask) -> Iterator[Query]:
         """A question for each observed position."""
@@ -130,14 +60,9 @@ class RemoteBackend:
                 raise S2TError("an LLM behind a server is asked behind at least one token")
             yield Query(prefix, max(1, observe.top_k), tuple(dict.fromkeys(map(int, ids))), observe.best_only)
 
-    async def answer(self, ask: Ask, queries: Sequence[Query]) -> None:
-        """Ask all questions of a request at once, and put the request where `step` finds it."""
-        try:
-            seen = await asyncio.gather(*map(self.look, queries))
-            ask.answer = observation(ask.request, seen)
-        except Exception as error:
-            ask.answer = error
-        self.answered.put(ask)
+    async def seen(self, request: Extend | Branch, queries: Sequence[Query]) -> Observation:
+        """The answers to all questions of a request."""
+        return observation(request, await asyncio.gather(*map(self.look, queries)))
 
     async def look(self, query: Query) -> Seen:
         """One question; one more where the server's choice is a token that is never emitted."""

@@ -1,0 +1,109 @@
+"""Our server inside vLLM's, under /s2t: an endpoint plug-in (group `vllm.endpoint_plugins`).
+
+    VLLM_PLUGINS=select-to-think vllm serve FOLDER ... --additional-config '{"s2t": {"llm": "http://host:port/v1"}}'
+
+/s2t/v1/chat/completions takes and tells what `s2t serve` does at /v1/chat/completions; vLLM's own addresses stay as
+they are. Settings are those of `s2t serve`, by the names of their flags with underscores. vLLM's API keys hold here.
+
+Non-goals: the routes (`serving/app.py`), decoding (`session.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from select_to_think.config import (
+    DecodeConfig,
+    MethodSettings,
+    PairConfig,
+    RuntimeConfig,
+    SelectConfig,
+    ServeConfig,
+)
+from select_to_think.integrations.vllm.marks import OWN
+from select_to_think.integrations.vllm.session import VllmSession
+from select_to_think.serving.access import ApiKeys, guarded
+from select_to_think.serving.app import create_app
+from select_to_think.serving.catalogue import Catalogue
+from select_to_think.serving.engine import Engine
+from select_to_think.serving.metrics import Metrics, Visits
+from select_to_think.serving.settings import AccessConfig
+from select_to_think.structures import unknown_name
+
+PREFIX = "/s2t"
+CONFIGS = (PairConfig, RuntimeConfig, DecodeConfig, SelectConfig, ServeConfig, AccessConfig)
+GIVEN = {"slm", "scorer", "distill", "host", "port", "device", "dtype"}  # by the folder, and by vLLM
+
+
+class Mounted:
+    """The application below a prefix, once there is one."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on, as if it stood at the root."""
+        path = scope["path"].removeprefix(PREFIX) or "/"
+        await self.app({**scope, "path": path, "root_path": ""}, receive, send)
+
+
+class Plugin:
+    """What vLLM loads."""
+
+    name = "select-to-think"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Take the addresses below the prefix."""
+        self.mounted = Mounted()
+        app.mount(PREFIX, self.mounted)
+
+    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
+        """Make our server over vLLM's engine.
+
+        Raises:
+            S2TError: unknown settings, a model that was not exported for this, or an engine that was started otherwise.
+        """
+        own = settings_of(engine_client.vllm_config.additional_config.get(OWN, {}))
+        rows = engine_client.vllm_config.scheduler_config.max_num_seqs
+        loop, metrics = asyncio.get_running_loop(), Metrics()
+        session = VllmSession(engine_client, loop, own[PairConfig], own[RuntimeConfig])
+        serve, settings = own[ServeConfig], MethodSettings(own[DecodeConfig], own[SelectConfig])
+        catalogue = await asyncio.to_thread(Catalogue, session, serve, settings)
+        engine = Engine(session, max_rows=rows, max_queue=serve.max_queue, observer=metrics)
+        metrics.watch(engine)
+        visits = Visits(engine)
+        app = create_app(engine, catalogue, serve, settings, visits)
+        engine.start()
+        host = args.host or "0.0.0.0"
+        self.mounted.app = guarded(app, own[AccessConfig], host, keys_of(args), visits.visited)
+
+
+def settings_of(values: Mapping[str, Any]) -> dict[type, Any]:
+    """Settings by their dataclass.
+
+    Raises:
+        S2TError: an unknown name, or a value out of range.
+    """
+    known = {spec.name for config in CONFIGS for spec in fields(config)} - GIVEN
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"setting of {OWN}", name, known)
+
+    def made(config: type) -> Any:
+        return config(**{spec.name: values[spec.name] for spec in fields(config) if spec.name in values})
+
+    return {config: made(config) for config in CONFIGS}
+
+
+def keys_of(args: Any) -> ApiKeys:
+    """vLLM's keys and ours."""
+    keys = ApiKeys(args.api_key or filter(None, [os.environ.get("VLLM_API_KEY")]))
+    keys.digests += ApiKeys.load(None).digests
+    return keys

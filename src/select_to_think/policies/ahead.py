@@ -1,0 +1,126 @@
+"""The decisions of `Greedy` and `Select` where an engine decodes by itself, and pauses at divergence points.
+
+The trigger is the engine's (`contexts/generation.py`); what is selected there, and how, is the policy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+from select_to_think.contexts.generation import Generate, Piece
+from select_to_think.policies.base import Answer, Limits, Policy, Task
+from select_to_think.policies.greedy import Greedy
+from select_to_think.policies.select import Select, chosen
+from select_to_think.selectors.scorer import ScorerSelector
+from select_to_think.structures import Commit, Extend, Observe, PolicyRun, S2TError, StepRecord
+from select_to_think.triggers.base import Trigger, TriggerKind
+from select_to_think.triggers.table import TRIGGERS
+
+
+@dataclass(frozen=True)
+class Ahead(Policy):
+    """Let the engine go on alone as far as it may, and select where it pauses; without `select` it never does."""
+
+    limits: Limits
+    select: Select | None = None
+
+    @property
+    def trigger(self) -> Trigger | None:
+        """What the engine pauses at."""
+        return None if self.select is None else self.select.trigger
+
+    def about(self, task: Task) -> Self:
+        """This policy for an answer that may have begun."""
+        return replace(self, select=self.select and self.select.about(task))
+
+    def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
+        """Decode; `seed` is not used."""
+        answer, select = Answer(self.limits), self.select
+        fresh: Sequence[int] = prompt
+        unseen = list(prompt)  # by the models that follow
+        while answer.room:
+            piece: Piece = yield self.request(fresh, answer)
+            fresh = ()
+            if steps := self.steps(piece, answer):
+                unseen += [step.token for step in steps]
+                yield Commit(steps)
+            if not (piece.paused and select and answer.room):
+                continue
+            for model in select.selector.follows:
+                yield Extend(model, unseen)
+            triggered = select.triggered(piece.seen.line(len(piece.tokens)), last=True)
+            choice = yield from select.selector.choose(triggered)
+            step, _ = chosen(self.step(piece, len(piece.tokens)), triggered, choice)
+            yield answer.add(step)
+            fresh, unseen = (step.token,), [step.token]
+        return select.finish(answer) if select else answer.finish()
+
+    def request(self, fresh: Sequence[int], answer: Answer) -> Generate:
+        """Go on behind `fresh`."""
+        limits, top_k = self.limits, max(1, self.limits.alternatives)
+        if self.select is None:
+            return Generate("slm", fresh, Observe(top_k), answer.room, limits.stop_ids)
+        trigger, begun = self.select.trigger, self.select.begun + len(answer.steps)
+        return Generate(
+            "slm",
+            fresh,
+            Observe(max(top_k, self.select.candidates)),
+            answer.room,
+            limits.stop_ids,
+            trigger.kind.name,
+            trigger.threshold,
+            max(0, trigger.warm_up_steps - begun),
+        )
+
+    def steps(self, piece: Piece, answer: Answer) -> list[StepRecord]:
+        """The written steps of a piece, as far as the answer goes."""
+        steps = []
+        for place in range(len(piece.tokens)):
+            if answer.room:
+                steps.append(self.step(piece, place))
+                answer.add(steps[-1])
+        return steps
+
+    def step(self, piece: Piece, place: int) -> StepRecord:
+        """A step as the SLM takes it."""
+        paused = place == len(piece.tokens)
+        greedy = int(piece.seen.top_ids[place, 0]) if paused else piece.tokens[place]
+        ids, logprobs = self.limits.best(piece.seen, place)
+        return StepRecord(
+            greedy,
+            float(piece.seen.top_logprobs[place, 0]),
+            greedy_token=greedy,
+            statistic=piece.statistic if paused else None,
+            alternatives=ids,
+            alternative_logprobs=logprobs,
+        )
+
+
+def ahead(policy: Policy) -> Ahead:
+    """The form of a policy that leaves decoding to an engine.
+
+    Raises:
+        S2TError: it cannot, with the reason.
+    """
+    if isinstance(policy, Greedy) and policy.model == "slm" and not policy.limits.alternative_ids:
+        return Ahead(policy.limits)
+    if type(policy) is not Select:
+        raise S2TError(f"{type(policy).__name__} asks for more than an engine that decodes alone tells")
+    if isinstance(policy.selector, ScorerSelector):
+        if policy.selector.score == "adapted":
+            raise S2TError(
+                "the adapted score reads log-probabilities under the adapter: take an anchored or bins scorer"
+            )
+        policy = replace(policy, selector=replace(policy.selector, sparing=True))
+    return Ahead(policy.limits, policy)
+
+
+def require_watchable(kind: TriggerKind) -> None:
+    """Raise S2TError for a trigger that needs more than the logits of a step."""
+    if kind.statistic is None or kind.needs_llm or kind.hidden:
+        choices = ", ".join(name for name, each in TRIGGERS.items() if each.statistic and not each.needs_llm)
+        raise S2TError(
+            f"the {kind.name} trigger needs more than the logits that an engine's sampler is shown: choose {choices}"
+        )

@@ -1,0 +1,102 @@
+"""Our plug-in in a real vLLM: the decisions of the bundled pair are those of our own runtime.
+
+`make test-engines` installs vLLM and runs this; `S2T_ENGINE_PROBLEMS` problems of the test split, fp32, 64 at a time.
+Where an answer differs, its first different step is a tie: two tokens, or a trigger and its threshold, that lie closer
+than `TIE_NATS` in our runtime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_server import NEW_TOKENS, ask, questions, vllm_with_us
+
+from running import Running, gap
+from select_to_think.config import DecodeConfig, RuntimeConfig, SelectConfig
+from select_to_think.files import finite
+from select_to_think.session import Session
+from select_to_think.structures import Generation
+from select_to_think.training.export import export
+
+N = int(os.environ.get("S2T_ENGINE_PROBLEMS", "300"))
+TIE_NATS = 1e-4
+RUNTIME = RuntimeConfig(kv_memory_gib=0.2)
+LLM = Path(__file__).parents[2] / "src/select_to_think/pairs/demo/llm"
+
+
+@pytest.fixture(scope="module", params=["proposer", "coupled", "merged"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def exported(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp(mode) / "exported"
+    export(Session(runtime=RUNTIME), "s2t-local", beside(mode), "merged" if mode == "merged" else "vllm", out)
+    return out
+
+
+def beside(mode: str) -> SelectConfig:
+    """What our own runtime decodes with."""
+    return SelectConfig(trigger="entropy", scorer_mode="proposer" if mode == "proposer" else "coupled")
+
+
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[Running]:
+    running = vllm_with_us(exported, exported.parent, llm=str(LLM), trigger="entropy")
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.mark.parametrize("method", ["s2t-local", "s2t", "takeover", "greedy"])
+def test_decisions_are_those_of_our_runtime(server: Running, exported: Path, mode: str, method: str) -> None:
+    if mode != "proposer" and method != "s2t-local":
+        pytest.skip("another scorer changes nothing of this method")
+    body = {"s2t": {"method": method, "trace": True}}
+    found = asyncio.run(ask(f"http://127.0.0.1:{server.port}/s2t", questions(N), body))
+    session, select = Session(runtime=RUNTIME), beside(mode)
+    expected = session.generate(questions(N), method, DecodeConfig(max_new_tokens=NEW_TOKENS), select)
+    threshold = None
+    if method != "greedy":
+        coupled = session.coupled(method, select)
+        threshold = session.trigger("entropy", select.trigger_budget, coupled).threshold
+    ties = []
+    for place, (answer, other) in enumerate(zip(found, expected, strict=True)):
+        steps = answer["choices"][0]["s2t"]["steps"]
+        if (at := different(steps, other)) is not None:
+            ties.append((place, at, nearness(other, at, threshold)))
+            continue
+        for step, same in zip(steps, other.steps, strict=True):
+            if finite(same.logprob) is None:  # the LLM's own token, outside the candidates
+                assert step["logprob"] is None
+            else:
+                assert step["logprob"] == pytest.approx(same.logprob, abs=1e-3)
+            for each, score in zip(step["candidates"], same.scores, strict=False):  # takeover has none
+                if each["score"] is None:  # not asked for, because it could not win
+                    assert score <= max(same.scores)
+                else:
+                    assert each["score"] == pytest.approx(score, abs=1e-3)
+    fired = sum(answer.fired_count for answer in expected)
+    print(f"{mode} {method}: {N - len(ties)} of {N} answers are the same, {fired} triggered steps; ties: {ties}")
+    assert all(apart < TIE_NATS for _, _, apart in ties), ties
+    assert (fired > N // 10) == (method != "greedy")
+
+
+def different(steps: list[dict[str, Any]], other: Generation) -> int | None:
+    """The first step at which two answers part."""
+    pairs = list(zip(steps, other.steps, strict=False))
+    found = next((n for n, (a, b) in enumerate(pairs) if (a["token"], a["fired"]) != (b.token, b.fired)), None)
+    return found if found is not None or len(steps) == len(other.steps) else len(pairs)
+
+
+def nearness(other: Generation, at: int, threshold: float | None) -> float:
+    """How near a step is to being another one."""
+    step = other.steps[at]
+    edge = abs((step.statistic or 0.0) - threshold) if threshold is not None else float("inf")
+    return min(gap(step), edge)
