@@ -85,7 +85,8 @@ def test_what_the_engine_refuses_has_its_status(running: Running) -> None:
 def test_a_client_that_hangs_up_leaves_no_row(running: Running) -> None:
     client = running[2]
     with client.stream("POST", "/v1/completions", json={**ENDLESS, "stream": True}) as answer:
-        assert next(answer.iter_bytes())
+        chunks = answer.iter_bytes()
+        assert next(chunks)
         assert client.get("/v1/s2t/state").json()["rows"] == 1
     until(lambda: client.get("/v1/s2t/state").json()["rows"] == 0, 60)
 

@@ -15,6 +15,7 @@ import pytest
 
 from select_to_think import Session
 from select_to_think.config import RuntimeConfig, ServeConfig
+from select_to_think.methods import find_method
 from select_to_think.runtime import Failed, Run
 from select_to_think.serving.engine import Engine
 from select_to_think.serving.errors import RequestError
@@ -214,7 +215,7 @@ class Recorded:
 
 
 def quiet_engine(runtime: Any, **limits: Any) -> Engine:
-    session: Any = SimpleNamespace(streams=Streams(runtime), backends={}, decoder=None)
+    session: Any = SimpleNamespace(streams=Streams(runtime), backends={}, decoder=find_method)
     return Engine(session, **limits)
 
 

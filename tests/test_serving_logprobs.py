@@ -20,6 +20,7 @@ from select_to_think.pairs.problems import load_split
 from select_to_think.runtime import Finished
 from select_to_think.serving.answers import Writing
 from select_to_think.serving.jobs import Order
+from select_to_think.serving.wanted import Prepared
 from select_to_think.structures import Generation, StepRecord
 from serve import SMALL, Served, serving
 
@@ -195,8 +196,9 @@ def test_a_character_comes_whole(session: Session) -> None:
     text = "für 5 € 😀 und 漢字."
     ids = session.slm.tokenizer(text, add_special_tokens=False).input_ids
     assert len(ids) > len(text.split()) + 8, "the characters must be several tokens"
-    decoder = session.decoder("greedy")
-    order = Order(session_method("greedy"), decoder, MethodSettings(stop=("字",)), [1], (), run=object())  # type: ignore[arg-type]
+    order = Order(
+        session_method("greedy"), Prepared(None, None), MethodSettings(stop=("字",)), [1], (), answering=object()
+    )  # type: ignore[arg-type]
     writing = Writing(session, order, trace=True, alternatives=0)
     deltas = [writing.add([StepRecord(token, -1.0)]) for token in ids]
     assert not any("\ufffd" in delta.text for delta in deltas)
@@ -239,16 +241,18 @@ class Letters:
     stops=st.lists(st.text("abc", min_size=1, max_size=4), max_size=3),
 )
 def test_what_may_become_a_stop_string_waits(pieces: list[str], stops: list[str]) -> None:
-    order: Any = SimpleNamespace(begun=(), run=object(), echo="", settings=MethodSettings(stop=tuple(stops)))
+    order: Any = SimpleNamespace(begun=(), answering=object(), echo="", settings=MethodSettings(stop=tuple(stops)))
     session: Any = Letters(pieces)
     writing = Writing(session, order, trace=False, alternatives=None)
-    shown, text = "", "".join(pieces)
-    for token in range(len(pieces)):
+    shown = so_far = ""
+    for token, piece in enumerate(pieces):
         shown += writing.add([StepRecord(token, 0.0)]).text
-        so_far = "".join(pieces[: token + 1])
+        so_far += piece
+        if any(stop in so_far for stop in stops):  # nothing is written behind it
+            break
         ends = [n for n in range(len(so_far)) if any(stop.startswith(so_far[n:]) for stop in stops)]
-        assert shown == cut(so_far, stops)[: min(ends, default=None)], "as much as is certain, and no more"
-    assert shown + writing.finish(Generation((), "stop", ())).text == cut(text, stops)
+        assert shown == so_far[: min(ends, default=None)], "as much as is certain, and no more"
+    assert shown + writing.finish(Generation((), "stop", ())).text == cut(so_far, stops)
 
 
 def cut(text: str, stops: list[str]) -> str:
