@@ -24,6 +24,7 @@ from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
 from select_to_think.session import Session
 from select_to_think.structures import Branch, Extend, Observation, Observe, S2TError, Sampling
+from test_contexts import spread
 from tiny import tiny_model
 from tiny_gguf import tiny_gguf, write_gguf
 
@@ -60,13 +61,6 @@ def bundled(tmp_path_factory):
 
 def backend_of(loaded: LoadedGGUF, **settings) -> LlamaCppBackend:
     return LlamaCppBackend(loaded, **{"config": SMALL, **settings})
-
-
-def spread(observation, line: int = 0) -> torch.Tensor:
-    """Top-V log-probabilities back in id order, (V,)."""
-    out = torch.empty(64)
-    out[torch.from_numpy(observation.top_ids[line])] = torch.from_numpy(observation.top_logprobs[line])
-    return out
 
 
 def answers(backend, *asks: Ask):

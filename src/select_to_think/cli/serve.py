@@ -65,33 +65,29 @@ def run(
 ) -> Reply:
     """Serve until Ctrl-C."""
     try:
-        from select_to_think.serving.access import ApiKeys, guarded, is_loopback
-        from select_to_think.serving.app import create_app
+        from select_to_think.serving.access import ApiKeys, is_loopback
+        from select_to_think.serving.assembly import application, metered_engine
         from select_to_think.serving.catalogue import Catalogue
         from select_to_think.serving.connections import LOG_CONFIG
         from select_to_think.serving.distant import CAN_PART, serve_apart
-        from select_to_think.serving.engine import Engine
-        from select_to_think.serving.metrics import Metrics, Visits
         from select_to_think.serving.readers import ServingEngine
         from select_to_think.serving.server import Server, address, bind
     except ModuleNotFoundError as error:
         raise S2TError(f"{error.name} is missing: install the extra, select-to-think[serve]") from error
     from select_to_think.session import Session
 
-    keys, metrics, bound = ApiKeys.load(access.api_key_file), Metrics(), bind(server)
+    keys, bound = ApiKeys.load(access.api_key_file), bind(server)
     if not keys.digests and not is_loopback(server.host):
         note(f"everybody who reaches {server.host} may use this server: name keys with --api-key-file")
     session = Session.load(pair, runtime)
     catalogue = Catalogue(session, server, settings)
-    engine = Engine(session, max_rows=settings.decode.max_batch, max_queue=server.max_queue, observer=metrics)
-    metrics.watch(engine)
+    engine = metered_engine(session, max_rows=settings.decode.max_batch, max_queue=server.max_queue)
     where = address(bound)
     dictConfig(LOG_CONFIG)
 
     def answer(asked: ServingEngine) -> None:
-        visits = Visits(asked)
-        app = create_app(asked, catalogue, server, settings, visits)
-        Server(guarded(app, access, server.host, keys, visits.visited), asked, server).run([bound])
+        app = application(asked, catalogue, server, settings, access, keys, server.host)
+        Server(app, asked, server).run([bound])
 
     def announce() -> None:
         note(f"serving {catalogue.name} by {server.method} at {where}/v1, and a page at {where}; Ctrl-C ends it")

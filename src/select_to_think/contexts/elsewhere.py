@@ -2,7 +2,7 @@
 
 A context here is its tokens.
 
-Non-goals: who answers (`remote/backend.py`, `vllm_backend.py`).
+Non-goals: who answers (`remote/backend.py`, the vLLM plug-in).
 """
 
 from __future__ import annotations

@@ -105,23 +105,19 @@ class Replica:
     """The application of `s2t serve`, in a process of the cluster."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        from select_to_think.serving.access import ApiKeys, guarded
-        from select_to_think.serving.app import create_app
+        from select_to_think.serving.access import ApiKeys
+        from select_to_think.serving.assembly import application, metered_engine
         from select_to_think.serving.catalogue import Catalogue
-        from select_to_think.serving.engine import Engine
-        from select_to_think.serving.metrics import Metrics, Visits
         from select_to_think.session import Session
 
         decode, server = chosen(DecodeConfig, SERVED_DECODE | settings), chosen(ServeConfig, settings)
         asked = MethodSettings(decode, chosen(SelectConfig, settings), chosen(MentorConfig, settings))
-        access, metrics = chosen(AccessConfig, settings), Metrics()
+        access = chosen(AccessConfig, settings)
         session = Session.load(chosen(PairConfig, settings), chosen(RuntimeConfig, SERVED_RUNTIME | settings))
         catalogue = Catalogue(session, server, asked)
-        self.engine = Engine(session, max_rows=decode.max_batch, max_queue=server.max_queue, observer=metrics)
-        metrics.watch(self.engine)
-        visits = Visits(self.engine)
-        app = create_app(self.engine, catalogue, server, asked, visits)
-        self.app = guarded(app, access, server.host, ApiKeys.load(access.api_key_file), visits.visited)
+        self.engine = metered_engine(session, max_rows=decode.max_batch, max_queue=server.max_queue)
+        keys = ApiKeys.load(access.api_key_file)
+        self.app = application(self.engine, catalogue, server, asked, access, keys, server.host)
         self.name = serve.get_replica_context().replica_id.unique_id.encode()
         self.engine.start()
 

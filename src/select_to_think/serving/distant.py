@@ -63,7 +63,7 @@ class Channel:
         """What the other end sends, until it is gone."""
         with suppress(OSError, ValueError):
             while len(length := self.file.read(LENGTH.size)) == LENGTH.size:
-                yield pickle.loads(self.file.read(LENGTH.unpack(length)[0]))  # noqa: S301 of this program
+                yield pickle.loads(self.file.read(LENGTH.unpack(length)[0]))  # noqa: S301 - from the process it was forked from, or its fork
 
     def close(self) -> None:
         """The other end's messages end here."""
@@ -103,7 +103,7 @@ class EngineEnd:
         """Queue what a client wants."""
         reader = self.readers[number] = DistantReader(number, self.tell)
         try:
-            self.engine.queue([(each.method, self.engine.workshop.run(each)) for each in wanted], reader)
+            self.engine.queue(self.engine.workshop.runs(wanted), reader)
         except Exception as error:
             self.tell([(reader, index, Failed(index, error)) for index in range(len(wanted))])
 

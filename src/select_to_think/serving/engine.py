@@ -103,7 +103,7 @@ class Engine:
             RequestError: the queue is full (429), the server stops (503), or it cannot be had.
             S2TError: settings that this pair cannot serve.
         """
-        return self.submit([(each.method, self.workshop.run(each)) for each in wanted])
+        return self.submit(self.workshop.runs(wanted))
 
     def submit(self, runs: Sequence[tuple[str, Run]]) -> Client:
         """Queue (method, run) pairs for a client in the running event loop. Raises RequestError as `take` does."""

@@ -68,6 +68,10 @@ class Workshop:
         trigger = getattr(self.decoder(method, settings).policy, "trigger", None)
         return Prepared(trigger and trigger.kind.name, trigger and trigger.threshold)
 
+    def runs(self, wanted: Sequence[Wanted]) -> list[tuple[str, Run]]:
+        """(method, run) of each. Raises as `run` does."""
+        return [(each.method, self.run(each)) for each in wanted]
+
     def run(self, wanted: Wanted) -> Run:
         """The run of what is wanted.
 

@@ -29,11 +29,9 @@ from select_to_think.config import (
 )
 from select_to_think.integrations.vllm.marks import OWN
 from select_to_think.integrations.vllm.session import VllmSession
-from select_to_think.serving.access import ApiKeys, guarded
-from select_to_think.serving.app import create_app
+from select_to_think.serving.access import ApiKeys
+from select_to_think.serving.assembly import application, metered_engine
 from select_to_think.serving.catalogue import Catalogue
-from select_to_think.serving.engine import Engine
-from select_to_think.serving.metrics import Metrics, Visits
 from select_to_think.serving.settings import AccessConfig
 from select_to_think.structures import unknown_name
 
@@ -72,17 +70,14 @@ class Plugin:
         """
         own = settings_of(engine_client.vllm_config.additional_config.get(OWN, {}))
         rows = engine_client.vllm_config.scheduler_config.max_num_seqs
-        loop, metrics = asyncio.get_running_loop(), Metrics()
-        session = VllmSession(engine_client, loop, own[PairConfig], own[RuntimeConfig])
+        session = VllmSession(engine_client, asyncio.get_running_loop(), own[PairConfig], own[RuntimeConfig])
         serve, settings = own[ServeConfig], MethodSettings(own[DecodeConfig], own[SelectConfig])
         catalogue = await asyncio.to_thread(Catalogue, session, serve, settings)
-        engine = Engine(session, max_rows=rows, max_queue=serve.max_queue, observer=metrics)
-        metrics.watch(engine)
-        visits = Visits(engine)
-        app = create_app(engine, catalogue, serve, settings, visits)
+        engine = metered_engine(session, max_rows=rows, max_queue=serve.max_queue)
+        host, keys = args.host or "0.0.0.0", keys_of(args)
+        app = application(engine, catalogue, serve, settings, own[AccessConfig], keys, host)
         engine.start()
-        host = args.host or "0.0.0.0"
-        self.mounted.app = guarded(app, own[AccessConfig], host, keys_of(args), visits.visited)
+        self.mounted.app = app
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[type, Any]:
