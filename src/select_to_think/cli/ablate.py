@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 
 from select_to_think.analysis.tables import ACCURACY, Column, Table
-from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, folder_for
 from select_to_think.cli.options import Batching, Only, name_option
 from select_to_think.cli.output import Reply, note
@@ -99,8 +98,3 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     """A line for each cell."""
     show_table(console, Table(payload["method"], COLUMNS, tuple(payload["results"])))
     console.print(f"figure: {payload['figure']}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t ablate`."""
-    add_command(app, "ablate", ablate, resume=AGAIN)

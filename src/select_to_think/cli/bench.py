@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.data import choose_items
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply
@@ -151,11 +150,3 @@ def shown(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the sub-commands of `s2t bench`."""
-    group = typer.Typer(no_args_is_help=True, help="Time the fast paths against the plain ones.")
-    for name, command in (("decode", decode), ("train", train), ("serve", serve), ("remote", remote)):
-        add_command(group, name, command)
-    app.add_typer(group, name="bench")

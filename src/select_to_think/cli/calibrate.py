@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.data import Style, choose_items, fitting_items, folder_for
 from select_to_think.cli.options import DATA_PANEL, MODELS, Batching, Only
 from select_to_think.cli.output import Reply
@@ -88,8 +87,3 @@ def show(console: Console, path: Path, calibration: Calibration) -> None:
         table.add_row(trigger, *(f"{calibration.threshold(trigger, budget):.4g}" for budget in SHOWN_BUDGETS))
     console.print(table)
     console.print(f"calibration: {path}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t calibrate`."""
-    add_command(app, "calibrate", calibrate)

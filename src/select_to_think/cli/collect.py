@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.cluster import RayCommand, models
-from select_to_think.cli.command import AGAIN, add_command
-from select_to_think.cli.data import Out, Style, choose_items, fitting_items, folder_for
+from select_to_think.cli.data import Out, Style, choose_items, fitting_items, folder_for, models
 from select_to_think.cli.options import Batching, CalibratedModels, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
@@ -60,8 +57,3 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console.print(table)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t collect`."""
-    add_command(app, "collect", collect, resume=AGAIN, kind=RayCommand)

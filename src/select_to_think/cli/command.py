@@ -28,19 +28,23 @@ JSON_FLAG = inspect.Parameter(
 )
 
 Command = Callable[..., Reply]
+BARE = {"--ray": "", "--allow-code-execution": "confined"}  # flags that may stand alone: what they then say
 
 
-AGAIN = "run the same command again to go on from here"
+class BareFlags(TyperCommand):
+    """A command whose `BARE` flags need no value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put in the value where none follows."""
+        following = [*args[1:], "-"]
+        given = [
+            f"{word}={BARE[word]}" if word in BARE and after.startswith("-") else word
+            for word, after in zip(args, following, strict=True)
+        ]
+        return super().parse_args(ctx, given)
 
 
-def add_command(
-    app: typer.Typer,
-    name: str,
-    function: Command,
-    *,
-    resume: str = "nothing was written",
-    kind: type[TyperCommand] = TyperCommand,
-) -> None:
+def add_command(app: typer.Typer, name: str, function: Command, *, resume: str | None = None) -> None:
     """Register `function` as `s2t ... name`. `resume` tells a person who pressed Ctrl-C how to go on."""
     work = flatten(function)
     signature = inspect.signature(work)
@@ -51,7 +55,7 @@ def add_command(
             with only_the_result(json) as stdout:
                 write_reply(work(**flags), stdout, json)
         except KeyboardInterrupt:
-            notes().print(f"stopped; {resume}", soft_wrap=True)
+            notes().print(f"stopped; {resume or 'nothing was written'}", soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader, such as `head`, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -62,7 +66,7 @@ def add_command(
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), JSON_FLAG])  # type: ignore[attr-defined]
     run.__annotations__ = {**work.__annotations__, "json": JSON_FLAG.annotation}
     run.__doc__ = inspect.getdoc(function)
-    app.command(name, cls=kind)(run)
+    app.command(name, cls=BareFlags)(run)
 
 
 def refuse(error: Exception) -> NoReturn:

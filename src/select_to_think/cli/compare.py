@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
 from select_to_think.structures import comma_separated
 
@@ -71,8 +70,3 @@ def short(value: object) -> str:
     """A setting in a few characters; of a fingerprint its beginning."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 20 else f"{text[:8]}…"
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t compare`."""
-    add_command(app, "compare", compare)

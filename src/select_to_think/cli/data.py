@@ -1,4 +1,4 @@
-"""Which items a command works on, how they are put, and where it writes: what several commands share.
+"""Which items a command works on, who holds the models meanwhile, and where it writes: what several commands share.
 
 Non-goals: reading items (`evaluation/items.py`, `evaluation/benchmarks/`).
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,8 @@ import typer
 
 from select_to_think.cli.options import DATA_PANEL, Only
 from select_to_think.cli.output import note
-from select_to_think.config import DataConfig, PairConfig, PromptStyle
+from select_to_think.config import DataConfig, DecodeConfig, PairConfig, PromptStyle, RuntimeConfig
+from select_to_think.integrations.ray_workers import RayConfig, connected
 from select_to_think.structures import S2TError, comma_separated, unknown_name
 
 if TYPE_CHECKING:
@@ -134,6 +137,21 @@ def fitting_items(holder: Session | Workers, items: list[Item], max_new_tokens: 
     for remark in remarks:
         note(remark)
     return kept
+
+
+@contextmanager
+def models(
+    ray: RayConfig, pair: PairConfig, decode: DecodeConfig, runtime: RuntimeConfig = RuntimeConfig()
+) -> Iterator[Session | Workers]:
+    """A session on the pair, or workers on the cluster that hold it."""
+    if ray.ray is None:
+        from select_to_think.session import Session
+
+        yield Session.load(pair, runtime)
+        return
+    with connected(ray, pair, runtime, rows=decode.max_batch) as workers:
+        note(f"{len(workers.slots)} workers of {len(workers.ray.nodes())} nodes do the work")
+        yield workers
 
 
 def folder_for(command: str, out: Path | None, *settings: Any) -> Path:

@@ -12,7 +12,6 @@ from rich.console import Console
 from select_to_think.analysis.tables import Column, Table
 from select_to_think.cli import evaluate as evaluate_command
 from select_to_think.cli import measure as measure_command
-from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, folder_for
 from select_to_think.cli.generate import describe
 from select_to_think.cli.options import DATA_PANEL, Only
@@ -175,8 +174,3 @@ def show(
     show_result(console, example)
     console.print(f"\nright answer: {item.answer}")
     console.print(f"report: {page.resolve()}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t demo`."""
-    add_command(app, "demo", demo, resume=AGAIN)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 import typer
 from rich.console import Console
 
-from select_to_think.cli.cluster import RayCommand, models
-from select_to_think.cli.command import AGAIN, add_command
-from select_to_think.cli.data import Out, Style, choose_items, folder_for
+from select_to_think.cli.data import Out, Style, choose_items, folder_for, models
 from select_to_think.cli.options import DATA_PANEL, completing, name_option
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
@@ -65,15 +63,6 @@ Contradictory = Annotated[
     Literal["last", "first"],
     typer.Option(help="Of contradictory statements in an answer, which one is graded.", rich_help_panel=DATA_PANEL),
 ]
-
-
-class EvalCommand(RayCommand):
-    """A command whose --allow-code-execution needs no value."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put in the value where none is given."""
-        flag = "--allow-code-execution"
-        return super().parse_args(ctx, [f"{flag}=confined" if word == flag else word for word in args])
 
 
 def evaluate(
@@ -169,9 +158,3 @@ def merge(
 
     results = run(runs, out)
     return Reply(results.to_json(), lambda console: show(console, out, results))
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t eval` and `s2t merge`."""
-    add_command(app, "eval", evaluate, resume=AGAIN, kind=EvalCommand)
-    add_command(app, "merge", merge)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import LiveAnswer, show_choices, show_result
@@ -112,8 +111,3 @@ def describe(question: str, answer: Generation, decode: Decode) -> dict[str, Any
         "counts": asdict(answer.counts),
         "steps": steps,
     }
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t generate`."""
-    add_command(app, "generate", generate)

@@ -86,8 +86,3 @@ def other_tasks(missing: Iterable[str], known: Iterable[str]) -> str:
         f"{guess}`s2t lm-eval ls tasks` lists its tasks, --include_path FOLDER adds yours, a name with .yaml must be a "
         "file"
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t lm-eval`."""
-    app.command("lm-eval", context_settings=PASS_ON, add_help_option=False)(lm_eval)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
 
-from select_to_think.cli.cluster import RayCommand, models
-from select_to_think.cli.command import add_command
-from select_to_think.cli.data import Out, Style, choose_items
+from select_to_think.cli.data import Out, Style, choose_items, models
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
@@ -57,8 +54,3 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     show_table(console, hit_table([run]))
     for remark in payload["provenance"]["notes"]:
         console.print(remark, style="dim")
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t measure`."""
-    add_command(app, "measure", measure, kind=RayCommand)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
 from select_to_think.structures import unknown_name, visible
 
@@ -78,8 +77,3 @@ def show(console: Console, text: str | None, path: Path | None, drawn: list[Path
     console.print(f"report: {path.resolve()}", soft_wrap=True)
     if drawn:
         console.print(f"figures: {drawn[0].parent.resolve()} ({len(drawn)} files)", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t report`."""
-    add_command(app, "report", report)

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.data import Style, choose_items, fitting_items, pair_items
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
@@ -40,7 +39,6 @@ Consulting = Annotated[
     Only(tuple(spec.name for spec in fields(MentorConfig)), (("consult_rate", 1.0),), presets=True),
 ]
 Resume = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with the unfinished training beside --out.")]
-RESUME_HINT = "add --resume to the same command to go on from the last checkpoint"
 
 
 def trajectories(folders: list[Path]) -> Iterator[Trajectory]:
@@ -280,16 +278,3 @@ def push(
 
     address = upload(folder, to, private=private)
     return Reply({"schema": 1, "folder": str(folder), "address": address}, lambda console: console.print(address))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the sub-commands of `s2t train`."""
-    group = typer.Typer(
-        no_args_is_help=True, help="Train a scorer, a learned trigger, the distillation baseline or a verifier."
-    )
-    add_command(group, "scorer", scorer, resume=RESUME_HINT)
-    add_command(group, "trigger", trigger)
-    add_command(group, "distill", distill, resume=RESUME_HINT)
-    add_command(group, "verifier", verifier, resume=RESUME_HINT)
-    add_command(group, "push", push)
-    app.add_typer(group, name="train")
