@@ -22,11 +22,19 @@ from select_to_think.advice.trials import Halves, Records, Trial, agreeing, at, 
 from select_to_think.config import EvalSettings, SelectConfig
 from select_to_think.evaluation.calibrate import fitted
 from select_to_think.evaluation.items import Item
-from select_to_think.evaluation.measure import Sufficiency, described, sufficiency
-from select_to_think.evaluation.results import MEASURE, RESULTS, ResultRow, Results, provenance, read_records
+from select_to_think.evaluation.measure import described, sufficiency
+from select_to_think.evaluation.results import (
+    MEASURE,
+    RESULTS,
+    ResultRow,
+    Results,
+    SufficiencyRow,
+    provenance,
+    read_records,
+)
 from select_to_think.evaluation.run_folder import Part, remarks
 from select_to_think.evaluation.runner import evaluate
-from select_to_think.files import write_json_atomic, write_jsonl_atomic
+from select_to_think.files import write_jsonl_atomic
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
 
@@ -211,7 +219,7 @@ class Adviser:
             provenance=about,
         )
 
-    def hits(self, items: Sequence[Item], steps: Sequence[ItemSteps]) -> Sufficiency:
+    def hits(self, items: Sequence[Item], steps: Sequence[ItemSteps]) -> Results[SufficiencyRow]:
         """Hit@k at the budget in the middle."""
         rows, threshold = sufficiency(items, [entry.ranked for entry in steps], self.config.main_budget)
         return described(self.session, rows, threshold, self.select, self.settings.decode, self.notes)
@@ -248,5 +256,5 @@ class Adviser:
             path = Part(self.ways[name].row.method).path(self.out)
             write_jsonl_atomic(path, (record.to_json() for record in self.records[name]))
         Results(tuple(rows), advice.provenance).save(self.out / RESULTS)
-        write_json_atomic(self.out / MEASURE, self.sufficiency.to_json())
+        self.sufficiency.save(self.out / MEASURE)
         advice.save(self.out)

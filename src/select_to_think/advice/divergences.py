@@ -68,7 +68,7 @@ class ItemSteps:
     @property
     def ranked(self) -> RankedSteps:
         """As local sufficiency is measured from them."""
-        return RankedSteps(np.array(self.statistics["kl"], np.float32), np.array(self.rank), np.array(self.flip, bool))
+        return RankedSteps(self.id, self.statistic("kl"), np.array(self.rank), np.array(self.flip, bool))
 
     @property
     def divergent(self) -> Marks:
@@ -145,7 +145,7 @@ def _observed(
 def _line(item_id: str, labels: Labels, select: SelectConfig) -> dict[str, object]:
     """What is kept of one answer's labels, without what the head says."""
     assert labels.llm_top_logprobs is not None and labels.llm_logprobs is not None
-    ranked = ranked_steps(labels, select)
+    ranked = ranked_steps(item_id, labels, select)
     odds = labels.llm_top_logprobs[:, 0] - labels.llm_logprobs[:, 0]
     return {
         "schema": 1,

@@ -16,7 +16,8 @@ from typing import Any
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import ALL
 from select_to_think.analysis.svg import CHARACTER, Labels, Scale, covering, interval, line, mark, path
-from select_to_think.analysis.tables import HIT_KS, Z95, Kind, Row, Table, show, with_prefix
+from select_to_think.analysis.tables import Z95, Kind, Row, Table, show, with_prefix
+from select_to_think.evaluation.results import KS
 
 MAX_SERIES = 6
 WIDE, NARROW = 760, 360
@@ -187,14 +188,14 @@ def hit_chart(table: Table, width: int) -> Html:
     curves = []
     for row in drawn_rows(table):
         points = []
-        for place, k in enumerate(HIT_KS):
+        for place, k in enumerate(KS):
             if (value := row.get(f"hit_at:{k}")) is not None:
                 margin = Z95 * (row.get(f"stderr_at:{k}") or 0.0)
                 tip = f"{row['domain']}: Hit@{k} {100 * value:.1f} ± {100 * margin:.1f} % (95 %)"
                 points.append((float(place), value, margin, tip))
         curves.append(Curve(row["domain"], points))
-    x = Scale(-0.25, len(HIT_KS) - 0.75, LEFT, width - 20)
-    ticks = [(float(place), str(k)) for place, k in enumerate(HIT_KS)]
+    x = Scale(-0.25, len(KS) - 0.75, LEFT, width - 20)
+    ticks = [(float(place), str(k)) for place, k in enumerate(KS)]
     titles = ("k: the small model's best k tokens", "Hit@k by domain")
     return curve_chart(curves, x, Scale(0.0, 1.0, *span(width)), ticks, titles, width=width, apart=4.0)
 

@@ -216,9 +216,9 @@ def provenance(runs: Sequence[Run]) -> Html:
     """How each run came about, as it was recorded."""
     parts = [join(element("h3", run.name), _facts(run.provenance)) for run in runs]
     measures = [
-        join(element("h3", f"{run.name}: measurement"), _facts(run.measure["provenance"]))
+        join(element("h3", f"{run.name}: measurement"), _facts(run.measure.provenance))
         for run in runs
-        if run.measure and run.measure.get("provenance")
+        if run.measure and run.measure.provenance
     ]
     return join(element("h2", "Provenance"), *parts, *measures)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from select_to_think.analysis.runs import ALL, Run
-from select_to_think.evaluation.results import ResultRow
+from select_to_think.evaluation.results import KS, ResultRow
 
 Kind = Literal["text", "count", "number", "si", "percent", "points", "p"]
 NOTHING = "–"
@@ -134,7 +134,6 @@ RESULT_COLUMNS = (
         "Wall clock per answer, prefill included, at the batch size of the run.",
     ),
 )
-HIT_KS = (1, 2, 4, 8, 16, 32)
 
 
 def results_table(runs: Sequence[Run], *, domain: str | None = ALL) -> Table:
@@ -228,17 +227,17 @@ def hit_table(runs: Sequence[Run]) -> Table:
     """Hit@k of each run and domain (`hit_at:K`, `stderr_at:K`); runs without a measurement have no rows."""
     rows = []
     for run in runs:
-        for row in run.measure["results"] if run.measure else ():
-            line = {"run": run.name, **row}
+        for row in run.measure.rows if run.measure else ():
+            line = {"run": run.name, **asdict(row)}
             for name in ("hit_at", "stderr_at"):
-                line |= {f"{name}:{k}": row.get(name, {}).get(str(k)) for k in HIT_KS}
+                line |= {f"{name}:{k}": line[name].get(str(k)) for k in KS}
             rows.append(line)
     columns = [
         RUN if len(runs) > 1 else None,
         DOMAIN,
         Column("n_items", "Items", "count", "Answers measured."),
         Column("n_steps", "Steps", "count", "The steps with the highest KL, over which the fractions are taken."),
-        *(Column(f"hit_at:{k}", f"Hit@{k}", "percent", error_key=f"stderr_at:{k}") for k in HIT_KS),
+        *(Column(f"hit_at:{k}", f"Hit@{k}", "percent", error_key=f"stderr_at:{k}") for k in KS),
         Column(
             "flip_rate", "Flips", "percent", "Steps at which the LLM prefers another candidate to the greedy token."
         ),

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -130,10 +129,8 @@ def pair_items(pair: PairConfig, split: str, limit: int | None) -> list[Item]:
 def fitting_items(holder: Session | Workers, items: list[Item], max_new_tokens: int, *, with_llm: bool) -> list[Item]:
     """The items whose prompts fit the context; says how many do not."""
     from select_to_think.evaluation.fitting import only_fitting
-    from select_to_think.evaluation.workers import workers_of
 
-    fitting = partial(only_fitting, items=items, max_new_tokens=max_new_tokens, with_llm=with_llm)
-    kept, remarks = workers_of(holder).ask(fitting)
+    kept, remarks = only_fitting(holder, items, max_new_tokens, with_llm=with_llm)
     for remark in remarks:
         note(remark)
     return kept

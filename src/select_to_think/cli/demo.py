@@ -24,7 +24,7 @@ from select_to_think.config import DecodeConfig, EvalSettings, PairConfig, Score
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
-    from select_to_think.evaluation.results import ResultRow, Results
+    from select_to_think.evaluation.results import ResultRow, Results, SufficiencyRow
     from select_to_think.session import Session
 
 LOCAL = "s2t-local"
@@ -68,7 +68,7 @@ def demo(
     payload = {
         **results.to_json(),
         "scorers": {name: [asdict(row) for row in rows] for name, rows in scorers.items()},
-        "measure": [] if measured is None else measured["results"],
+        "measure": [] if measured is None else measured.to_json()["results"],
         "example": example,
         "report": str(page),
     }
@@ -131,17 +131,15 @@ def scorer_table(scorers: dict[str, list[ResultRow]]) -> Table:
     return Table(f"Accuracy of {LOCAL} by scorer", columns, tuple(lines))
 
 
-def run_measure(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> dict[str, Any]:
+def run_measure(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> Results[SufficiencyRow]:
     """Hit@k, kept beside the results, where the report finds it."""
     from select_to_think.evaluation.measure import measure
     from select_to_think.evaluation.results import MEASURE
-    from select_to_think.files import write_json_atomic
 
     with progress("3/3 measuring Hit@k") as report:
         found = measure(session, items, select=settings.select, decode=settings.decode, progress=report)
-    payload = found.to_json()
-    write_json_atomic(folder / MEASURE, payload)
-    return payload
+    found.save(folder / MEASURE)
+    return found
 
 
 def telling_item(folder: Path, items: list[Item]) -> Item:
@@ -160,7 +158,7 @@ def show(
     console: Console,
     results: Results,
     scorers: dict[str, list[ResultRow]],
-    measured: dict[str, Any] | None,
+    measured: Results[SufficiencyRow] | None,
     item: Item,
     example: dict[str, Any],
     page: Path,

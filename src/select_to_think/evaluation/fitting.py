@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from select_to_think.evaluation.items import Item
+from select_to_think.evaluation.workers import Workers, workers_of
 from select_to_think.structures import PromptTooLong, S2TError
 
 if TYPE_CHECKING:
@@ -38,13 +40,14 @@ def fit(session: Session, items: Sequence[Item], max_new_tokens: int, *, with_ll
 
 
 def only_fitting(
-    session: Session, items: Sequence[Item], max_new_tokens: int, *, with_llm: bool
+    holder: Session | Workers, items: Sequence[Item], max_new_tokens: int, *, with_llm: bool
 ) -> tuple[list[Item], list[str]]:
     """The items whose prompts fit, and what a person must be told of the others.
 
     Raises S2TError if none fits.
     """
-    fitted = fit(session, items, max_new_tokens, with_llm=with_llm)
+    asked = partial(fit, items=items, max_new_tokens=max_new_tokens, with_llm=with_llm)
+    fitted = workers_of(holder).ask(asked)
     if not fitted.too_long:
         return list(items), []
     longest = max(length for _, length in fitted.too_long)
