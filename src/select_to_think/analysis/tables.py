@@ -215,8 +215,7 @@ def subject_table(run: Run) -> Table:
         line: dict[str, Any] = {"run": run.name, "domain": domain, "subject": subject}
         line["n"] = max(len(right) for by_seed in by_method.values() for right in by_seed.values())
         for method, by_seed in by_method.items():
-            found = over_seeds(list(by_seed.values()))
-            line |= {f"accuracy:{method}": found.mean, f"stderr:{method}": found.stderr}
+            line[f"accuracy:{method}"], line[f"stderr:{method}"] = over_seeds(list(by_seed.values()))
         rows.append(line)
     columns = [Column(f"accuracy:{name}", name, "percent", error_key=f"stderr:{name}") for name in run.methods]
     about = (Column("subject", "Subject", "text"), DOMAIN, Column("n", "n", "count"))

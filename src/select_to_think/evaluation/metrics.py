@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import with_all
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, ResultRow
-from select_to_think.evaluation.statistics import money, over_seeds, paired_difference, per_item
+from select_to_think.evaluation.statistics import money, over_seeds, paired_difference
 from select_to_think.methods import find_method
 from select_to_think.structures import Counts, S2TError
 
@@ -88,7 +88,7 @@ def _row(
         domain=domain,
         n=right.size,
         accuracy=float(right.mean()),
-        stderr=accuracy_stderr(right),
+        stderr=over_seeds(list(right))[1],
         tokens=tokens,
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds > 0 else None,
@@ -114,17 +114,6 @@ def llm_tokens(record: ItemRecord) -> int:
     """Tokens of an answer that the LLM wrote, or chose at a triggered step (what it did by both counts once)."""
     chosen = [step["chooser"] for step in record.steps].count("llm")
     return max(chosen, record.counts.llm_tokens_generated)
-
-
-def accuracy_stderr(right: NDArray[np.bool_]) -> float | None:
-    """Standard error of the accuracy of (seeds, items) marks: over the items of a single seed, else over the seeds.
-
-    Over n items sqrt(p (1 - p) / (n - 1)); None for a single item and seed.
-    """
-    if len(right) > 1:
-        return over_seeds(list(right)).stderr
-    n, hits = right.size, int(right.sum())
-    return math.sqrt(hits * (n - hits) / (n - 1)) / n if n > 1 else None
 
 
 def known_sum(values: Iterable[float | None]) -> float | None:
@@ -157,7 +146,7 @@ def compared(rows: Iterable[ResultRow], found: Mapping[str, Outcomes], baseline:
     done = []
     for row in rows:
         if row.method != baseline and baseline in found:
-            ours, theirs = (per_item(list(found[method].of(row.domain))) for method in (row.method, baseline))
+            ours, theirs = (found[method].of(row.domain).mean(axis=0) for method in (row.method, baseline))
             row = replace(row, baseline=baseline, paired=paired_difference(ours, theirs))
         done.append(row)
     return done
