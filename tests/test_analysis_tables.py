@@ -22,7 +22,6 @@ from select_to_think.analysis.charts import COST_AXES, CostAxis, Curve, curve_ch
 from select_to_think.analysis.documents import DOCUMENTS
 from select_to_think.analysis.figures import write_figures
 from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown, to_rich
-from select_to_think.analysis.paired import paired_table
 from select_to_think.analysis.report import render
 from select_to_think.analysis.runs import Run, load_run, load_runs
 from select_to_think.analysis.svg import Labels, Scale, covering
@@ -32,6 +31,7 @@ from select_to_think.analysis.tables import (
     Table,
     domain_table,
     hit_table,
+    paired_table,
     results_table,
     subject_table,
     with_prefix,
@@ -132,8 +132,7 @@ def test_subjects_count_every_seed_as_the_result_rows_do(tmp_path: Path) -> None
     assert {row["n"] for row in subject_table(run).rows} == {5}
     first, second = (run.answers("sample", seed) for seed in (4, 0))
     assert list(run.records["sample"]) == [4, 0] and first != second
-    both = [(first[item].right + second[item].right) / 2 for item in first]
-    assert list(run.shares_right("sample").values()) == both and 0.5 in both
+    assert any(first[item].right != second[item].right for item in first)
 
 
 def test_subjects_are_tabled_apart(tmp_path: Path) -> None:

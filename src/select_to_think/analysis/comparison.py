@@ -2,7 +2,7 @@
 
 A is what one compares with, B what is looked at: a win is an item that B answers right and A wrong.
 
-Non-goals: every method against a run's baseline (`paired.py`), the statistics (`evaluation/statistics.py`).
+Non-goals: every method against a run's baseline (`tables.py`), the statistics (`evaluation/statistics.py`).
 """
 
 from __future__ import annotations

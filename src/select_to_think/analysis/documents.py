@@ -11,10 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from select_to_think.advice.document import Advice
 from select_to_think.analysis.advice import divergence_table, headline, recall_table, ways_table
 from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown
-from select_to_think.analysis.paired import full_table, paired_table
 from select_to_think.analysis.runs import Run
 from select_to_think.analysis.sections import cautions, lead, title
-from select_to_think.analysis.tables import Table, domain_table, hit_table, results_table, subject_table
+from select_to_think.analysis.tables import (
+    Table,
+    domain_table,
+    full_table,
+    hit_table,
+    paired_table,
+    results_table,
+    subject_table,
+)
 
 
 def markdown(runs: Sequence[Run]) -> str:

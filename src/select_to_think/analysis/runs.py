@@ -72,13 +72,6 @@ class Run:
         for records in self.records.get(method, {}).values():
             yield from (record for record in records.values() if domain in (ALL, record.domain))
 
-    def shares_right(self, method: str, domain: str = ALL) -> dict[str, float]:
-        """By item id, the share of the seeds that answered it right: 0 or 1 for a single seed."""
-        marks: dict[str, list[bool]] = {}
-        for record in self.records_of(method, domain):
-            marks.setdefault(record.id, []).append(record.right)
-        return {item_id: sum(right) / len(right) for item_id, right in marks.items()}
-
     def change(self, method: str, item_id: str, seed: int | None = None) -> str | None:
         """What the method changed against the baseline with the same seed on one item: "fixed", "broken", or None."""
         before, after = (self.answers(name, seed).get(item_id) for name in (self.baseline, method))

@@ -13,12 +13,13 @@ from select_to_think.analysis import charts
 from select_to_think.analysis.formats import to_csv
 from select_to_think.analysis.html_tables import accuracy_bar, difference_bar, download, helps, html_table
 from select_to_think.analysis.markup import Html, element, join
-from select_to_think.analysis.paired import full_table, paired_table
 from select_to_think.analysis.runs import ALL, Run, baseline_name
 from select_to_think.analysis.tables import (
     Row,
     domain_table,
+    full_table,
     hit_table,
+    paired_table,
     results_table,
     show,
     subject_table,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from select_to_think.analysis.runs import ALL, Run
+from select_to_think.analysis.runs import ALL, Run, baseline_name
 from select_to_think.evaluation.results import KS, ResultRow
 
 Kind = Literal["text", "count", "number", "si", "percent", "points", "p"]
@@ -153,10 +153,7 @@ def results_table(runs: Sequence[Run], *, domain: str | None = ALL) -> Table:
 
 
 def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
-    """The row, its run's name, the interval of its accuracy, and what one answer cost."""
-    cut_off = row.truncated
-    if cut_off is None and row.method in run.records:
-        cut_off = sum(record.finish_reason == "length" for record in run.records_of(row.method, row.domain))
+    """The row, its run's name, the interval of its accuracy, what one answer cost, the difference from the baseline."""
     margin = None if row.stderr is None else Z95 * row.stderr
     return {
         "run": run.name,
@@ -167,7 +164,8 @@ def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
         "llm_share": row.llm_tokens_share,
         "consultations_per_answer": None if row.consultations is None else row.consultations / row.n,
         "mentor_choice_rate": (row.mentor_choices or 0) / row.disagreements if row.disagreements else None,
-        "cut_off": cut_off,
+        "cut_off": row.truncated,
+        **({} if row.paired is None else asdict(row.paired) | {"n": row.n}),
     }
 
 
@@ -183,6 +181,37 @@ def costs_per_answer(row: ResultRow) -> dict[str, float | None]:
         "flops_per_answer": None if row.flops is None else row.flops / row.n,
         "money_per_1000": None if row.money is None else 1000 * row.money / row.n,
     }
+
+
+def full_table(runs: Sequence[Run]) -> Table:
+    """Every row of every run, with its paired difference from the run's baseline: what a spreadsheet wants."""
+    return Table(
+        "Results", (*RESULT_COLUMNS, *paired_columns(baseline_name(runs))), results_table(runs, domain=None).rows
+    )
+
+
+def paired_columns(baseline: str) -> tuple[Column, ...]:
+    """The columns of a paired comparison with `baseline`."""
+    return (
+        Column("difference", f"Points against {baseline}", "points", "Difference of the accuracies, in points."),
+        Column("low", "95 % interval", "points", "Bootstrap over items, in points.", high_key="high"),
+        Column("wins", "Fixed", "count", f"Wrong under {baseline}, right under this method."),
+        Column("losses", "Broken", "count", f"Right under {baseline}, wrong under this method."),
+        Column("mcnemar_p", "p", "p", "McNemar's exact two-sided test of fixed against broken."),
+    )
+
+
+def paired_table(run: Run, domains: Sequence[str] = (ALL,)) -> Table:
+    """Each method against the run's baseline on the same items of a domain; no rows without the baseline's answers."""
+    rows = [
+        {"method": row.method, "domain": row.domain, "llm_forwards": row.llm_forwards, **asdict(row.paired)}
+        for domain in domains
+        for row in run.rows
+        if row.domain == domain and row.paired is not None
+    ]
+    items = Column("n", "n", "count", "Items that both answered.")
+    columns = (METHOD, *((DOMAIN,) if len(domains) > 1 else ()), *paired_columns(run.baseline), items)
+    return Table(f"Against {run.baseline}, {run.name}", columns, tuple(rows))
 
 
 def domain_table(run: Run) -> Table:
