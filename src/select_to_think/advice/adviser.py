@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from select_to_think.advice.divergences import ItemSteps, divergence_rows, observe, recall_rows
-from select_to_think.advice.document import DISTILL, GREEDY, LLM, MENTOR, Advice, Check, Way
+from select_to_think.advice.document import DISTILL, GREEDY, LLM, MENTOR, Advice, Check, Recommendation, Way
 from select_to_think.advice.meter import Meter
 from select_to_think.advice.probes import Learner, untrainable
-from select_to_think.advice.recommend import Measured, either, interval, marks, recommend
+from select_to_think.advice.recommend import either, interval, marks, recommend
 from select_to_think.advice.settings import AdviseConfig, ProbeTraining
-from select_to_think.advice.trials import Halves, Records, Trial, agreeing, at, counted, graded_by_llm, in_halves, tried
+from select_to_think.advice.trials import Records, Trial, agreeing, at, counted, graded_by_llm, in_halves, tried
 from select_to_think.config import EvalSettings, SelectConfig
 from select_to_think.evaluation.calibrate import fitted
 from select_to_think.evaluation.items import Item
@@ -65,7 +65,12 @@ class Adviser:
     def __post_init__(self) -> None:
         """See whether the questions have answers, and divide them."""
         self.without_answers = not any(item.answer for item in self.items)
-        self.halves = in_halves(self.items)
+        self.divide(self.items)
+
+    def divide(self, items: Sequence[Item]) -> None:
+        """Put the items in the order of their halves."""
+        self.halves = in_halves(items)
+        self.items = [item for half in self.halves for item in half]
 
     @property
     def select(self) -> SelectConfig:
@@ -120,7 +125,7 @@ class Adviser:
         decode, path = self.settings.decode, self.out / STEPS
         self.steps = observe(self.session, self.halves, decode, self.settings.select, path, meter.part(STEPS))
         first, second = (self.thresholds(half) for half in self.halves)
-        self.sides = Halves(self.halves, (second, first))
+        self.sides = [(self.halves[0], second), (self.halves[1], first)]
         for trial in self.plain():
             self.take(trial, meter)
         for trial in self.trainings():
@@ -139,8 +144,8 @@ class Adviser:
             raise S2TError("the LLM answers none of these questions: raise --max-new-tokens, or give them answers")
         if lost := len(self.items) - len(items):
             self.notes.append(f"the LLM gives {lost} of {len(self.items)} questions no answer: they were left out")
-        self.items, self.halves = items, in_halves(items)
-        self.records[LLM] = agreeing(records, [item for half in self.halves for item in half])
+        self.divide(items)
+        self.records[LLM] = agreeing(records, self.items)
 
     def thresholds(self, items: Sequence[Item]) -> Calibration:
         """Those of the greedy answers to some items."""
@@ -161,7 +166,7 @@ class Adviser:
         """Train on each half what is tried on the other; what cannot be trained is noted."""
         learners = [
             self.learner(items, calibration, self.out / f"{TRAINED}-on-half-{number}")
-            for number, items, calibration in zip((1, 2), self.sides.items, self.sides.calibrations, strict=True)
+            for number, (items, calibration) in enumerate(self.sides, start=1)
         ]
         try:
             for number, learner in enumerate(learners):
@@ -187,7 +192,7 @@ class Adviser:
 
     def advice(self) -> Advice:
         """What was found, and what follows from it."""
-        config, items = self.config, self.sides.in_order
+        config, items = self.config, self.items
         steps = [self.steps[item.id] for item in items]
         candidates = self.settings.select.candidates
         self.sufficiency = self.hits(items, steps)
@@ -195,29 +200,27 @@ class Adviser:
         divergences = divergence_rows(items, steps, candidates)
         ways = list(self.ways.values())
         right = {name: marks(records) for name, records in self.records.items()}
-        hit_at, budget = self.sufficiency.rows[-1].hit_at, config.main_budget
-        found = ways, right, headroom, divergences[-1], self.without_answers, self.unprobed
-        measured = Measured(*found, hit_at, budget)
         settings = {name: asdict(getattr(self.settings, name)) for name in ("decode", "select", "mentor", "prices")}
         tried_ = {"advise": {**asdict(config), "train_data": None}, "training": asdict(self.training)}
         about = provenance(self.session, {**tried_, **settings}, seeds=[self.settings.decode.seed])
         about["notes"] += [*self.notes, *remarks([rows[-1] for rows in self.rows.values()])]
-        return Advice(
+        found = Advice(
             graded_by="llm" if self.without_answers else "answers",
             candidates=candidates,
             n_items=len(items),
             domains=list(dict.fromkeys(item.domain for item in items)),
             headroom=headroom,
-            hit_at=hit_at,
-            main_budget=budget,
+            hit_at=self.sufficiency.rows[-1].hit_at,
+            main_budget=config.main_budget,
             divergences=divergences,
             recall=recall_rows(steps, config.tried_budgets, candidates),
             ways=ways,
-            either=either(measured, [way for way in ways if way.kind == "probe"]),
-            recommendation=recommend(measured),
+            either=either([way for way in ways if way.kind == "probe"], right),
+            recommendation=Recommendation(GREEDY, None, None, [], []),
             check=None,
             provenance=about,
         )
+        return replace(found, recommendation=recommend(found, right, self.unprobed))
 
     def hits(self, items: Sequence[Item], steps: Sequence[ItemSteps]) -> Results[SufficiencyRow]:
         """Hit@k at the budget in the middle."""
@@ -230,7 +233,7 @@ class Adviser:
         trial = next((trial for trial in self.learned() if trial.name == name), None)
         if trial is None:
             return advice
-        learner = self.learner(items, self.thresholds(self.sides.in_order), self.out / TRAINED)
+        learner = self.learner(items, self.thresholds(self.items), self.out / TRAINED)
         learner.collect(meter.part("collect"))
         folder = str(learner.learn(trial.learns, meter.part("learn")))
         last = f"{trial.name}, trained"

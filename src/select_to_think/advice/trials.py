@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 Records = list[ItemRecord]
+Half = tuple[Sequence[Item], Calibration]  # questions, and the thresholds of the other half
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,6 @@ class Trial:
         return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-")
 
 
-@dataclass(frozen=True)
-class Halves:
-    """The questions in two halves, and the thresholds with which each is answered: those of the other."""
-
-    items: tuple[list[Item], list[Item]]
-    calibrations: tuple[Calibration, Calibration]  # of the other half
-
-    @property
-    def in_order(self) -> list[Item]:
-        """All items, the first half first."""
-        return [item for half in self.items for item in half]
-
-
 def in_halves(items: Iterable[Item]) -> tuple[list[Item], list[Item]]:
     """Two halves of every domain, by the hashes of the questions: the same ones whatever their order."""
     domains: dict[str, list[Item]] = {}
@@ -84,12 +72,12 @@ def at(budget: float) -> str:
 
 
 def tried(
-    session: Session, halves: Halves, trial: Trial, settings: EvalSettings, out: Path, progress: Progress | None
+    session: Session, halves: Sequence[Half], trial: Trial, settings: EvalSettings, out: Path, progress: Progress | None
 ) -> Records:
     """The records of every item by one way, in the order of `halves`; what `out` holds is not answered again."""
     records: Records = []
-    total = len(halves.in_order)
-    for number, (items, calibration) in enumerate(zip(halves.items, halves.calibrations, strict=True)):
+    total = sum(len(items) for items, _ in halves)
+    for number, (items, calibration) in enumerate(halves):
         before = len(records)
 
         def advance(done: int, _: int, before: int = before) -> None:

@@ -41,13 +41,8 @@ CLASS_WORDS = (
 )
 
 
-def way_rows(advice: Advice) -> list[dict[str, Any]]:
-    """A line for each way, with its gain and what an answer costs."""
-    return [way_row(advice, way) for way in advice.ways]
-
-
 def way_row(advice: Advice, way: Way) -> dict[str, Any]:
-    """One of them."""
+    """A way with its gain and what an answer costs."""
     ceiling, gain = advice.way(way.ceiling), way.gain
     return {
         **asdict(way.row),
@@ -65,7 +60,7 @@ def way_row(advice: Advice, way: Way) -> dict[str, Any]:
 
 def ways_table(advice: Advice) -> Table:
     """The ways, what each gains and costs."""
-    return Table("Ways to answer", WAY_COLUMNS, tuple(way_rows(advice))).filled()
+    return Table("Ways to answer", WAY_COLUMNS, tuple(way_row(advice, way) for way in advice.ways)).filled()
 
 
 def divergence_table(advice: Advice) -> Table:
@@ -142,7 +137,6 @@ def section(runs: Sequence[Run]) -> Html | None:
 def advice_of(advice: Advice) -> Html:
     """What to do, why, how sure that is, and what it rests on."""
     found, ways = advice.recommendation, ways_table(advice)
-    said = [*found.reasons, *([advice.check.words] if advice.check else ())]
     triggers = list(dict.fromkeys(row.trigger for row in advice.recall))
     legend = (element("li", mark, words) for mark, words in charts.curve_legend(triggers))
     half = advice.n_items // 2
@@ -153,7 +147,7 @@ def advice_of(advice: Advice) -> Html:
     )
     return join(
         element("p", element("strong", headline(advice))),
-        element("ul", *(element("li", reason) for reason in said)),
+        element("ul", *(element("li", reason) for reason in advice.reasons)),
         element("h3", "How sure is that?"),
         element("ul", *(element("li", line) for line in found.uncertainty)),
         element("h3", ways.title),

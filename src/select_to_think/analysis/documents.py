@@ -36,8 +36,7 @@ def markdown(runs: Sequence[Run]) -> str:
 
 def advice_text(advice: Advice) -> str:
     """What to do, why, and how sure that is."""
-    found = advice.recommendation
-    said = [*found.reasons, *([advice.check.words] if advice.check else ()), *found.uncertainty]
+    said = [*advice.reasons, *advice.recommendation.uncertainty]
     return f"## Advice\n\n{headline(advice)}\n\n" + "".join(f"- {words}\n" for words in said)
 
 

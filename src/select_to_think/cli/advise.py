@@ -84,10 +84,8 @@ def show(console: Console, advice: Advice, page: Path) -> None:
     from select_to_think.analysis.advice import divergence_table, headline, recall_table, ways_table
 
     console.print(Text(headline(advice), style="bold"))
-    for words in advice.recommendation.reasons:
+    for words in advice.reasons:
         console.print(f"- {words}")
-    if advice.check is not None:
-        console.print(f"- {advice.check.words}")
     console.print("\nHow sure is that?")
     for words in advice.recommendation.uncertainty:
         console.print(f"- {words}", style="dim")
