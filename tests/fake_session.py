@@ -40,13 +40,13 @@ VOCABULARY, SUPPORT = 100, 64
 ANSWERS = ("red", "blue", "green")
 
 
-SHAPE = {
-    "hidden_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "vocab_size": VOCABULARY,
-}
+SHAPE = SimpleNamespace(
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    vocab_size=VOCABULARY,
+)
 LONGEST_PROMPT = 60  # characters
 
 
@@ -61,10 +61,13 @@ class FakeSession:
         self.config = PairConfig()
         self.notes: list[str] = []
         self.slm = SimpleNamespace(
-            fingerprint=fingerprint, device=Device("cpu"), dtype="torch.float32", model=SimpleNamespace(config=SHAPE)
+            fingerprint=fingerprint,
+            device=Device("cpu"),
+            dtype="torch.float32",
+            model=SimpleNamespace(config=SHAPE),
         )
         self.llm = self.local_llm = SimpleNamespace(
-            fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6})
+            fingerprint="llm", model=SimpleNamespace(config=SimpleNamespace(**{**vars(SHAPE), "num_hidden_layers": 6}))
         )
         self.calibration = replace(
             Calibration.fit(

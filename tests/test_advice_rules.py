@@ -14,13 +14,13 @@ import pytest
 from analysis_run import row as made_row
 from fake_session import DECODE, FakeSession, fake_items
 from select_to_think.advice.document import Advice, DivergenceRow, Recommendation, Way
-from select_to_think.advice.meter import Meter
 from select_to_think.advice.probes import SCORES
 from select_to_think.advice.recommend import either, recommend
 from select_to_think.advice.settings import MODES, AdviseConfig
 from select_to_think.advice.trials import Trial, agreeing, counted, graded_by_llm, in_halves, tried
 from select_to_think.config import EvalSettings, PriceConfig
 from select_to_think.evaluation.calibrate import calibrate
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.results import ResultRow
 from select_to_think.evaluation.statistics import paired_difference
 from select_to_think.models.scorer import has_score

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from select_to_think.advice.divergences import ItemSteps, divergence_rows, observe, recall_rows
 from select_to_think.advice.document import DISTILL, GREEDY, LLM, MENTOR, Advice, Check, Recommendation, Way
-from select_to_think.advice.meter import Meter
 from select_to_think.advice.probes import Learner, untrainable
 from select_to_think.advice.recommend import either, interval, marks, recommend
 from select_to_think.advice.settings import AdviseConfig, ProbeTraining
@@ -23,6 +22,7 @@ from select_to_think.config import EvalSettings, SelectConfig
 from select_to_think.evaluation.calibrate import fitted
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.measure import described, sufficiency
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.results import (
     MEASURE,
     RESULTS,

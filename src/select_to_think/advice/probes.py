@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from select_to_think.advice.document import DISTILL
-from select_to_think.advice.meter import Meter
 from select_to_think.advice.settings import MODES, ProbeTraining
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import Trajectory, read_trajectories
 from select_to_think.config import CollectConfig, DecodeConfig, ScoreKind, ScorerMode
 from select_to_think.evaluation.calibrate import calibrate_coupled, save_calibration
 from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.meter import Meter
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.distill import train_distill
 from select_to_think.training.groups import is_held_out

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from select_to_think.advice.document import Kind, Way
 from select_to_think.config import EvalSettings, SelectConfig
 from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.metrics import compared, outcomes, summarise
 from select_to_think.evaluation.results import ItemRecord, ResultRow, read_records
 from select_to_think.evaluation.run_folder import Part
@@ -76,18 +77,12 @@ def tried(
 ) -> Records:
     """The records of every item by one way, in the order of `halves`; what `out` holds is not answered again."""
     records: Records = []
-    total = sum(len(items) for items, _ in halves)
+    meter = Meter({number: len(items) for number, (items, _) in enumerate(halves)}, progress)
     for number, (items, calibration) in enumerate(halves):
-        before = len(records)
-
-        def advance(done: int, _: int, before: int = before) -> None:
-            if progress:
-                progress(before + done, total)
-
         folder = out / f"half-{number + 1}" / trial.folder
         with session.using(calibration, **trial.folders[number]):
             asked = replace(settings, select=trial.select)
-            evaluate(session, items, [trial.method], asked, out=folder, progress=advance)
+            evaluate(session, items, [trial.method], asked, out=folder, progress=meter.part(number))
         records += read_records(Part(trial.method).path(folder))
     return records
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from select_to_think.cli.data import choose_items
-from select_to_think.cli.options import Only, name_option
+from select_to_think.cli.options import Only, name_option, numbers
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
@@ -19,7 +19,7 @@ from select_to_think.config import BenchConfig, DataConfig, PairConfig, RuntimeC
 from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import DOMAINS
 from select_to_think.serving.settings import SERVED_RUNTIME, BenchServeConfig
-from select_to_think.structures import S2TError, comma_separated
+from select_to_think.structures import S2TError
 from select_to_think.training.settings import ScorerConfig, TrainShape
 
 COLLECTION = "collection"  # in the folder of a pair
@@ -106,12 +106,7 @@ def remote(
     """Throughput and latency with the LLM behind a server (--llm http://host:port/v1), further and further away."""
     from select_to_think.evaluation.bench_remote import bench_remote
 
-    try:
-        latencies = [float(each) for each in comma_separated(latency_ms)]
-    except ValueError:
-        latencies = []
-    if not latencies or min(latencies) < 0:
-        raise S2TError(f"latency must be milliseconds, separated by commas, got {latency_ms!r}")
+    latencies = numbers(latency_ms, float, "--latency-ms are milliseconds")
     with progress("timing") as report:
         rows = bench_remote(
             pair,

@@ -97,6 +97,7 @@ def run_scorers(
     pair: PairConfig, items: list[Item], settings: EvalSettings, folder: Path
 ) -> dict[str, list[ResultRow]]:
     """s2t-local with every other scorer that comes with the pair; the rows of each."""
+    from select_to_think.evaluation.meter import Meter
     from select_to_think.evaluation.runner import evaluate
     from select_to_think.pairs import bundled_folder
     from select_to_think.session import Session
@@ -105,16 +106,13 @@ def run_scorers(
     shipped = sorted(path.name for path in (bundled_folder(pair.pair) / "scorers").iterdir() if path.is_dir())
     others = [name for name in shipped if name != scorer_name(settings.select)]
     with progress("2/3 trying the other scorers") as report:
-        for number, name in enumerate(others):
+        meter = Meter(dict.fromkeys(others, len(items)), report)
+        for name in others:
             mode, score = name.split("-")
             select = replace(settings.select, scorer_mode=cast(ScorerMode, mode), score=cast(ScoreKind, score))
             own = replace(settings, select=select)
-
-            def advance(done: int, total: int, before: int = number * len(items)) -> None:
-                report(before + done, len(others) * len(items))
-
-            out = folder / "scorers" / name
-            found[name] = local_rows(evaluate(Session.load(pair), items, [LOCAL], own, out=out, progress=advance))
+            out, part = folder / "scorers" / name, meter.part(name)
+            found[name] = local_rows(evaluate(Session.load(pair), items, [LOCAL], own, out=out, progress=part))
     return found
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from select_to_think.cli.data import Out, Style, choose_items, folder_for, models
-from select_to_think.cli.options import DATA_PANEL, completing, name_option
+from select_to_think.cli.options import DATA_PANEL, completing, name_option, numbers
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.config import (
@@ -25,7 +25,7 @@ from select_to_think.config import (
 )
 from select_to_think.integrations.ray_workers import RayConfig
 from select_to_think.methods import METHODS
-from select_to_think.structures import S2TError, comma_separated, unknown_name
+from select_to_think.structures import comma_separated, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.results import Results
@@ -95,7 +95,7 @@ def evaluate(
         decode,
         select,
         mentor,
-        seeds=numbers(seeds or ""),
+        seeds=numbers(seeds, int, "--seeds are whole numbers from 0") if seeds else (),
         baseline=baseline,
         prices=prices,
         style=style if any(item.prompt is not None for item in items) else None,
@@ -114,15 +114,6 @@ def evaluate(
     with models(ray, pair, decode, runtime) as holder, progress("evaluating") as report:
         results = run(holder, items, chosen, settings, out=folder, shard=part, begun=begun, progress=report)
     return Reply(results.to_json(), lambda console: show(console, folder, results))
-
-
-def numbers(text: str) -> list[int]:
-    """The seeds in a comma-separated list. Raises S2TError for anything but numbers from 0."""
-    found = comma_separated(text)
-    wrong = [seed for seed in found if not seed.isdecimal()]
-    if wrong:
-        raise S2TError(f"seeds are whole numbers from 0, comma-separated, got {wrong[0]!r}")
-    return [int(seed) for seed in found]
 
 
 def code_execution(name: str | None) -> CodeExecution | None:

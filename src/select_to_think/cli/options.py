@@ -37,7 +37,7 @@ from select_to_think.integrations.ray_workers import RayConfig
 from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
 from select_to_think.serving.settings import AccessConfig, BenchServeConfig
-from select_to_think.structures import S2TError
+from select_to_think.structures import S2TError, comma_separated
 from select_to_think.training.settings import (
     DistillConfig,
     ScorerConfig,
@@ -110,6 +110,7 @@ TABLES: dict[str, Mapping[str, Any]] = {  # field -> what it names
 }
 
 Result = TypeVar("Result")
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,17 @@ def name_option(help: str, table: Iterable[str], **settings: Any) -> Any:
 def listed(names: Iterable[str]) -> str:
     """The names of a table as a help text shows them."""
     return f" [{', '.join(names)}]" if names else ""
+
+
+def numbers(text: str, kind: type[Number], wanted: str) -> list[Number]:
+    """The numbers in a comma-separated list, each once. Raises S2TError for none, and for what is none from 0 on."""
+    try:
+        found = list(dict.fromkeys(map(kind, comma_separated(text))))
+    except ValueError:
+        found = []
+    if not found or not all(number >= 0 for number in found):
+        raise S2TError(f"{wanted}, comma-separated, got {text!r}")
+    return found
 
 
 def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
