@@ -54,7 +54,8 @@ def ablate(
         raise S2TError(f"only methods with a mentor have these settings: choose {', '.join(known)}")
     grid = [(rate, length) for rate in rates for length in (lengths if rate else (None,))]
     chosen = {cell: replace(settings.mentor, consult_rate=cell[0], segment_tokens=cell[1] or 1) for cell in grid}
-    meter, found = Meter(dict.fromkeys(grid, len(items)), progress), {}
+    meter = Meter(dict.fromkeys(grid, len(items)), progress)
+    found: dict[Cell, ResultRow] = {}
     for (rate, length), mentor in chosen.items():
         folder = out / f"rate-{rate:g}-segment-{length or 0}"
         own, part = replace(settings, mentor=mentor, baseline=method), meter.part((rate, length))

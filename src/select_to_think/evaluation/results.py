@@ -191,7 +191,7 @@ class Results(Generic[Row]):
 
     def to_json(self) -> dict[str, Any]:
         """The object that `s2t eval --json` and `s2t measure --json` print."""
-        return {"schema": self.schema, "results": list(map(asdict, self.rows)), "provenance": self.provenance}
+        return {"results" if name == "rows" else name: value for name, value in asdict(self).items()}
 
     def save(self, path: Path) -> None:
         """Write the JSON object atomically. Raises S2TError if the path cannot be written."""
