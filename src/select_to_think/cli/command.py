@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -36,10 +37,9 @@ class BareFlags(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put in the value where none follows."""
-        following = [*args[1:], "-"]
         given = [
             f"{word}={BARE[word]}" if word in BARE and after.startswith("-") else word
-            for word, after in zip(args, following, strict=True)
+            for word, after in zip_longest(args, args[1:], fillvalue="-")
         ]
         return super().parse_args(ctx, given)
 
