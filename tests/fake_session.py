@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +54,16 @@ class Device(str):
     type = "cpu"
 
 
+def words(tokens: Sequence[int]) -> str:
+    return " ".join(f"w{token}" for token in tokens)
+
+
+def speaking(decode: Callable[[Sequence[int]], str]) -> Any:
+    """What of a session turns tokens into text."""
+    tokenizer = SimpleNamespace(decode=lambda tokens, **_: decode(tokens))
+    return SimpleNamespace(text=decode, slm=SimpleNamespace(tokenizer=tokenizer))
+
+
 class FakeSession:
     shares_vocabulary, incomparable_llm = True, None
 
@@ -65,6 +75,7 @@ class FakeSession:
             device=Device("cpu"),
             dtype="torch.float32",
             model=SimpleNamespace(config=SHAPE),
+            tokenizer=speaking(words).slm.tokenizer,
         )
         self.llm = self.local_llm = SimpleNamespace(
             fingerprint="llm", model=SimpleNamespace(config=SimpleNamespace(**{**vars(SHAPE), "num_hidden_layers": 6}))
@@ -107,7 +118,7 @@ class FakeSession:
         return [ord(letter) % VOCABULARY for letter in question[:10]]
 
     def text(self, tokens: Sequence[int]) -> str:
-        return " ".join(f"w{token}" for token in tokens)
+        return words(tokens)
 
     def generate(self, questions: Sequence[str], *arguments: Any) -> list[Generation]:
         return [self.answer(question, "greedy") for question in questions]

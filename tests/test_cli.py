@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from analysis_run import make_run
+from fake_session import speaking
 from select_to_think.cli import app, progress
 from select_to_think.cli.command import add_command
 from select_to_think.cli.errors import explain
@@ -30,7 +31,7 @@ from select_to_think.cli.options import PANELS, Only, completing
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import marked, weighed
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
-from select_to_think.evaluation.tracing import pieces, step_json
+from select_to_think.evaluation.tracing import step_json
 from select_to_think.methods import METHODS
 from select_to_think.structures import Generation, S2TError, StepRecord
 from select_to_think.triggers.table import TRIGGERS
@@ -104,6 +105,15 @@ def test_help_of_every_command(run: Callable[..., tuple[int, str, str]], command
     assert code == 0 and not err
     assert f"s2t {command}" in out and "--json" in out
     assert "\x1b" not in out, "colours although nobody sees them"
+
+
+@pytest.mark.parametrize("command", ["eval", "measure", "collect", "advise"])
+def test_a_command_needs_no_flag(command: str, run: Callable[..., tuple[int, str, str]], monkeypatch: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise S2TError("seen")
+
+    monkeypatch.setattr(f"select_to_think.cli.{'evaluate' if command == 'eval' else command}.choose_items", refuse)
+    assert run(command) == (2, "", "error: seen\n")
 
 
 def test_the_commands_are_those_of_the_program() -> None:
@@ -396,13 +406,6 @@ def letters(tokens: Sequence[int]) -> str:
     return bytes(tokens).decode("utf-8", errors="replace")
 
 
-def test_pieces_add_up_and_do_not_cut_characters() -> None:
-    text = "aü€🙂b"
-    parts = pieces(letters, list(text.encode()))
-    assert "".join(parts) == text and len(parts) == len(text.encode())
-    assert parts[:3] == ["a", "", "ü"]
-
-
 def example() -> Generation:
     def step(token: str, greedy: str | None = None, *, fired: bool = False) -> StepRecord:
         options = (ord(greedy or token), ord(token)) if fired else ()
@@ -415,7 +418,7 @@ def example() -> Generation:
 
 
 def steps_of(answer: Generation) -> list[dict[str, Any]]:
-    steps: list[dict[str, Any]] = describe("q", answer, letters)["steps"]
+    steps: list[dict[str, Any]] = describe("q", answer, speaking(letters))["steps"]
     return steps
 
 

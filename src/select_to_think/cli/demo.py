@@ -63,7 +63,7 @@ def demo(
     measured = run_measure(session, items, settings, folder) if session.shares_vocabulary else None
     item = telling_item(folder, items)
     answer = session.generate([item.question], LOCAL, decode, select)[0]
-    example = describe(item.question, answer, session.text)
+    example = describe(item.question, answer, session)
     page = write_report([folder], folder / REPORT)
     payload = {
         **results.to_json(),

@@ -16,6 +16,7 @@ from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, Step
 from select_to_think.evaluation.statistics import flops
 from select_to_think.files import finite
+from select_to_think.models.detokenizer import Detokenizer
 from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def make_record(
         finish_reason=generation.finish_reason,
         tokens=len(generation.tokens),
         seconds=seconds,
-        steps=step_records(session.text, generation),
+        steps=step_records(session, generation),
         counts=generation.counts,
         fired=generation.fired_count,
         flips=generation.flip_count,
@@ -114,30 +115,19 @@ def estimated_flops(session: Session, counts: Counts, context: float) -> float |
     return slm + llm
 
 
-def pieces(decode: Decode, tokens: Sequence[int]) -> list[str]:
-    """The text that each token adds; together they are the decoded whole.
-
-    A token that ends inside a character adds nothing yet; the one that completes the character adds all of it.
-    """
-    texts, start, read = [], 0, 0
-    for end in range(1, len(tokens) + 1):
-        before, after = decode(tokens[start:read]), decode(tokens[start:end])
-        if len(after) <= len(before) or after.endswith("\ufffd"):
-            texts.append("")
-            continue
-        texts.append(after[len(before) :])
-        start, read = read, end
-    return texts
+def pieces(session: Session, tokens: Sequence[int]) -> list[str]:
+    """The text that each token adds; one that ends inside a character adds nothing yet."""
+    return list(map(Detokenizer(session.slm.tokenizer).push, tokens))
 
 
-def step_records(decode_text: Decode, generation: Generation) -> list[Step]:
+def step_records(session: Session, generation: Generation) -> list[Step]:
     """The triggered steps of a generation.
 
     `index`: place among the tokens; `text[start:end]` of the answer is the token, or the segment that it begins (None
     where the tokenizer does not let it be found in the text); `choice`: place among the candidates, None if the choice
     is none of them.
     """
-    texts = pieces(decode_text, generation.tokens)
+    texts = pieces(session, generation.tokens)
     whole, ends = "".join(texts), [0, *accumulate(map(len, texts))]
 
     def place(index: int) -> dict[str, int | None]:
@@ -147,7 +137,7 @@ def step_records(decode_text: Decode, generation: Generation) -> list[Step]:
         return {"start": start, "end": end}
 
     return [
-        cast(Step, {**step_json(decode_text, step), "index": index, **place(index)})
+        cast(Step, {**step_json(session.text, step), "index": index, **place(index)})
         for index, step in enumerate(generation.steps)
         if step.fired
     ]
