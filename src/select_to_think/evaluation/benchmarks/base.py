@@ -84,10 +84,9 @@ class Benchmark:
         """The zero-shot default."""
         return PROMPTS[self.answer_type]
 
-    @property
-    def solution(self) -> str:
+    def solved(self, item: Item) -> str:
         """How a solved example ends in a few-shot prompt."""
-        return SOLUTIONS.get(self.answer_type, "The answer is {answer}.")
+        return SOLUTIONS.get(self.answer_type, "The answer is {answer}.").replace("{answer}", item.answer)
 
     def split(self, name: str | None) -> tuple[str, Split]:
         """A split by name, the default one for None. Raises S2TError naming those that exist."""
@@ -159,17 +158,8 @@ class Benchmark:
         return replace(item, domain=self.name, split=split, meta=meta or None)
 
 
-def ask(item: Item, template: str, *, shots: Sequence[Item] = (), solution: str = "") -> str:
-    """What the model is asked: the solved `shots`, if any, then the item, each in the template.
-
-    A template may hold {question}, {choices} and {letters}, a solution {answer}; all other braces stay as they are.
-    """
-    solved = [f"{fill(template, shot)}\n\n{solution.replace('{answer}', shot.answer)}" for shot in shots]
-    return "\n\n\n".join([*solved, fill(template, item)])
-
-
 def fill(template: str, item: Item) -> str:
-    """A template with the item's question and choices put in."""
+    """A template with the item's {question}, {choices} and {letters} put in; all other braces stay as they are."""
     letters = [chr(65 + i) for i in range(len(item.choices or ()))]
     choices = "\n".join(f"{letter}. {text}" for letter, text in zip(letters, item.choices or (), strict=True))
     values = {"question": item.question, "choices": choices, "letters": ", ".join(letters)}
