@@ -22,7 +22,6 @@ from select_to_think.evaluation.metrics import compared, outcomes, summarise
 from select_to_think.evaluation.results import ItemRecord, ResultRow, read_records
 from select_to_think.evaluation.run_folder import Part
 from select_to_think.evaluation.runner import evaluate
-from select_to_think.evaluation.settings import has_trigger
 from select_to_think.methods import find_method
 from select_to_think.structures import Progress
 from select_to_think.triggers.calibration import Calibration
@@ -89,7 +88,7 @@ def tried(
 
 def counted(trial: Trial, records: Records, baseline: Records, settings: EvalSettings) -> tuple[list[ResultRow], Way]:
     """The rows of a way by domain, compared with the baseline, and the way over all items."""
-    rows = summarise(trial.method, [records], triggered=has_trigger(trial.method), prices=settings.prices)
+    rows = summarise(trial.method, [records], settings.prices)
     found = {trial.method: outcomes([records]), settings.baseline: outcomes([baseline])}
     rows = compared(rows, found, settings.baseline)
     by_domain = {row.domain: row.accuracy for row in rows[:-1]}

@@ -23,7 +23,6 @@ from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import Item, require_same_run
 from select_to_think.evaluation.metrics import compared, outcomes, summarise
 from select_to_think.evaluation.results import REMEDY, ItemRecord, ResultRow, read_records
-from select_to_think.evaluation.settings import has_trigger
 from select_to_think.files import (
     Journal,
     make_folder,
@@ -184,7 +183,7 @@ def tabulate(
     """The rows of a run, method by method, compared with the baseline."""
     rows, found = [], {}
     for method, records in runs:
-        rows += summarise(method, records, triggered=has_trigger(method), prices=prices)
+        rows += summarise(method, records, prices)
         found[method] = outcomes(records)
     return tuple(compared(rows, found, baseline))
 

@@ -173,7 +173,11 @@ class Evaluation:
             raise S2TError("no method to evaluate; name some with --methods, for example greedy,s2t-local")
         for method in self.methods:
             find_method(method)
-        self.check_baseline(out)
+        name = self.settings.baseline  # the default may be missing: the rows then have no difference
+        known = dict.fromkeys([*self.methods, *(finished_parts(out) if (out / RUN).exists() else ())])
+        if name not in known and name != EvalSettings.baseline:
+            choices = " or ".join(known)
+            raise S2TError(f"the baseline {name!r} is not evaluated: add it to --methods, or take {choices}")
 
     def check_artefacts(self, session: Session) -> list[str]:
         """Raise S2TError for what would be found only after decoding: see `evaluate`.
@@ -197,17 +201,6 @@ class Evaluation:
             "here; train it again to have that checked"
             for folder in unknown
         ]
-
-    def check_baseline(self, out: Path) -> None:
-        """Raise S2TError for a baseline that is neither among the methods nor finished in `out`.
-
-        The default is allowed to be missing: nobody asked for it, and the rows then have no difference.
-        """
-        name = self.settings.baseline
-        known = dict.fromkeys([*self.methods, *(finished_parts(out) if (out / RUN).exists() else ())])
-        if name not in known and name != EvalSettings.baseline:
-            choices = " or ".join(known)
-            raise S2TError(f"the baseline {name!r} is not evaluated: add it to --methods, or take {choices}")
 
 
 def answer(
@@ -234,22 +227,13 @@ def answer(
 
     def vote(index: int, text: str) -> str | None:
         item, _ = fitted.fitting[index]
-        options: dict[str, Any] = {"choices": item.choices, "meta": item.meta}
-        return extract(text, item.answer_type, **options, contradictory=settings.contradictory).extracted
+        which = settings.contradictory
+        return extract(text, item.answer_type, choices=item.choices, meta=item.meta, contradictory=which).extracted
 
     for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
         seconds = clock.finish(index)
         item, length = fitted.fitting[index]
-        yield make_record(
-            session,
-            item,
-            method,
-            generation,
-            seconds,
-            prompt_tokens=length,
-            allow_code_execution=settings.allow_code_execution,
-            contradictory=settings.contradictory,
-        )
+        yield make_record(session, item, method, generation, seconds, prompt_tokens=length, settings=settings)
         clock.resume()
 
 

@@ -6,13 +6,14 @@ Non-goals: what the contenders do (`bench.py`, `plain.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from select_to_think.contexts.protocol import Backend
 from select_to_think.runs import Committed, Event, Finished
+from select_to_think.structures import Progress
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,7 @@ class Cost:
         return self.seconds / self.tokens
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One row of the table: how to run it once."""
-
-    name: str
-    run: Callable[[], Cost]
+Contenders = Mapping[str, Callable[[], Cost]]  # rows of the table by name: how to run each once
 
 
 def timed_events(
@@ -72,16 +68,14 @@ def timed_events(
     )
 
 
-def time_contenders(contenders: Sequence[Contender], repeats: int, tick: Callable[[], None]) -> dict[str, list[Cost]]:
+def time_contenders(contenders: Contenders, repeats: int, progress: Progress) -> dict[str, list[Cost]]:
     """Run all contenders in turn, one warm-up round and `repeats` counted ones; the costs of each by name."""
-    costs: dict[str, list[Cost]] = {contender.name: [] for contender in contenders}
-    for repeat in range(repeats + 1):
-        for contender in contenders:
-            cost = contender.run()
-            if repeat:
-                costs[contender.name].append(cost)
-            tick()
-    return costs
+    costs: dict[str, list[Cost]] = {name: [] for name in contenders}
+    turns = [name for _ in range(repeats + 1) for name in contenders]
+    for done, name in enumerate(turns, start=1):
+        costs[name].append(contenders[name]())
+        progress(done, len(turns))
+    return {name: counted for name, (_, *counted) in costs.items()}
 
 
 def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, list[Cost]]) -> list[dict[str, Any]]:

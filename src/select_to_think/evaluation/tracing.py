@@ -10,8 +10,8 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
-from select_to_think.config import CodeExecution
-from select_to_think.evaluation.grading import Contradictory, Verdict, grade
+from select_to_think.config import EvalSettings
+from select_to_think.evaluation.grading import Verdict, grade
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, Step
 from select_to_think.evaluation.statistics import flops
@@ -34,8 +34,7 @@ def make_record(
     seconds: float,
     *,
     prompt_tokens: int,
-    allow_code_execution: CodeExecution | None = None,
-    contradictory: Contradictory = "last",
+    settings: EvalSettings,
 ) -> ItemRecord:
     """Grade one answer and write down how it came about and what it cost. One that was cut off is wrong, unread."""
     if generation.finish_reason == "length":
@@ -47,8 +46,8 @@ def make_record(
             item.answer_type,
             choices=item.choices,
             meta=item.meta,
-            allow_code_execution=allow_code_execution,
-            contradictory=contradictory,
+            allow_code_execution=settings.allow_code_execution,
+            contradictory=settings.contradictory,
         )
     return replace(
         unasked_record(item, method, prompt_tokens),
@@ -87,16 +86,10 @@ def unasked_record(item: Item, method: str, prompt_tokens: int) -> ItemRecord:
         counts=Counts(),
         fired=0,
         flips=0,
-        subject=subject_of(item),
+        subject=None if (subject := (item.meta or {}).get("subject")) is None else str(subject),
         prompt_tokens=prompt_tokens,
         flops=0.0,
     )
-
-
-def subject_of(item: Item) -> str | None:
-    """The part of the benchmark that an item belongs to, if it names one."""
-    subject = (item.meta or {}).get("subject")
-    return None if subject is None else str(subject)
 
 
 def estimated_flops(session: Session, counts: Counts, context: float) -> float | None:
