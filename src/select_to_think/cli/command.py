@@ -46,8 +46,8 @@ class BareFlags(TyperCommand):
 
 def add_command(app: typer.Typer, name: str, function: Command, *, resume: str | None = None) -> None:
     """Register `function` as `s2t ... name`. `resume` tells a person who pressed Ctrl-C how to go on."""
-    work = flatten(function)
-    signature = inspect.signature(work)
+    work, flags = flatten(function)
+    parameters = [*flags, JSON_FLAG]
 
     def run(json: bool, **flags: Any) -> None:
         quiet_libraries(loads_slowly=bool(flags.get("slm") or flags.get("llm")))
@@ -63,8 +63,8 @@ def add_command(app: typer.Typer, name: str, function: Command, *, resume: str |
         except Exception as error:
             refuse(error)
 
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), JSON_FLAG])  # type: ignore[attr-defined]
-    run.__annotations__ = {**work.__annotations__, "json": JSON_FLAG.annotation}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__doc__ = inspect.getdoc(function)
     app.command(name, cls=BareFlags)(run)
 

@@ -9,7 +9,7 @@ Non-goals: reading files, checking values (the dataclasses do).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -198,55 +198,32 @@ def bounds(spec: Any) -> str:
     return f" [at least {low:g}]" if high is None else f" [{low:g} to {high:g}]"
 
 
-def chosen_fields(cls: type[Checked], only: Only | None) -> list[tuple[Any, Any]]:
-    """The fields of a configuration that a command offers, each with its default there."""
-    replaced = dict(only.defaults) if only else {}
-    wanted = [f for f in fields(cls) if only is None or not only.names or f.name in only.names]  # type: ignore[arg-type]
-    return [(f, replaced.get(f.name, f.default)) for f in wanted]
-
-
-def config_of(annotation: Any) -> tuple[type[Checked], Only | None] | None:
-    """The configuration class of a parameter and what of it is used, or None for any other parameter."""
-    cls, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-    if not (isinstance(cls, type) and issubclass(cls, Checked)):
-        return None
-    return cls, next((mark for mark in marks if isinstance(mark, Only)), None)
-
-
-def flatten(function: Callable[..., Result], extra: Sequence[inspect.Parameter] = ()) -> Callable[..., Result]:
-    """A function with one keyword per flag that calls `function` with whole configurations.
-
-    `extra` parameters are shown to typer too and are passed through untouched.
-    """
-    hints = get_type_hints(function, include_extras=True)
-    preset = False
-    configs: dict[str, tuple[type[Checked], list[tuple[Any, Any]]]] = {}
+def flatten(function: Callable[..., Result]) -> tuple[Callable[..., Result], list[inspect.Parameter]]:
+    """A function with one keyword per flag that calls `function` with whole configurations, and what typer reads."""
+    configs: dict[str, tuple[type[Checked], list[str]]] = {}
     parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(function).parameters.values():
-        found = config_of(hints[parameter.name])
-        if found is None:
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=kind))
+    preset = False
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        hint = parameter.annotation
+        cls, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if not (isinstance(cls, type) and issubclass(cls, Checked)):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
-        cls, only = found
-        offered = chosen_fields(cls, only)
-        configs[parameter.name] = (cls, offered)
-        preset |= cls in (SelectConfig, MentorConfig) and (only is None or not only.names or only.presets)
-        field_types = get_type_hints(cls)
-        parameters += [flag(spec, field_types[spec.name], default, PANELS[cls]) for spec, default in offered]
-
+        only = next((mark for mark in marks if isinstance(mark, Only)), Only())
+        offered = [spec for spec in fields(cls) if not only.names or spec.name in only.names]  # type: ignore[arg-type]
+        configs[name] = cls, [spec.name for spec in offered]
+        preset |= cls in (SelectConfig, MentorConfig) and (not only.names or only.presets)
+        types, defaults = get_type_hints(cls), dict(only.defaults)
+        parameters += [
+            flag(spec, types[spec.name], defaults.get(spec.name, spec.default), PANELS[cls]) for spec in offered
+        ]
     if preset:
         parameters.append(PRESET_FLAG)
 
     def call(**values: Any) -> Result:
         values.pop("preset", None)  # it has changed the other defaults
-        for name, (cls, offered) in configs.items():
-            settings = {spec.name: values.pop(spec.name) for spec, _ in offered}
-            values[name] = cls(**settings)
+        for name, (cls, names) in configs.items():
+            values[name] = cls(**{field: values.pop(field) for field in names})
         return function(**values)
 
-    parameters += extra
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {p.name: p.annotation for p in parameters}
-    call.__name__, call.__doc__, call.__module__ = function.__name__, function.__doc__, function.__module__
-    return call
+    return call, parameters
