@@ -8,11 +8,12 @@ Non-goals: what the columns are (`analysis/tables.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
 from rich.console import Console
+from rich.table import Table as RichTable
 
 from select_to_think.analysis.formats import to_rich
 from select_to_think.analysis.tables import Column, Table
@@ -60,6 +61,14 @@ def show_table(console: Console, table: Table) -> None:
         if number:
             rich.title = None
         console.print(rich)
+
+
+def show_facts(console: Console, facts: Mapping[str, str], title: str | None = None) -> None:
+    """Print names and their values below each other."""
+    shown = RichTable(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+    for fact in facts.items():
+        shown.add_row(*fact)
+    console.print(shown)
 
 
 def fitted(table: Table, width: int) -> Table:

@@ -18,7 +18,7 @@ from rich.console import Console
 from select_to_think.cli.chat.base import Chat, Example, Turn
 from select_to_think.cli.output import note
 from select_to_think.cli.trace import LiveAnswer
-from select_to_think.config import MethodSettings, SelectConfig
+from select_to_think.config import MethodSettings
 from select_to_think.structures import S2TError
 
 SINGLE = "this pair knows one kind of question, each on its own, and nothing else: /example asks one"
@@ -105,8 +105,3 @@ class Dialogue:
     def select(self, **changes: Any) -> None:
         """Change how choices are made from the next answer on."""
         self.settings = replace(self.settings, select=replace(self.settings.select, **changes))
-
-    @property
-    def selection(self) -> SelectConfig:
-        """How choices are made."""
-        return self.settings.select

@@ -18,7 +18,6 @@ from select_to_think.methods import METHODS
 if TYPE_CHECKING:
     from select_to_think.artefacts import Question
     from select_to_think.session import Session
-    from select_to_think.structures import Generation
 
 EXAMPLES = 10  # of each domain
 Value = TypeVar("Value")
@@ -65,13 +64,10 @@ class LocalChat:
                     for step in event.steps:
                         yield step_trace(session.text, step, len(written.tokens), written.push(step.token))
                 elif isinstance(event, Finished):
-                    yield self.ending(method, settings, event.result, written.flush())
-
-    def ending(self, method: str, settings: MethodSettings, answer: Generation, tail: str) -> Ending:
-        """What there is to say of a finished answer."""
-        trigger = getattr(self.session.decoder(method, settings).policy, "trigger", None)
-        name, threshold = (None, None) if trigger is None else (trigger.kind.name, trigger.threshold)
-        return Ending(answer.finish_reason, method, asdict(answer.counts), answer.votes, name, threshold, tail)
+                    answer, trigger = event.result, getattr(session.decoder(method, settings).policy, "trigger", None)
+                    told = (None, None) if trigger is None else (trigger.kind.name, trigger.threshold)
+                    counts = asdict(answer.counts)
+                    yield Ending(answer.finish_reason, method, counts, answer.votes, *told, written.flush())
 
 
 def from_a_thread(values: Iterator[Value]) -> Generator[Value, None, None]:
