@@ -323,7 +323,7 @@ def svg_texts(path: Path) -> list[str]:
 
 def test_figures_stand_by_themselves(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a & b", per_domain=2, methods=("greedy", "s2t-local"))
-    written = write_figures([folder], tmp_path / "figures")
+    written = write_figures(load_runs([folder]), tmp_path / "figures")
     stems = ("accuracy", "accuracy-against-seconds-per-answer", "accuracy-against-tokens-per-second", "hit-at-k")
     assert [path.name for path in written] == [f"{stem}.svg" for stem in stems]
     texts = {path.stem: svg_texts(path) for path in written}
@@ -335,7 +335,9 @@ def test_figures_stand_by_themselves(tmp_path: Path) -> None:
 
 def test_two_measured_runs_are_two_figures(folder: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "second", per_domain=2)
-    names = [path.stem for path in write_figures([folder, other], tmp_path / "figures") if "hit" in path.stem]
+    names = [
+        path.stem for path in write_figures(load_runs([folder, other]), tmp_path / "figures") if "hit" in path.stem
+    ]
     assert names == [f"hit-at-k-{run.name}" for run in load_runs([folder, other])] and len(names) == 2
 
 

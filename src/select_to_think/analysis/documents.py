@@ -1,6 +1,6 @@
-"""The results of one or several evaluations as one text: Markdown for people, CSV and JSON for programs.
+"""The results of one or several evaluations as one text: a page or Markdown for people, CSV and JSON for programs.
 
-Non-goals: the HTML page (`report.py`).
+Non-goals: what the HTML page holds (`report.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from select_to_think.advice.document import Advice
 from select_to_think.analysis.advice import divergence_table, headline, recall_table, ways_table
 from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown
+from select_to_think.analysis.report import render
 from select_to_think.analysis.runs import Run
 from select_to_think.analysis.sections import cautions, lead, title
 from select_to_think.analysis.tables import (
@@ -85,6 +86,7 @@ def json_text(runs: Sequence[Run]) -> str:
 
 
 DOCUMENTS: Mapping[str, Callable[[Sequence[Run]], str]] = {
+    "html": render,
     "md": markdown,
     "csv": comma_separated,
     "json": json_text,

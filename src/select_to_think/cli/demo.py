@@ -51,6 +51,7 @@ def demo(
     """
     from select_to_think.analysis.report import write_report
     from select_to_think.evaluation.items import load_pair_split
+    from select_to_think.evaluation.runner import evaluate
     from select_to_think.session import Session
 
     items = load_pair_split(SPLIT, limit_per_domain=limit)
@@ -58,7 +59,8 @@ def demo(
     session = Session.load(pair)
     note(f"{len(items)} test problems, {len(METHODS)} methods; everything goes to {folder}")
     settings = EvalSettings(decode, select)
-    results = run_methods(session, items, settings, folder)
+    with progress("1/3 answering") as report:
+        results = evaluate(session, items, METHODS, settings, out=folder, progress=report)
     scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, settings, folder)}
     measured = run_measure(session, items, settings, folder) if session.shares_vocabulary else None
     item = telling_item(folder, items)
@@ -73,14 +75,6 @@ def demo(
         "report": str(page),
     }
     return Reply(payload, lambda console: show(console, results, scorers, measured, item, example, page))
-
-
-def run_methods(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> Results:
-    """Every method over every item."""
-    from select_to_think.evaluation.runner import evaluate
-
-    with progress("1/3 answering") as report:
-        return evaluate(session, items, METHODS, settings, out=folder, progress=report)
 
 
 def scorer_name(select: SelectConfig) -> str:

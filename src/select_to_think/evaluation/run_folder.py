@@ -92,11 +92,6 @@ class Shard:
     index: int
     count: int
 
-    def __post_init__(self) -> None:
-        """Raise S2TError unless 1 <= index <= count."""
-        if not 1 <= self.index <= self.count:
-            raise S2TError(f"a shard is i/n with i from 1 to n, got {self}")
-
     def __str__(self) -> str:
         """As the flag gives it."""
         return f"{self.index}/{self.count}"
@@ -105,7 +100,7 @@ class Shard:
     def parse(cls, text: str) -> Shard:
         """Read "1/4". Raises S2TError for anything else."""
         index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal()):
+        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise S2TError(f"a shard is i/n with i from 1 to n, for example 1/4, got {text!r}")
         return cls(int(index), int(count))
 
