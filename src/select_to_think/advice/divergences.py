@@ -193,7 +193,7 @@ class Head:
 
     def __call__(self, states: NDArray[np.float16]) -> Floats:
         """(P, H) -> (P,) probabilities."""
-        return expit((states - self.mean) / self.spread @ self.weights[:-1] + self.weights[-1])
+        return np.asarray(expit((states - self.mean) / self.spread @ self.weights[:-1] + self.weights[-1]))
 
 
 def divergence_rows(items: Sequence[Item], steps: Sequence[ItemSteps], candidates: int) -> list[DivergenceRow]:
