@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from select_to_think.analysis.runs import ALL, Run, baseline_name
 from select_to_think.evaluation.results import KS, ResultRow
+from select_to_think.evaluation.statistics import over_seeds
 
 Kind = Literal["text", "count", "number", "si", "percent", "points", "p"]
 NOTHING = "–"
@@ -231,8 +232,6 @@ def subject_table(run: Run) -> Table:
     Subjects are parts of a benchmark; answers without one are left out, so there may be no rows. `n` counts items; the
     errors are over items, or over seeds if a method has several, as in the result rows.
     """
-    from select_to_think.evaluation.statistics import over_seeds
-
     marks: dict[tuple[str, str], dict[str, dict[int, list[bool]]]] = {}
     for method in run.methods:
         for seed, records in run.records.get(method, {}).items():
