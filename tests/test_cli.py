@@ -23,11 +23,12 @@ from rich.console import Console
 
 from analysis_run import make_run
 from fake_session import speaking
+from select_to_think.checked import Checked
 from select_to_think.cli import app, progress
 from select_to_think.cli.command import add_command
 from select_to_think.cli.errors import explain
 from select_to_think.cli.generate import describe
-from select_to_think.cli.options import PANELS, Only, completing
+from select_to_think.cli.options import Only, completing
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import marked, weighed
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
@@ -340,11 +341,17 @@ def test_the_last_of_several_names_is_completed(begun: str, offered: list[str]) 
 
 
 def test_names_that_a_flag_takes_are_all_in_its_help() -> None:
-    fixed = [(flag, get_args(hint)) for config in PANELS for flag, hint in literals(config)]
+    app.build()  # imports all of them
+    fixed = [(flag, get_args(hint)) for config in subclasses(Checked) for flag, hint in literals(config)]
     assert len(fixed) > 5
     shown = {flag.name: flag.help for _, flag in parameters()}
     for name, values in fixed:
         assert all(value in shown[name] for value in values), name
+
+
+def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for each in kind.__subclasses__():
+        yield from (each, *subclasses(each))
 
 
 def literals(config: type[Any]) -> Iterator[tuple[str, Any]]:

@@ -18,58 +18,33 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from rich.markup import escape
 
-from select_to_think.advice.settings import MODES, AdviseConfig, ProbeTraining
+from select_to_think.advice.settings import MODES
 from select_to_think.checked import Checked
-from select_to_think.config import (
-    BenchConfig,
-    CollectConfig,
-    DataConfig,
-    DecodeConfig,
-    MentorConfig,
-    PairConfig,
-    PriceConfig,
-    PromptStyle,
-    RuntimeConfig,
-    SelectConfig,
-    ServeConfig,
-)
-from select_to_think.integrations.ray_workers import RayConfig
+from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
-from select_to_think.serving.settings import AccessConfig, BenchServeConfig
 from select_to_think.structures import S2TError, comma_separated
-from select_to_think.training.settings import (
-    DistillConfig,
-    ScorerConfig,
-    TrainShape,
-    TriggerTrainConfig,
-    VerifierTrainConfig,
-)
 from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"
-PANELS = {
-    PairConfig: "Models",
-    DecodeConfig: "Decoding",
-    SelectConfig: "Selection",
-    MentorConfig: "Mentor",
-    RuntimeConfig: "Running",
-    DataConfig: DATA_PANEL,
-    PromptStyle: DATA_PANEL,
-    PriceConfig: DATA_PANEL,
-    CollectConfig: "Collection",
-    ScorerConfig: "Training",
-    DistillConfig: "Training",
-    TriggerTrainConfig: "Training",
-    VerifierTrainConfig: "Training",
-    ProbeTraining: "Training",
-    AdviseConfig: "Advice",
-    BenchConfig: "Timing",
-    BenchServeConfig: "Timing",
-    TrainShape: "Timing",
-    AccessConfig: "Access",
-    ServeConfig: "Server",
-    RayConfig: "Cluster",
+PANELS = {  # of the help, by name of the configuration
+    name: panel
+    for panel, names in {
+        "Models": "PairConfig",
+        "Decoding": "DecodeConfig",
+        "Selection": "SelectConfig",
+        "Mentor": "MentorConfig",
+        "Running": "RuntimeConfig",
+        DATA_PANEL: "DataConfig PromptStyle PriceConfig",
+        "Collection": "CollectConfig",
+        "Training": "ScorerConfig DistillConfig TriggerTrainConfig VerifierTrainConfig ProbeTraining",
+        "Advice": "AdviseConfig",
+        "Timing": "BenchConfig BenchServeConfig TrainShape",
+        "Access": "AccessConfig",
+        "Server": "ServeConfig",
+        "Cluster": "RayConfig",
+    }.items()
+    for name in names.split()
 }
 
 
@@ -215,7 +190,8 @@ def flatten(function: Callable[..., Result]) -> tuple[Callable[..., Result], lis
         preset |= cls in (SelectConfig, MentorConfig) and (not only.names or only.presets)
         types, defaults = get_type_hints(cls), dict(only.defaults)
         parameters += [
-            flag(spec, types[spec.name], defaults.get(spec.name, spec.default), PANELS[cls]) for spec in offered
+            flag(spec, types[spec.name], defaults.get(spec.name, spec.default), PANELS[cls.__name__])
+            for spec in offered
         ]
     if preset:
         parameters.append(PRESET_FLAG)
