@@ -21,7 +21,7 @@ from fake_session import FakeSession, fake_items
 from select_to_think.analysis.charts import COST_AXES, CostAxis, Curve, curve_chart, pareto_front
 from select_to_think.analysis.documents import DOCUMENTS
 from select_to_think.analysis.figures import write_figures
-from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown, to_rich
+from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown
 from select_to_think.analysis.report import render
 from select_to_think.analysis.runs import Run, load_run, load_runs
 from select_to_think.analysis.svg import Labels, Scale, covering
@@ -36,6 +36,7 @@ from select_to_think.analysis.tables import (
     subject_table,
     with_prefix,
 )
+from select_to_think.cli.tables import to_rich
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.evaluation.statistics import paired_difference

@@ -25,8 +25,7 @@ from analysis_run import make_run
 from fake_session import speaking
 from select_to_think.checked import Checked
 from select_to_think.cli import app, progress
-from select_to_think.cli.command import add_command
-from select_to_think.cli.errors import explain
+from select_to_think.cli.command import add_command, explain
 from select_to_think.cli.generate import describe
 from select_to_think.cli.options import Only, completing
 from select_to_think.cli.output import Reply

@@ -33,8 +33,7 @@ from select_to_think.cli import (
     serve,
     train,
 )
-from select_to_think.cli.command import Command, add_command, print_error
-from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
+from select_to_think.cli.command import INTERRUPTED, USER_ERROR, Command, add_command, explain, print_error
 
 HELP = {"help_option_names": ["-h", "--help"]}
 GROUPS = {

@@ -52,8 +52,7 @@ def compare(
 
 def show(console: Console, found: list[Comparison], limit: int) -> None:
     """Each comparison: settings that differ, the table, the items that changed."""
-    from select_to_think.analysis.formats import to_rich
-    from select_to_think.cli.tables import show_table
+    from select_to_think.cli.tables import show_table, to_rich
 
     for comparison in found:
         show_table(console, comparison.table())

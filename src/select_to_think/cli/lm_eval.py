@@ -13,8 +13,7 @@ from traceback import walk_tb
 
 import typer
 
-from select_to_think.cli.command import quiet_libraries, refuse
-from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
+from select_to_think.cli.command import INTERRUPTED, USER_ERROR, explain, quiet_libraries, refuse
 from select_to_think.structures import S2TError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

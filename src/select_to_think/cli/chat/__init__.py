@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from select_to_think.cli.chat.base import KEY_VARIABLE
 from select_to_think.cli.chat.commands import completions, converse
-from select_to_think.cli.chat.dialogue import SINGLE, Dialogue
+from select_to_think.cli.chat.dialogue import KEY_VARIABLE, SINGLE, Dialogue
 from select_to_think.cli.chat.lines import lines
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply, console, note
@@ -24,7 +23,7 @@ from select_to_think.methods import METHODS
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
-    from select_to_think.cli.chat.base import Chat
+    from select_to_think.cli.chat.dialogue import Chat
 
 ALTERNATIVES = 8  # tokens that /why shows where nothing triggered
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from select_to_think.cli.chat.dialogue import Dialogue
 from select_to_think.cli.chat.why import show_why
-from select_to_think.cli.command import print_error
-from select_to_think.cli.errors import explain
+from select_to_think.cli.command import explain, print_error
 from select_to_think.cli.output import note
 from select_to_think.cli.tables import show_facts
 from select_to_think.cli.trace import legend, weighed

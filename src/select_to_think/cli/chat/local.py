@@ -10,7 +10,7 @@ from threading import Event as Flag
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from select_to_think.cli.chat.base import Answering, Example, Turn, in_turn
+from select_to_think.cli.chat.dialogue import Answering, Example, Turn, in_turn
 from select_to_think.cli.trace import Ending
 from select_to_think.config import MethodSettings
 from select_to_think.methods import METHODS
