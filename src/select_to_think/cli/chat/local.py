@@ -65,9 +65,9 @@ class LocalChat:
                         yield step_trace(session.text, step, len(written.tokens), written.push(step.token))
                 elif isinstance(event, Finished):
                     answer, trigger = event.result, getattr(session.decoder(method, settings).policy, "trigger", None)
-                    told = (None, None) if trigger is None else (trigger.kind.name, trigger.threshold)
-                    counts = asdict(answer.counts)
-                    yield Ending(answer.finish_reason, method, counts, answer.votes, *told, written.flush())
+                    name, threshold = (trigger.kind.name, trigger.threshold) if trigger else (None, None)
+                    counts, tail = asdict(answer.counts), written.flush()
+                    yield Ending(answer.finish_reason, method, counts, answer.votes, name, threshold, tail)
 
 
 def from_a_thread(values: Iterator[Value]) -> Generator[Value, None, None]:
