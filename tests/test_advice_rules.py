@@ -103,7 +103,7 @@ def better(share: float, base: Sequence[float] = GREEDY) -> list[float]:
 
 def way(name: str, method: str, right: Sequence[float], kind: Any = "measured", **row: Any) -> Way:
     records = [
-        {"right": bool(r), "tokens": 10, "seconds": 1.0, "fired": 0, "flips": 0, "steps": [],
+        {"right": bool(r), "tokens": 10, "seconds": 1.0, "fired": 0, "flips": 0, "steps": [], "finish_reason": "stop",
          "counts": {"llm_tokens_generated": 0, "llm_tokens_processed": 0, "llm_forwards": 0}}
         for r in right
     ]  # fmt: skip
