@@ -11,7 +11,7 @@ from typing import Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.formats import to_csv
-from select_to_think.analysis.html_tables import accuracy_bar, difference_bar, download, helps, html_table
+from select_to_think.analysis.html_tables import accuracy_bar, difference_bar, download, helps, html_table, legend
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import ALL, Run, baseline_name
 from select_to_think.analysis.tables import (
@@ -171,12 +171,8 @@ def cost(runs: Sequence[Run]) -> Html:
             "Methods on it are filled. Intervals: 95 %.",
         ),
         element("div", *inputs, *figures, class_="axes", role="group", aria_label="Cost"),
-        _legend(charts.cost_legend()),
+        legend(charts.cost_legend()),
     )
-
-
-def _legend(entries: Sequence[tuple[Html, str]]) -> Html:
-    return element("ul", *(element("li", mark, words) for mark, words in entries), class_="legend")
 
 
 def _cost_figure(rows: Sequence[Row], axis: charts.CostAxis) -> Html:
@@ -194,12 +190,12 @@ def hit(runs: Sequence[Run]) -> Html | None:
         if not table.rows:
             continue
         drawn = charts.drawn_rows(table)
-        legend = charts.curve_legend([str(row["domain"]) for row in drawn])
+        curves = charts.curve_legend([str(row["domain"]) for row in drawn])
         left_out = len(table.rows) - len(drawn)
         caption = f"{left_out} domains with fewer steps stand only in the table." if left_out else None
         figure = element(
             "figure",
-            _legend(legend),
+            legend(curves),
             charts.both_widths(partial(charts.hit_chart, table)),
             element("figcaption", caption) if caption else None,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -93,5 +94,4 @@ def read_shards(folders: Sequence[Path]) -> tuple[list[Path], dict[str, Any], Ma
 
 def interleaved(shards: Sequence[Sequence[ItemRecord]]) -> list[ItemRecord]:
     """The records in the order of the undivided run: item k is in shard k mod n, at place k div n."""
-    longest = max(map(len, shards))
-    return [shard[place] for place in range(longest) for shard in shards if place < len(shard)]
+    return [record for row in zip_longest(*shards) for record in row if record is not None]

@@ -22,6 +22,7 @@ from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.grading.sandbox import means_for
 from select_to_think.evaluation.items import Item, assert_unique, items_note
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Provenance, Results, provenance
 from select_to_think.evaluation.run_folder import (
     RUN,
@@ -129,11 +130,11 @@ class Evaluation:
             begin(out, {"schema": SCHEMA, "items": items_note(self.items), **self.prompt_and_shard()}, decisive)
             if begun:
                 begun()
-            for number, part in enumerate(self.parts):
+            meter = Meter(dict.fromkeys(self.parts, len(mine)), progress)
+            for part in self.parts:
                 work = partial(answer, part=part, settings=self.settings_of(part), decisive=decisive[part.name])
                 for done in resumed(part.path(out), mine, partial(workers.spread, work)):
-                    if progress:
-                        progress(number * len(mine) + done, len(self.parts) * len(mine))
+                    meter.part(part)(done, len(mine))
             rows = tabulate(stored_runs(out), baseline=self.settings.baseline, prices=self.settings.prices)
             about["notes"] += remarks(rows)
             results = Results(rows, about)
