@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from select_to_think.advice.divergences import ItemSteps, divergence_rows, observe, recall_rows
+from select_to_think.advice.divergences import divergence_rows, observe, recall_rows
 from select_to_think.advice.document import DISTILL, GREEDY, LLM, MENTOR, Advice, Check, Recommendation, Way
 from select_to_think.advice.probes import Learner, untrainable
 from select_to_think.advice.recommend import either, interval, marks, recommend
@@ -28,7 +28,6 @@ from select_to_think.evaluation.results import (
     RESULTS,
     ResultRow,
     Results,
-    SufficiencyRow,
     provenance,
     read_records,
 )
@@ -195,7 +194,9 @@ class Adviser:
         config, items = self.config, self.items
         steps = [self.steps[item.id] for item in items]
         candidates = self.settings.select.candidates
-        self.sufficiency = self.hits(items, steps)
+        rows, threshold = sufficiency(items, [entry.ranked for entry in steps], config.main_budget)
+        decode = self.settings.decode
+        self.sufficiency = described(self.session, rows, threshold, self.select, decode, self.notes)
         headroom = self.ways[f"takeover {at(config.tried_budgets[-1])}"].gain
         divergences = divergence_rows(items, steps, candidates)
         ways = list(self.ways.values())
@@ -221,11 +222,6 @@ class Adviser:
             provenance=about,
         )
         return replace(found, recommendation=recommend(found, right, self.unprobed))
-
-    def hits(self, items: Sequence[Item], steps: Sequence[ItemSteps]) -> Results[SufficiencyRow]:
-        """Hit@k at the budget in the middle."""
-        rows, threshold = sufficiency(items, [entry.ranked for entry in steps], self.config.main_budget)
-        return described(self.session, rows, threshold, self.select, self.settings.decode, self.notes)
 
     def trained(self, advice: Advice, items: Sequence[Item], meter: Meter) -> Advice:
         """The advice with the check of what it predicted: what it recommends, trained on other items."""

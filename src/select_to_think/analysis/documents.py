@@ -67,11 +67,6 @@ def _origin(run: Run) -> str:
     return ", ".join(str(fact) for fact in facts if fact)
 
 
-def comma_separated(runs: Sequence[Run]) -> str:
-    """Every result row with its costs and its paired difference: one table, exact values."""
-    return to_csv(full_table(runs))
-
-
 def json_text(runs: Sequence[Run]) -> str:
     """One object: `results` (the rows of the CSV), `hit_at_k`, `subjects` and `provenance` by run; exact values."""
     tables = {"results": full_table(runs), "hit_at_k": hit_table(runs)}
@@ -88,6 +83,6 @@ def json_text(runs: Sequence[Run]) -> str:
 DOCUMENTS: Mapping[str, Callable[[Sequence[Run]], str]] = {
     "html": render,
     "md": markdown,
-    "csv": comma_separated,
+    "csv": lambda runs: to_csv(full_table(runs)),
     "json": json_text,
 }

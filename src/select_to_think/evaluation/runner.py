@@ -213,27 +213,27 @@ def answer(
     """
     method, decode, select, mentor = part.method, settings.decode, settings.select, settings.mentor
     require_same_models(decisive, method_settings(session, method, settings))
-    fitted = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
-    for item, length in fitted.too_long:
+    fitting, too_long = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
+    for item, length in too_long:
         yield unasked_record(item, method, length)
-    if not fitted.fitting:
+    if not fitting:
         return
-    session.generate([fitted.fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
+    session.generate([fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
     clock = SharedClock()
 
     def questions() -> Iterator[str]:
-        for index, (item, _) in enumerate(fitted.fitting):
+        for index, (item, _) in enumerate(fitting):
             clock.start(index)
             yield item.asked
 
     def vote(index: int, text: str) -> str | None:
-        item, _ = fitted.fitting[index]
+        item, _ = fitting[index]
         which = settings.contradictory
         return extract(text, item.answer_type, choices=item.choices, meta=item.meta, contradictory=which).extracted
 
     for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
         seconds = clock.finish(index)
-        item, length = fitted.fitting[index]
+        item, length = fitting[index]
         yield make_record(session, item, method, generation, seconds, prompt_tokens=length, settings=settings)
         clock.resume()
 

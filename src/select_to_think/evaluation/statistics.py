@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from select_to_think.config import PriceConfig
 from select_to_think.structures import Counts, S2TError
@@ -37,14 +37,6 @@ class PairedDifference:
     mcnemar_p: float | None
 
 
-def finite_values(values: ArrayLike, name: str = "the outcomes") -> NDArray[np.float64]:
-    """(n,) outcomes of items: at least one, all finite."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise S2TError(f"{name} must be a list of at least one finite number")
-    return array
-
-
 def paired_difference(
     method: ArrayLike, baseline: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> PairedDifference:
@@ -59,9 +51,9 @@ def paired_difference(
     Raises:
         S2TError: different lengths, or no items.
     """
-    ours, theirs = finite_values(method, "the method's outcomes"), finite_values(baseline, "the baseline's outcomes")
-    if ours.size != theirs.size:
-        raise S2TError(f"a paired comparison needs the same items: got {ours.size} and {theirs.size}")
+    ours, theirs = np.asarray(method, np.float64), np.asarray(baseline, np.float64)
+    if not ours.size == theirs.size > 0:
+        raise S2TError(f"a paired comparison needs the same items, at least one: got {ours.size} and {theirs.size}")
     differences = ours - theirs  # (n,)
     random, rows = np.random.default_rng(seed), max(1, _BLOCK // ours.size)
     sizes = [(min(rows, resamples - start), ours.size) for start in range(0, resamples, rows)]
@@ -85,8 +77,10 @@ def over_seeds(runs: Sequence[ArrayLike]) -> tuple[float, float | None]:
     Each run is an array of (n,) outcomes over the same items. Of several runs it is the error of the mean over runs
     (how much the seed matters), of a single one that over its items: sample standard deviation (n - 1) / sqrt(n).
     """
-    if len(set(map(len, found := [finite_values(run) for run in runs]))) != 1:
-        raise S2TError("runs that differ by seed must have the same items, and there must be one")
+    found = [np.asarray(run, np.float64) for run in runs]
+    sizes = {run.size for run in found}
+    if len(sizes) != 1 or 0 in sizes:
+        raise S2TError("runs that differ by seed must have the same items, at least one")
     values = found[0] if len(found) == 1 else np.array([run.mean() for run in found])
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
 

@@ -82,11 +82,13 @@ def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, list[Cost
     """Rows as printed: medians over the rounds.
 
     `ratio_to_greedy` compares seconds per written token within a round, so that a slow minute of the machine changes
-    little; `ratio_low` and `ratio_high` are its extremes.
+    little; `ratio_low` and `ratio_high` are its extremes. `same_text`: whether a method wrote what its plain reference
+    wrote; None where that was not compared.
     """
     rows = []
     for name, costs in timed.items():
         seconds, tokens = median(cost.seconds for cost in costs), costs[-1].tokens
+        plain = timed[f"{name}-plain"][-1].outputs if f"{name}-plain" in timed else ()
         ratios = [
             cost.seconds_per_token / base.seconds_per_token for cost, base in zip(costs, timed["greedy"], strict=True)
         ]
@@ -106,15 +108,7 @@ def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, list[Cost
                 "llm_forwards_per_token": costs[-1].llm_forwards / tokens,
                 "slm_batch_forwards": costs[-1].slm_batch_forwards,
                 "llm_batch_forwards": costs[-1].llm_batch_forwards,
-                "same_text": same_text(name, timed),
+                "same_text": costs[-1].outputs == plain if plain else None,
             }
         )
     return rows
-
-
-def same_text(name: str, timed: dict[str, list[Cost]]) -> bool | None:
-    """Whether a method wrote what its plain reference wrote; None where that was not compared."""
-    plain = timed.get(f"{name}-plain")
-    if plain is None or not plain[-1].outputs:
-        return None
-    return timed[name][-1].outputs == plain[-1].outputs

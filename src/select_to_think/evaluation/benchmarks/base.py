@@ -54,11 +54,6 @@ class Split:
     files: tuple[str, ...]
 
 
-def as_it_is(row: Row) -> Row:
-    """No change to a row."""
-    return {}
-
-
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """A benchmark. `id` is the pattern of its ids; `question` to `meta` name columns of a hub row."""
@@ -76,7 +71,7 @@ class Benchmark:
     choices: str | None = None
     subject: str | None = None
     meta: Sequence[str] = ()
-    amend: Callable[[Row], Row] = as_it_is  # what of a row stands otherwise than this shape expects
+    amend: Callable[[Row], Row] = lambda row: {}  # what of a row stands otherwise than this shape expects
     split_of: Callable[[Row], str] | None = None  # the split of a hub row, where the hub divides the rows otherwise
 
     @property
@@ -104,7 +99,12 @@ class Benchmark:
             S2TError: unknown split, missing or broken file, `datasets` not installed, rows of an unknown form.
         """
         name, part = self.split(split)
-        items = self._local(part, Path(data_dir)) if data_dir is not None else self._from_hub(name, part)
+        if data_dir is not None:
+            items = self._local(part, Path(data_dir))
+        elif self.hub is None or part.hub is None:
+            raise S2TError(f"{self.name} ({name}) is not on the hub: give a folder that holds it with --data-dir")
+        else:
+            items = self.from_rows(hub_rows(self.hub, self.config, part.hub, self.revision), name)
         return [self._finished(item, name) for item in items]
 
     def _local(self, part: Split, folder: Path) -> list[Item]:
@@ -115,12 +115,6 @@ class Benchmark:
                     return load_items(folder / (file + ending))
         wanted = " or ".join(f"{file}.jsonl[.gz]" for file in part.files)
         raise S2TError(f"{self.name}: {folder} holds no {wanted}; put it there or leave --data-dir out to use the hub")
-
-    def _from_hub(self, name: str, part: Split) -> list[Item]:
-        """Items of a split of the hub's data set."""
-        if self.hub is None or part.hub is None:
-            raise S2TError(f"{self.name} ({name}) is not on the hub: give a folder that holds it with --data-dir")
-        return self.from_rows(hub_rows(self.hub, self.config, part.hub, self.revision), name)
 
     def from_rows(self, rows: Iterable[Row], split: str) -> list[Item]:
         """Items from rows in the hub's schema; the split's own name goes into the ids."""
