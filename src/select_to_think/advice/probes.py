@@ -71,7 +71,9 @@ class Learner:
             else:
                 self.score(mode, folder, progress)
         if what == "coupled" and not (folder / CALIBRATION).exists():
-            self.own_thresholds(folder)
+            items = [item for item in self.items if for_thresholds(item)]
+            with self.session.using(self.calibration, scorer=str(folder)):
+                save_calibration(calibrate_coupled(self.session, items, decode=self.decode), folder / CALIBRATION)
         return folder
 
     def distil(self, folder: Path, progress: Progress | None) -> None:
@@ -102,12 +104,6 @@ class Learner:
             question_keys=map(question_key, learned.values()),
             progress=progress,
         )
-
-    def own_thresholds(self, folder: Path) -> None:
-        """Give a coupled scorer the thresholds of its adapted SLM."""
-        items = [item for item in self.items if for_thresholds(item)]
-        with self.session.using(self.calibration, scorer=str(folder)):
-            save_calibration(calibrate_coupled(self.session, items, decode=self.decode), folder / CALIBRATION)
 
     def trajectories(self) -> Iterator[Trajectory]:
         """What was collected."""

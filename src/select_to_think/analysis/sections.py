@@ -162,7 +162,9 @@ def cost(runs: Sequence[Run]) -> Html:
             element("input", type="radio", name="axis", id=box, checked=index == 0),
             element("label", axis.title, for_=box),
         ]
-        figures.append(_cost_figure(rows, axis))
+        front = ", ".join(charts.name(row, rows) for row in charts.pareto_front(rows, axis))
+        drawn = charts.both_widths(partial(charts.cost_chart, rows, axis))
+        figures.append(element("figure", drawn, element("figcaption", f"On the front, by rising cost: {front}.")))
     return join(
         element("h2", "Accuracy against cost"),
         element(
@@ -173,13 +175,6 @@ def cost(runs: Sequence[Run]) -> Html:
         element("div", *inputs, *figures, class_="axes", role="group", aria_label="Cost"),
         legend(charts.cost_legend()),
     )
-
-
-def _cost_figure(rows: Sequence[Row], axis: charts.CostAxis) -> Html:
-    front = [charts.name(row, rows) for row in charts.pareto_front(rows, axis)]
-    drawn = charts.both_widths(partial(charts.cost_chart, rows, axis))
-    caption = element("figcaption", f"On the front, by rising cost: {', '.join(front)}.")
-    return element("figure", drawn, caption)
 
 
 def hit(runs: Sequence[Run]) -> Html | None:

@@ -25,7 +25,6 @@ from select_to_think.config import DecodeConfig, EvalSettings, PairConfig, Score
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
     from select_to_think.evaluation.results import ResultRow, Results, SufficiencyRow
-    from select_to_think.session import Session
 
 LOCAL = "s2t-local"
 METHODS = ("greedy", "maj@8", LOCAL, "distill", "mentor-free", "mentor-mlp", "s2t", "takeover", "llm")
@@ -51,6 +50,8 @@ def demo(
     """
     from select_to_think.analysis.report import write_report
     from select_to_think.evaluation.items import load_pair_split
+    from select_to_think.evaluation.measure import measure
+    from select_to_think.evaluation.results import MEASURE
     from select_to_think.evaluation.runner import evaluate
     from select_to_think.session import Session
 
@@ -62,7 +63,11 @@ def demo(
     with progress("1/3 answering") as report:
         results = evaluate(session, items, METHODS, settings, out=folder, progress=report)
     scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, settings, folder)}
-    measured = run_measure(session, items, settings, folder) if session.shares_vocabulary else None
+    measured = None
+    if session.shares_vocabulary:
+        with progress("3/3 measuring Hit@k") as report:
+            measured = measure(session, items, select=select, decode=decode, progress=report)
+        measured.save(folder / MEASURE)  # where the report finds it
     item = telling_item(folder, items)
     answer = session.generate([item.question], LOCAL, decode, select)[0]
     example = describe(item.question, answer, session)
@@ -121,17 +126,6 @@ def scorer_table(scorers: dict[str, list[ResultRow]]) -> Table:
     rates = (Column("trigger_rate", "Triggered", "percent"), Column("flip_rate", "Flips", "percent"))
     columns = (Column("scorer", "Scorer", "text"), *accuracies, *rates)
     return Table(f"Accuracy of {LOCAL} by scorer", columns, tuple(lines))
-
-
-def run_measure(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> Results[SufficiencyRow]:
-    """Hit@k, kept beside the results, where the report finds it."""
-    from select_to_think.evaluation.measure import measure
-    from select_to_think.evaluation.results import MEASURE
-
-    with progress("3/3 measuring Hit@k") as report:
-        found = measure(session, items, select=settings.select, decode=settings.decode, progress=report)
-    found.save(folder / MEASURE)
-    return found
 
 
 def telling_item(folder: Path, items: list[Item]) -> Item:

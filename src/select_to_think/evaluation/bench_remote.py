@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import Any
@@ -86,7 +86,12 @@ def bench_remote(
         rounds[case].append(measured(session, case, answers, before, time.perf_counter() - start, same))
         if progress:
             progress(done, len(cases) * repeats)
-    return [asdict(row) for row in medians(rounds)]
+    typical = {
+        each: sorted(rows, key=lambda row: row.tokens_per_second)[len(rows) // 2] for each, rows in rounds.items()
+    }
+    near = {rows: typical[min(latencies_ms), rows, False].tokens_per_second for rows in batches}
+    compared = (replace(row, relative_throughput=row.tokens_per_second / near[row.rows]) for row in typical.values())
+    return list(map(asdict, compared))
 
 
 def measured(
@@ -109,14 +114,3 @@ def measured(
         llm_failures=sum(answer.counts.llm_failures for answer in answers),
         same_tokens=same,
     )
-
-
-def medians(rounds: Mapping[Case, Sequence[RemoteRow]]) -> Iterator[RemoteRow]:
-    """The median round of each case, beside that of the same rows that wait for the nearest server."""
-    nearest = min(latency for latency, _, _ in rounds)
-    typical = {
-        case: sorted(rows, key=lambda row: row.tokens_per_second)[len(rows) // 2] for case, rows in rounds.items()
-    }
-    for (_, rows, _), row in typical.items():
-        base = typical[nearest, rows, False]
-        yield replace(row, relative_throughput=row.tokens_per_second / base.tokens_per_second)

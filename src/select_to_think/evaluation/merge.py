@@ -15,7 +15,7 @@ from typing import Any
 from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import require_same_run
 from select_to_think.evaluation.results import RESULTS, ItemRecord, Results, load_results, read_records
-from select_to_think.evaluation.run_folder import Part, Shard, begin, read_run, remarks, stored_runs, tabulate
+from select_to_think.evaluation.run_folder import Part, Shard, begin, read_run, remarks, tabulate
 from select_to_think.files import make_folder, only_writer, parse_record, write_jsonl_atomic
 from select_to_think.structures import S2TError
 
@@ -49,7 +49,7 @@ def merge(folders: Sequence[Path], out: Path) -> Results:
                 raise S2TError(f"the shards do not hold every item once for {part.name}; {REMEDY}")
             make_folder(part.path(out).parent)
             write_jsonl_atomic(part.path(out), (record.to_json() for record in records))
-        rows = tabulate(stored_runs(out), baseline=counting.baseline, prices=counting.prices)
+        rows = tabulate(out, baseline=counting.baseline, prices=counting.prices)
         own = remarks(finished[0].rows)
         notes = [note for note in about.get("notes", []) if note not in own] + remarks(rows)
         results = Results(rows, {**about, "config": config, "notes": notes})

@@ -166,18 +166,11 @@ def finished_parts(out: Path) -> dict[str, list[Part]]:
     return found
 
 
-def stored_runs(out: Path) -> Iterator[tuple[str, list[list[ItemRecord]]]]:
-    """Each finished method with its records, once for each seed; one method at a time in memory."""
-    for method, parts in finished_parts(out).items():
-        yield method, [read_records(part.path(out)) for part in parts]
-
-
-def tabulate(
-    runs: Iterable[tuple[str, Sequence[Sequence[ItemRecord]]]], *, baseline: str, prices: PriceConfig
-) -> tuple[ResultRow, ...]:
-    """The rows of a run, method by method, compared with the baseline."""
+def tabulate(out: Path, *, baseline: str, prices: PriceConfig) -> tuple[ResultRow, ...]:
+    """The rows of a run, method by method (one at a time in memory), compared with the baseline."""
     rows, found = [], {}
-    for method, records in runs:
+    for method, parts in finished_parts(out).items():
+        records = [read_records(part.path(out)) for part in parts]
         rows += summarise(method, records, prices)
         found[method] = outcomes(records)
     return tuple(compared(rows, found, baseline))

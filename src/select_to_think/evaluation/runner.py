@@ -32,7 +32,6 @@ from select_to_think.evaluation.run_folder import (
     finished_parts,
     remarks,
     resumed,
-    stored_runs,
     tabulate,
 )
 from select_to_think.evaluation.settings import draws, is_calibrated, method_settings, selection, trained_folders
@@ -135,7 +134,7 @@ class Evaluation:
                 work = partial(answer, part=part, settings=self.settings_of(part), decisive=decisive[part.name])
                 for done in resumed(part.path(out), mine, partial(workers.spread, work)):
                     meter.part(part)(done, len(mine))
-            rows = tabulate(stored_runs(out), baseline=self.settings.baseline, prices=self.settings.prices)
+            rows = tabulate(out, baseline=self.settings.baseline, prices=self.settings.prices)
             about["notes"] += remarks(rows)
             results = Results(rows, about)
             results.save(out / RESULTS)
