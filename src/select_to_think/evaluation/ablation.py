@@ -3,7 +3,7 @@
 Every cell is an evaluation in a folder of its own, so a stopped run goes on where it stopped. At rate 0 the length
 means nothing: one cell stands for all.
 
-Non-goals: the plot (`analysis/ablation.py`).
+Non-goals: the plot (`analysis/figures.py`).
 """
 
 from __future__ import annotations
