@@ -11,9 +11,12 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from select_to_think.evaluation.statistics import paired_difference
 
 METHODS = ("greedy", "sample", "maj@8", "takeover", "s2t", "s2t-local", "mentor-free", "llm")
 DOMAINS = ("arithmetic", "facts", "logic")
@@ -190,7 +193,17 @@ def row(method: str, domain: str, records: Sequence[dict[str, Any]]) -> dict[str
             for key in ("llm_tokens_generated", "llm_tokens_processed", "llm_forwards")
         },
         "llm_tokens_share": sum(record["counts"]["llm_tokens_generated"] for record in records) / tokens,
+        "truncated": sum(record["finish_reason"] == "length" for record in records),
     }
+
+
+def paired(records: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The difference of two methods' records of the same items, those of every seed together."""
+    marks: dict[str, list[bool]] = {}
+    for record in records:
+        marks.setdefault(record["id"], []).append(record["right"])
+    before = {record["id"]: record["right"] for record in baseline}
+    return asdict(paired_difference([sum(right) / len(right) for right in marks.values()], [before[i] for i in marks]))
 
 
 def measurement() -> dict[str, Any]:
@@ -251,7 +264,8 @@ def make_run(
     `hostile`: the first item of each domain holds text that tries to break out. `seeds`: of `sample` and `maj@8`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    greedy: dict[str, list[dict[str, Any]]] = {}
     for method in methods:
         records = [answer(d, f"{d}-{i:04d}", method) for d in domains for i in range(per_domain)]
         if hostile:
@@ -270,7 +284,12 @@ def make_run(
             write_records(folder / f"seed-{seed}" / f"records-{method}.jsonl", more)
             records += more
         pooled = {**{d: [r for r in records if r["domain"] == d] for d in domains}, "all": records}
-        rows += [{**row(method, domain, of), "seeds": 1 + len(others)} for domain, of in pooled.items()]
+        for domain, of in pooled.items():
+            rows.append({**row(method, domain, of), "seeds": 1 + len(others)})
+            if method == "greedy":
+                greedy = pooled
+            elif greedy:
+                rows[-1] |= {"baseline": "greedy", "paired": paired(of, greedy[domain])}
     provenance = {
         "versions": {"python": "3.11.9", "torch": "2.13.0", "select-to-think": "0.1.0"},
         "git_hash": "0123abc",

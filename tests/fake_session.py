@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,18 +40,28 @@ VOCABULARY, SUPPORT = 100, 64
 ANSWERS = ("red", "blue", "green")
 
 
-SHAPE = {
-    "hidden_size": 8,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "vocab_size": VOCABULARY,
-}
+SHAPE = SimpleNamespace(
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    vocab_size=VOCABULARY,
+)
 LONGEST_PROMPT = 60  # characters
 
 
 class Device(str):
     type = "cpu"
+
+
+def words(tokens: Sequence[int]) -> str:
+    return " ".join(f"w{token}" for token in tokens)
+
+
+def speaking(decode: Callable[[Sequence[int]], str]) -> Any:
+    """What of a session turns tokens into text."""
+    tokenizer = SimpleNamespace(decode=lambda tokens, **_: decode(tokens))
+    return SimpleNamespace(text=decode, slm=SimpleNamespace(tokenizer=tokenizer))
 
 
 class FakeSession:
@@ -61,10 +71,14 @@ class FakeSession:
         self.config = PairConfig()
         self.notes: list[str] = []
         self.slm = SimpleNamespace(
-            fingerprint=fingerprint, device=Device("cpu"), dtype="torch.float32", model=SimpleNamespace(config=SHAPE)
+            fingerprint=fingerprint,
+            device=Device("cpu"),
+            dtype="torch.float32",
+            model=SimpleNamespace(config=SHAPE),
+            tokenizer=speaking(words).slm.tokenizer,
         )
         self.llm = self.local_llm = SimpleNamespace(
-            fingerprint="llm", model=SimpleNamespace(config={**SHAPE, "num_hidden_layers": 6})
+            fingerprint="llm", model=SimpleNamespace(config=SimpleNamespace(**{**vars(SHAPE), "num_hidden_layers": 6}))
         )
         self.calibration = replace(
             Calibration.fit(
@@ -104,7 +118,7 @@ class FakeSession:
         return [ord(letter) % VOCABULARY for letter in question[:10]]
 
     def text(self, tokens: Sequence[int]) -> str:
-        return " ".join(f"w{token}" for token in tokens)
+        return words(tokens)
 
     def generate(self, questions: Sequence[str], *arguments: Any) -> list[Generation]:
         return [self.answer(question, "greedy") for question in questions]

@@ -13,14 +13,14 @@ import pytest
 
 from analysis_run import row as made_row
 from fake_session import DECODE, FakeSession, fake_items
-from select_to_think.advice.document import DivergenceRow, Way
-from select_to_think.advice.meter import Meter
+from select_to_think.advice.document import Advice, DivergenceRow, Recommendation, Way
 from select_to_think.advice.probes import SCORES
-from select_to_think.advice.recommend import Measured, either, recommend
+from select_to_think.advice.recommend import either, recommend
 from select_to_think.advice.settings import MODES, AdviseConfig
-from select_to_think.advice.trials import Halves, Trial, agreeing, counted, graded_by_llm, in_halves, tried
+from select_to_think.advice.trials import Trial, agreeing, counted, graded_by_llm, in_halves, tried
 from select_to_think.config import EvalSettings, PriceConfig
 from select_to_think.evaluation.calibrate import calibrate
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.results import ResultRow
 from select_to_think.evaluation.statistics import paired_difference
 from select_to_think.models.scorer import has_score
@@ -46,7 +46,7 @@ def test_a_half_is_answered_with_what_the_other_one_made(tmp_path: Path) -> None
     halves = in_halves(fake_items(24))
     session: Any = FakeSession()
     calibrations = [calibrate(session, half, decode=DECODE) for half in halves]
-    sides = Halves(halves, (calibrations[1], calibrations[0]))
+    sides = list(zip(halves, calibrations[::-1], strict=True))
     seen: list[tuple[str, str, str | None]] = []
     stream = session.stream
 
@@ -59,7 +59,7 @@ def test_a_half_is_answered_with_what_the_other_one_made(tmp_path: Path) -> None
     trial = Trial("s2t @ 3 %", "s2t", folders=({"distill": "for-first"}, {"distill": "for-second"}))
     counts: list[tuple[int, int]] = []
     records = tried(session, sides, trial, SETTINGS, tmp_path, lambda done, total: counts.append((done, total)))
-    assert [record.id for record in records] == [item.id for item in sides.in_order]
+    assert [record.id for record in records] == [item.id for half in halves for item in half]
     assert counts[-1] == (24, 24) and [done for done, _ in counts] == sorted(done for done, _ in counts)
     for number, half in enumerate(halves):
         for item in half:
@@ -78,11 +78,11 @@ def test_the_answers_of_the_llm_stand_in(tmp_path: Path) -> None:
     items = [replace(item, answer="") for item in fake_items(20)]
     halves = in_halves(items)
     session: Any = FakeSession()
-    sides = Halves(halves, (session.calibration, session.calibration))
+    sides = [(half, session.calibration) for half in halves]
     records = tried(session, sides, Trial("llm", "llm"), SETTINGS, tmp_path, None)
     assert not any(record.right for record in records)
     cut = [replace(records[0], finish_reason="length"), replace(records[1], extracted=None), *records[2:]]
-    graded = graded_by_llm(sides.in_order, cut)
+    graded = graded_by_llm([item for half in halves for item in half], cut)
     assert [item.id for item in graded] == [record.id for record in cut[2:]]
     assert [item.answer for item in graded] == [record.extracted for record in cut[2:]]
     right = agreeing(cut, graded[::-1])
@@ -103,7 +103,7 @@ def better(share: float, base: Sequence[float] = GREEDY) -> list[float]:
 
 def way(name: str, method: str, right: Sequence[float], kind: Any = "measured", **row: Any) -> Way:
     records = [
-        {"right": bool(r), "tokens": 10, "seconds": 1.0, "fired": 0, "flips": 0, "steps": [],
+        {"right": bool(r), "tokens": 10, "seconds": 1.0, "fired": 0, "flips": 0, "steps": [], "finish_reason": "stop",
          "counts": {"llm_tokens_generated": 0, "llm_tokens_processed": 0, "llm_forwards": 0}}
         for r in right
     ]  # fmt: skip
@@ -116,7 +116,12 @@ def asking(forwards: float, money: float | None = None) -> dict[str, Any]:
     return {"llm_tokens_processed": 1000, "llm_forwards": round(200 * forwards), "money": money}
 
 
-def decided(shares: dict[str, float], costs: dict[str, dict[str, Any]] | None = None, **named: Any) -> Any:
+def decided(
+    shares: dict[str, float],
+    costs: dict[str, dict[str, Any]] | None = None,
+    graded_by: Any = "answers",
+    unprobed: Sequence[str] = (),
+) -> Recommendation:
     """The recommendation from accuracies; a name with a comma or `distill` is a probe."""
     right = {"greedy": list(map(float, GREEDY)), **{name: better(share) for name, share in shares.items()}}
     ways = []
@@ -127,8 +132,23 @@ def decided(shares: dict[str, float], costs: dict[str, dict[str, Any]] | None = 
         ways.append(way(name, method, right[name], kind, **row))
     headroom = paired_difference(right.get("takeover @ 3 %", right["greedy"]), GREEDY)
     divergences = DivergenceRow("all", 200, 4000, 100, 5, 60, 10, 25)
-    settings = {"graded_by_llm": False, "unprobed": [], "hit_at": {"1": 0.25, "8": 0.97}, "main_budget": 0.03, **named}
-    return recommend(Measured(ways, right, headroom, divergences, **settings))
+    advice = Advice(
+        graded_by=graded_by,
+        candidates=8,
+        n_items=200,
+        domains=[],
+        headroom=headroom,
+        hit_at={"1": 0.25, "8": 0.97},
+        main_budget=0.03,
+        divergences=[divergences],
+        recall=[],
+        ways=ways,
+        either=either([each for each in ways if each.kind == "probe"], right),
+        recommendation=Recommendation("greedy", None, None, [], []),
+        check=None,
+        provenance={},
+    )
+    return recommend(advice, right, unprobed)
 
 
 def test_the_cheapest_way_among_the_good_ones_asks_the_llm() -> None:
@@ -157,7 +177,7 @@ def test_nothing_is_recommended_that_does_not_clearly_gain() -> None:
 
 
 def test_uncertainty_names_what_was_not_tried_and_who_graded() -> None:
-    found = decided({"llm": 0.9}, graded_by_llm=True, unprobed=["distill was not tried: no weights."])
+    found = decided({"llm": 0.9}, graded_by="llm", unprobed=["distill was not tried: no weights."])
     assert "distill was not tried: no weights." in found.uncertainty
     assert any("its own mistakes count as right" in line for line in found.uncertainty)
     assert any(line.startswith("200 questions") for line in found.uncertainty)
@@ -167,10 +187,9 @@ def test_what_either_gets_right_bounds_both() -> None:
     one, other = np.array(better(0.7)), np.array(better(0.7, GREEDY[::-1]))
     right = {"distill": one.tolist(), "s2t-local, proposer": other.tolist()}
     ways = [way(name, name.partition(",")[0], marks, "probe") for name, marks in right.items()]
-    measured = Measured(ways, right, ways[0].gain, DivergenceRow("all", 1, 1, 0, 0, 0, 0, 0), False, [], {}, 0.1)
-    both = either(measured, ways)
+    both = either(ways, right)
     assert both is not None and both.difference == pytest.approx(np.maximum(one, other).mean() - one.mean())
-    assert both.losses == 0 and either(measured, ways[:1]) is None
+    assert both.losses == 0 and either(ways[:1], right) is None
 
 
 @pytest.mark.parametrize("wrong", [{"budgets": "0,1"}, {"budgets": "much"}, {"budgets": ""}, {"modes": "coupld"}])
@@ -199,7 +218,7 @@ def test_a_meter_never_falls_and_ends_at_the_whole() -> None:
 def test_prices_reach_the_ways(tmp_path: Path) -> None:
     settings = replace(SETTINGS, prices=PriceConfig(price_llm_written=3.0))
     session: Any = FakeSession()
-    sides = Halves(in_halves(fake_items(20)), (session.calibration, session.calibration))
+    sides = [(half, session.calibration) for half in in_halves(fake_items(20))]
     records = tried(session, sides, Trial("llm", "llm"), settings, tmp_path, None)
     _, found = counted(Trial("llm", "llm"), records, records, settings)
     written = sum(record.counts.llm_tokens_generated for record in records)

@@ -21,8 +21,7 @@ from fake_session import FakeSession, fake_items
 from select_to_think.analysis.charts import COST_AXES, CostAxis, Curve, curve_chart, pareto_front
 from select_to_think.analysis.documents import DOCUMENTS
 from select_to_think.analysis.figures import write_figures
-from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown, to_rich
-from select_to_think.analysis.paired import paired_table
+from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown
 from select_to_think.analysis.report import render
 from select_to_think.analysis.runs import Run, load_run, load_runs
 from select_to_think.analysis.svg import Labels, Scale, covering
@@ -32,10 +31,12 @@ from select_to_think.analysis.tables import (
     Table,
     domain_table,
     hit_table,
+    paired_table,
     results_table,
     subject_table,
     with_prefix,
 )
+from select_to_think.cli.tables import to_rich
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.evaluation.statistics import paired_difference
@@ -132,8 +133,7 @@ def test_subjects_count_every_seed_as_the_result_rows_do(tmp_path: Path) -> None
     assert {row["n"] for row in subject_table(run).rows} == {5}
     first, second = (run.answers("sample", seed) for seed in (4, 0))
     assert list(run.records["sample"]) == [4, 0] and first != second
-    both = [(first[item].right + second[item].right) / 2 for item in first]
-    assert list(run.shares_right("sample").values()) == both and 0.5 in both
+    assert any(first[item].right != second[item].right for item in first)
 
 
 def test_subjects_are_tabled_apart(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def svg_texts(path: Path) -> list[str]:
 
 def test_figures_stand_by_themselves(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "a & b", per_domain=2, methods=("greedy", "s2t-local"))
-    written = write_figures([folder], tmp_path / "figures")
+    written = write_figures(load_runs([folder]), tmp_path / "figures")
     stems = ("accuracy", "accuracy-against-seconds-per-answer", "accuracy-against-tokens-per-second", "hit-at-k")
     assert [path.name for path in written] == [f"{stem}.svg" for stem in stems]
     texts = {path.stem: svg_texts(path) for path in written}
@@ -336,7 +336,9 @@ def test_figures_stand_by_themselves(tmp_path: Path) -> None:
 
 def test_two_measured_runs_are_two_figures(folder: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "second", per_domain=2)
-    names = [path.stem for path in write_figures([folder, other], tmp_path / "figures") if "hit" in path.stem]
+    names = [
+        path.stem for path in write_figures(load_runs([folder, other]), tmp_path / "figures") if "hit" in path.stem
+    ]
     assert names == [f"hit-at-k-{run.name}" for run in load_runs([folder, other])] and len(names) == 2
 
 

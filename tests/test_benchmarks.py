@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -122,9 +122,9 @@ def test_rows_of_another_form_are_an_error_that_names_the_row():
 def test_roles_keep_training_off_the_test_data(tmp_path):
     for name, split in (("gsm8k", "test"), ("commonsenseqa", "dev"), ("arc-challenge", "dev")):
         with pytest.raises(S2TError, match="evaluation only"):
-            benchmarks.training_items(name, split, data_dir=tmp_path)
+            benchmarks.load(name, split, data_dir=tmp_path, learned=True)
     with pytest.raises(S2TError, match="no split 'train'"):
-        benchmarks.training_items("svamp", data_dir=tmp_path)
+        benchmarks.load("svamp", data_dir=tmp_path, learned=True)
     for found in benchmarks.BENCHMARKS.values():
         assert found.splits[found.default_split].role == "test"
         assert all(part.role == "train" or name != "train" for name, part in found.splits.items())
@@ -151,11 +151,11 @@ def test_a_file_of_the_users_own(tmp_path):
 def test_prompts(tmp_path):
     found = benchmarks.BENCHMARKS["arc-challenge"]
     (item,) = found.from_rows([ROWS["arc-challenge"]], "test")
-    prompt = base.ask(item, found.prompt)
+    prompt = base.fill(found.prompt, item)
     assert "A. p\nB. q" in prompt
     assert prompt.rstrip(".").endswith("A, B")
     (gsm,) = benchmarks.BENCHMARKS["gsm8k"].from_rows([ROWS["gsm8k"]], "test")
-    assert "\\boxed{}" in base.ask(gsm, benchmarks.BENCHMARKS["gsm8k"].prompt)
+    assert "\\boxed{}" in base.fill(benchmarks.BENCHMARKS["gsm8k"].prompt, gsm)
 
 
 def test_examples_come_from_the_train_split(tmp_path):
@@ -200,7 +200,7 @@ def test_the_gold_answers_of_the_pack_are_right(name, split):
         pytest.skip("run in the tests of the sandbox")
 
     def says(item, answer):
-        text = f"\\boxed{{{answer}}}" if item.answer_type == "math" else found.solution.replace("{answer}", answer)
+        text = f"\\boxed{{{answer}}}" if item.answer_type == "math" else found.solved(replace(item, answer=answer))
         return grade(text, item.answer, item.answer_type, choices=item.choices, meta=item.meta).right
 
     items = benchmarks.load(name, split, data_dir=PACK)
@@ -227,7 +227,7 @@ def test_strategyqa_of_the_hub_is_divided_as_in_the_pack():
 @needs_pack
 def test_train_and_test_of_the_pack_are_apart():
     for name, split in (("gsm8k", "test"), ("strategyqa", "dev")):
-        train, test = benchmarks.training_items(name, data_dir=PACK), benchmarks.load(name, split, data_dir=PACK)
+        train, test = benchmarks.load(name, data_dir=PACK, learned=True), benchmarks.load(name, split, data_dir=PACK)
         assert_unseen(test, {question_key(item): item.id for item in train}, names=("training", "test"))
 
 

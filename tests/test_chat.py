@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from drive import free_slots
 from select_to_think.cli import app
-from select_to_think.cli.chat.base import Example, Turn
 from select_to_think.cli.chat.commands import COMMANDS, completions, converse
-from select_to_think.cli.chat.dialogue import Dialogue
+from select_to_think.cli.chat.dialogue import Dialogue, Example, Turn
 from select_to_think.cli.chat.lines import typed
 from select_to_think.cli.chat.local import LocalChat, from_a_thread
 from select_to_think.cli.output import console

@@ -22,15 +22,16 @@ import typer
 from rich.console import Console
 
 from analysis_run import make_run
+from fake_session import speaking
+from select_to_think.checked import Checked
 from select_to_think.cli import app, progress
-from select_to_think.cli.command import add_command
-from select_to_think.cli.errors import explain
+from select_to_think.cli.command import add_command, explain
 from select_to_think.cli.generate import describe
-from select_to_think.cli.options import PANELS, Only, completing
+from select_to_think.cli.options import Only, completing
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import marked, weighed
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
-from select_to_think.evaluation.tracing import pieces, step_json
+from select_to_think.evaluation.tracing import step_json
 from select_to_think.methods import METHODS
 from select_to_think.structures import Generation, S2TError, StepRecord
 from select_to_think.triggers.table import TRIGGERS
@@ -106,6 +107,15 @@ def test_help_of_every_command(run: Callable[..., tuple[int, str, str]], command
     assert "\x1b" not in out, "colours although nobody sees them"
 
 
+@pytest.mark.parametrize("command", ["eval", "measure", "collect", "advise"])
+def test_a_command_needs_no_flag(command: str, run: Callable[..., tuple[int, str, str]], monkeypatch: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise S2TError("seen")
+
+    monkeypatch.setattr(f"select_to_think.cli.{'evaluate' if command == 'eval' else command}.choose_items", refuse)
+    assert run(command) == (2, "", "error: seen\n")
+
+
 def test_the_commands_are_those_of_the_program() -> None:
     root = typer.main.get_command(app.build())
     found = [
@@ -144,9 +154,9 @@ def test_version(run: Callable[..., tuple[int, str, str]]) -> None:
         ("eval --data x.jsonl --split test", "--split goes with"),
         ("eval --limit 1 --shots 2", "need a benchmark with a train split"),
         ("eval --limit 1 --template nonsense", "{question}"),
-        ("eval --limit 1 --seeds 1,x", "got 'x'"),
+        ("eval --limit 1 --seeds 1,x", "got '1,x'"),
         ("eval --limit 1 --shard 2", "for example 1/4"),
-        ("eval --limit 1 --shard 3/2", "got 3/2"),
+        ("eval --limit 1 --shard 3/2", "got '3/2'"),
         ("calibrate --benchmarks gsm8k --split test", "evaluation only"),
         ("collect --benchmarks svamp", "no split 'train'"),
         ("collect --data my.test.jsonl", "named test"),
@@ -330,11 +340,17 @@ def test_the_last_of_several_names_is_completed(begun: str, offered: list[str]) 
 
 
 def test_names_that_a_flag_takes_are_all_in_its_help() -> None:
-    fixed = [(flag, get_args(hint)) for config in PANELS for flag, hint in literals(config)]
+    app.build()  # imports all of them
+    fixed = [(flag, get_args(hint)) for config in subclasses(Checked) for flag, hint in literals(config)]
     assert len(fixed) > 5
     shown = {flag.name: flag.help for _, flag in parameters()}
     for name, values in fixed:
         assert all(value in shown[name] for value in values), name
+
+
+def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
+    for each in kind.__subclasses__():
+        yield from (each, *subclasses(each))
 
 
 def literals(config: type[Any]) -> Iterator[tuple[str, Any]]:
@@ -396,13 +412,6 @@ def letters(tokens: Sequence[int]) -> str:
     return bytes(tokens).decode("utf-8", errors="replace")
 
 
-def test_pieces_add_up_and_do_not_cut_characters() -> None:
-    text = "aü€🙂b"
-    parts = pieces(letters, list(text.encode()))
-    assert "".join(parts) == text and len(parts) == len(text.encode())
-    assert parts[:3] == ["a", "", "ü"]
-
-
 def example() -> Generation:
     def step(token: str, greedy: str | None = None, *, fired: bool = False) -> StepRecord:
         options = (ord(greedy or token), ord(token)) if fired else ()
@@ -415,7 +424,7 @@ def example() -> Generation:
 
 
 def steps_of(answer: Generation) -> list[dict[str, Any]]:
-    steps: list[dict[str, Any]] = describe("q", answer, letters)["steps"]
+    steps: list[dict[str, Any]] = describe("q", answer, speaking(letters))["steps"]
     return steps
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fake_session import DECODE, FakeSession, fake_items
 from select_to_think.cli import app
+from select_to_think.config import EvalSettings
+from select_to_think.evaluation.ablation import ablate
 
 FEW = ("--split", "validation", "--limit", "1", "--max-new-tokens", "40")
 
@@ -32,18 +36,28 @@ def test_a_grid_becomes_a_table_and_a_figure(tmp_path: Path, capsys: pytest.Capt
     assert (out / "ablation.svg").read_text() == figure
 
 
+def test_methods_that_share_a_folder_are_told_apart(tmp_path: Path) -> None:
+    session: Any = FakeSession()
+    for method in ("mentor-free", "mentor-coin"):
+        grid = {"rates": [0.0, 0.5], "lengths": [4]}
+        found = ablate(session, fake_items(), method, EvalSettings(DECODE), tmp_path, **grid)
+        assert list(found) == [(0.0, None), (0.5, 4)] and {row.method for row in found.values()} == {method}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("ablate", "--method", "greedy"), "mentor"),
         (("ablate", "--consult-rates", "0,much"), "comma-separated"),
+        (("ablate", "--consult-rates", ","), "--consult-rates are fractions"),
+        (("ablate", "--segment-lengths", "-1"), "--segment-lengths are numbers of tokens"),
         (("ablate", "--consult-rates", "2"), "between 0.0 and 1.0"),
         (("eval", "--methods", "mentor-free", "--order", "ba"), "unknown order"),
         (("eval", "--methods", "mentor-free", "--verifier-template", "Which?"), "{question}"),
         (("eval", "--methods", "mentor-mlp", "--verifier", "nowhere"), "s2t train verifier"),
         (("eval", "--methods", "mentor-fre"), "mentor-free"),
         (("eval", "--methods", "greedy", "--shard", "4/4"), "use fewer"),
-        (("eval", "--methods", "greedy", "--seeds", "1,x"), "got 'x'"),
+        (("eval", "--methods", "greedy", "--seeds", "1,x"), "got '1,x'"),
     ],
 )
 def test_refusals_are_one_line(words, message, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,7 @@ def test_other_settings_are_refused(folder: Path, said: list[str], capsys: pytes
 def test_training_goes_on_and_checks_the_prediction(
     folder: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(adviser, "recommend", lambda measured: replace(recommend(measured), train="distill"))
+    monkeypatch.setattr(adviser, "recommend", lambda *found: replace(recommend(*found), train="distill"))
     words = ("--train", "--train-items", "20", "--out", str(folder), "--json")
     assert app.main(["advise", *SMALL, *QUICK, "--price-llm-written", "2", *words]) == 0
     found = printed(capfd)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis_run import make_run
+from fake_session import speaking
 from select_to_think.cli import app, progress
 from select_to_think.cli.command import print_error
 from select_to_think.cli.generate import describe
@@ -133,7 +134,7 @@ def test_an_answer_and_its_trace(kind: type[io.StringIO], monkeypatch: pytest.Mo
         StepRecord(3, -1.0, greedy_token=4, fired=True, candidates=(3, 4), candidate_logprobs=(-1.0, -2.0)),
     )
     generation = Generation((0, 1, 3), "length", steps, text=decode((0, 1, 3)), votes=(HOSTILE, "2"))
-    show_result(console(screen), describe(HOSTILE, generation, decode))
+    show_result(console(screen), describe(HOSTILE, generation, speaking(decode)))
     assert_harmless(screen.getvalue(), r"\u001b[2J", r"\u0007", r"\u000d")
 
 

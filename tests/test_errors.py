@@ -24,6 +24,7 @@ from torch import nn
 
 import fake_session
 from analysis_run import make_run
+from fake_session import speaking
 from select_to_think import config
 from select_to_think.analysis.runs import load_run
 from select_to_think.checked import Checked, value_types
@@ -267,7 +268,8 @@ def test_without_colours_a_terminal_shows_marks(no_color: str | None, monkeypatc
     answer = Generation((1, 2), "stop", tuple(steps), text="one two")
     words = {1: " one", 2: " two"}
     stream = Terminal()
-    show_result(console(stream), describe("q", answer, lambda tokens: "".join(words[token] for token in tokens)))
+    session = speaking(lambda tokens: "".join(words[token] for token in tokens))
+    show_result(console(stream), describe("q", answer, session))
     marks, styles = "[one] [one -> two]" in stream.getvalue(), "\x1b[" in stream.getvalue()
     assert (marks, styles) == ((True, False) if no_color else (False, True))
     monkeypatch.setattr(sys, "stderr", Terminal())

@@ -245,7 +245,7 @@ def test_drawn_answers_are_those_of_our_evaluation(items: list[Item], tmp_path: 
         ({"method": "s2tlocal"}, "did you mean 's2t-local'"),
         ({"max_new_tokens": "many"}, "max_new_tokens must be a whole number, got 'many'"),
         ({"trigger_budget": True}, "trigger_budget must be a number, got True"),
-        ({"block_verified": 1}, "block_verified must be True or False, got 1"),
+        ({"block_verified": 1}, "block_verified must be of type bool, got 1"),
         ({"trigger": "kl"}, "kl"),
     ],
 )

@@ -18,6 +18,7 @@ from select_to_think.collect.collect import collect
 from select_to_think.collect.records import read_trajectories
 from select_to_think.config import CollectConfig, DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.contexts.remote.servers import LlamaServer
+from select_to_think.evaluation.bench_remote import bench_remote
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.measure import measure
@@ -256,3 +257,21 @@ def test_distilling_learns_from_a_server_what_it_learns_in_process(
     for key, tensor in found[1].items():
         torch.testing.assert_close(found[0][key], tensor, atol=1e-3, rtol=1e-2, msg=key)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "theirs"]
+
+
+def test_the_bench_holds_answers_back_and_changes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeServer(LLM).running() as server:
+        monkeypatch.setattr("select_to_think.evaluation.bench_remote.Session", lambda pair: apart(server))
+        about = {"latencies_ms": [0, 40], "batches": [1, 3], "jitter": 0.0, "new_tokens": 6, "repeats": 1}
+        rows = bench_remote(PairConfig(llm=server.url), QUESTIONS[:3], "s2t", ENTROPY, **about)
+    assert [(row["rows"], row["guess"], row["latency_ms"]) for row in rows] == [
+        (rows, guess, latency) for rows, guess in ((1, False), (1, True), (3, False)) for latency in (0, 40)
+    ]
+    assert all(row["same_tokens"] and row["llm_failures"] == 0 for row in rows)
+    near, far = (row for row in rows if (row["rows"], row["guess"]) == (1, False))
+    assert near["llm_requests_per_token"] == far["llm_requests_per_token"] > 0
+    assert 1 / far["tokens_per_second"] >= 0.04 * far["llm_requests_per_token"]
+    assert near["relative_throughput"] == 1.0 > far["relative_throughput"]
+    monkeypatch.undo()
+    with pytest.raises(S2TError, match="behind a server"):
+        bench_remote(PairConfig(), QUESTIONS, "s2t", ENTROPY, **about)

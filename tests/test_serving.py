@@ -195,7 +195,7 @@ def test_the_trace_is_that_of_the_command(served: Served, session: Session) -> N
         "/v1/chat/completions", {"messages": messages(QUESTIONS[0]), **own(method="s2t", trace=True, alternatives=0)}
     )
     trace = told.json()["choices"][0]["s2t"]
-    described = json.loads(json.dumps(describe(QUESTIONS[0], answer, session.text)))
+    described = json.loads(json.dumps(describe(QUESTIONS[0], answer, session)))
     assert [without_numbers(step) for step in trace["steps"]] == [without_numbers(step) for step in described["steps"]]
     assert "".join(step["text_added"] for step in trace["steps"]) == answer.text
     assert trace["counts"]["llm_forwards"] == answer.counts.llm_forwards and trace["trigger"] == "kl"

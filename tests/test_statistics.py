@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,17 +17,15 @@ from select_to_think.structures import Counts, S2TError
 
 
 def test_standard_error_is_that_of_the_sample():
-    found = statistics.mean_and_stderr([1, 0, 0, 1])
-    assert found.mean == 0.5
-    assert found.n == 4
-    assert found.stderr == pytest.approx(math.sqrt(0.5 * 0.5 * 4 / 3 / 4))
-    assert statistics.mean_and_stderr([1]).stderr is None
+    assert statistics.over_seeds([[1, 0, 0, 1]]) == (0.5, pytest.approx(math.sqrt(0.5 * 0.5 * 4 / 3 / 4)))
+    assert statistics.over_seeds([[1]]) == (1.0, None)
 
 
-@pytest.mark.parametrize("values", [[], [float("nan")], [[1, 0]]])
-def test_outcomes_that_are_none_are_refused(values):
-    with pytest.raises(S2TError):
-        statistics.mean_and_stderr(values)
+def test_no_outcomes_are_refused():
+    with pytest.raises(S2TError, match="at least one"):
+        statistics.over_seeds([[]])
+    with pytest.raises(S2TError, match="at least one"):
+        statistics.paired_difference([], [])
 
 
 @settings(deadline=None)  # the first example imports scipy
@@ -40,9 +39,9 @@ def test_mcnemar_sums_the_tail(wins, losses):
 def test_bootstrap_equals_the_full_enumeration():
     values = np.array([1.0, 0.0, -1.0, 1.0])
     means = [np.mean(draw) for draw in itertools.product(values, repeat=4)]
-    low, high = statistics.bootstrap_interval(values, resamples=40_000)
+    found = statistics.paired_difference(values, np.zeros(4), resamples=40_000)
     exact = np.quantile(means, [0.025, 0.975])
-    assert (low, high) == pytest.approx(tuple(exact), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx(tuple(exact), abs=1e-9)
 
 
 def test_interval_covers_the_truth():
@@ -83,15 +82,12 @@ def test_a_method_never_differs_from_itself(outcomes):
 
 def test_seeds_are_averaged_and_keep_their_items():
     runs = [[1, 0, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
-    found = statistics.over_seeds(runs)
-    assert (found.mean, found.n) == (pytest.approx(0.75), 3)
-    assert found.stderr == pytest.approx(np.std([0.75, 0.5, 1.0], ddof=1) / math.sqrt(3))
-    assert statistics.per_item(runs).tolist() == pytest.approx([1, 1 / 3, 2 / 3, 1])
-    assert statistics.over_seeds(runs[:1]).n == 4
-    found = statistics.paired_difference(statistics.per_item(runs), [1, 0, 0, 1])
-    assert found.mcnemar_p is None
-    with pytest.raises(S2TError, match="same items"):
-        statistics.over_seeds([[1], [1, 0]])
+    error = np.std([0.75, 0.5, 1.0], ddof=1) / math.sqrt(3)
+    assert statistics.over_seeds(runs) == (pytest.approx(0.75), pytest.approx(error))
+    assert statistics.paired_difference(np.mean(runs, axis=0), [1, 0, 0, 1]).mcnemar_p is None
+    for wrong in ([[1], [1, 0]], []):
+        with pytest.raises(S2TError, match="same items"):
+            statistics.over_seeds(wrong)
 
 
 @pytest.mark.parametrize("arch", ["qwen2", "qwen3", "llama", "gemma3"])
@@ -102,21 +98,22 @@ def test_weights_match_the_real_modules(arch):
     model = tiny_model(arch)
     model = getattr(model, "model", model) if not hasattr(model, "config") else model
     real = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
-    assert statistics.model_shape(model.config).weights == real
+    assert statistics.weights_and_width(model.config)[0] == real
 
 
 def test_flops_and_money():
-    config = {
+    shape = {
         "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
         "intermediate_size": 16, "vocab_size": 10,
     }  # fmt: skip
+    config = SimpleNamespace(**shape)
     weights = 2 * (8 * 4 * (2 * 2 + 2 * 1) + 3 * 8 * 16) + 80
     assert statistics.flops(config, 5) == 5 * 2 * weights
     assert statistics.flops(config, 5, context=7.0) == 5 * (2 * weights + 4 * 2 * 8 * 7)
-    experts = config | {"num_experts_per_tok": 2, "moe_intermediate_size": 4}
-    assert statistics.model_shape(experts).weights == 2 * (192 + 3 * 8 * 4 * 2) + 80
+    experts = SimpleNamespace(**shape, num_experts_per_tok=2, moe_intermediate_size=4)
+    assert statistics.weights_and_width(experts)[0] == 2 * (192 + 3 * 8 * 4 * 2) + 80
     with pytest.raises(S2TError, match="hidden_size"):
-        statistics.flops({}, 1)
+        statistics.flops(SimpleNamespace(), 1)
     prices = PriceConfig(price_llm_read=1.0, price_llm_written=4.0, price_slm=0.1)
     cost = Counts(slm_tokens_processed=1_000_000, llm_tokens_processed=2_000_000, llm_tokens_generated=500_000)
     assert statistics.money(cost, prices) == pytest.approx(0.1 + 2.0 + 2.0)

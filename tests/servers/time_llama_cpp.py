@@ -22,7 +22,7 @@ from select_to_think.config import RuntimeConfig, ScorerMode
 from select_to_think.contexts.llama_cpp_backend import LlamaCppBackend
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation.bench import BINS, CANDIDATES, random_adapter
-from select_to_think.evaluation.timing import Contender, table, time_contenders, timed_events
+from select_to_think.evaluation.timing import table, time_contenders, timed_events
 from select_to_think.methods import SLM
 from select_to_think.models.adapter import NO_CHANGE
 from select_to_think.models.gguf import load_gguf, record_fingerprint
@@ -101,31 +101,21 @@ def main() -> None:
                 clock,
             )
 
-        return Contender(name, run)
+        return {name: run}
 
     select = partial(Select, limits, coin(1 - options.budget))
     roles = {"coupled": {"slm": adapted}}
-    contenders = [
-        timed("greedy", llama, Greedy(limits), {"slm": SLM}),
-        timed("greedy-adapted", llama, Greedy(limits), {"slm": adapted}),
-        timed("greedy-transformers-bf16", plain, Greedy(limits), {"slm": SLM}),
-        *(
-            timed(
-                f"s2t-local-{mode}",
-                llama,
-                select(ScorerSelector(mode, "anchored", 0.1, 1.0), CANDIDATES),
-                roles.get(mode, {"slm": SLM, "scorer": adapted}),
-            )
-            for mode in get_args(ScorerMode)
-        ),
-        timed(
-            "s2t-local-coupled-merged",
-            llama,
-            select(ScorerSelector("coupled", "anchored", 0.1, 1.0), CANDIDATES),
-            {"slm": merged},
-        ),
-    ]
-    costs = time_contenders(contenders, options.repeats, lambda: None)
+    contenders = {
+        **timed("greedy", llama, Greedy(limits), {"slm": SLM}),
+        **timed("greedy-adapted", llama, Greedy(limits), {"slm": adapted}),
+        **timed("greedy-transformers-bf16", plain, Greedy(limits), {"slm": SLM}),
+    }
+    for mode in get_args(ScorerMode):
+        scoring = select(ScorerSelector(mode, "anchored", 0.1, 1.0), CANDIDATES)
+        contenders |= timed(f"s2t-local-{mode}", llama, scoring, roles.get(mode, {"slm": SLM, "scorer": adapted}))
+    merging = select(ScorerSelector("coupled", "anchored", 0.1, 1.0), CANDIDATES)
+    contenders |= timed("s2t-local-coupled-merged", llama, merging, {"slm": merged})
+    costs = time_contenders(contenders, options.repeats, lambda done, total: None)
     rows = table(file.stem, options.batch, options.prompt_tokens, costs)
     wanted = (
         "name",

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from select_to_think.advice.adviser import Adviser
 from select_to_think.advice.document import Advice
-from select_to_think.advice.meter import Meter
 from select_to_think.advice.settings import AdviseConfig, ProbeTraining
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.fitting import only_fitting
 from select_to_think.evaluation.items import Item, assert_unique, assert_unseen, items_note, question_key, refuse_test
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.run_folder import begin
 from select_to_think.evaluation.settings import decode_settings
 from select_to_think.files import only_writer

@@ -12,21 +12,28 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from select_to_think.advice.divergences import ItemSteps, divergence_rows, observe, recall_rows
-from select_to_think.advice.document import DISTILL, GREEDY, LLM, MENTOR, Advice, Check, Way
-from select_to_think.advice.meter import Meter
+from select_to_think.advice.divergences import divergence_rows, observe, recall_rows
+from select_to_think.advice.document import DISTILL, GREEDY, LLM, MENTOR, Advice, Check, Recommendation, Way
 from select_to_think.advice.probes import Learner, untrainable
-from select_to_think.advice.recommend import Measured, either, interval, marks, recommend
+from select_to_think.advice.recommend import either, interval, marks, recommend
 from select_to_think.advice.settings import AdviseConfig, ProbeTraining
-from select_to_think.advice.trials import Halves, Records, Trial, agreeing, at, counted, graded_by_llm, in_halves, tried
+from select_to_think.advice.trials import Records, Trial, agreeing, at, counted, graded_by_llm, in_halves, tried
 from select_to_think.config import EvalSettings, SelectConfig
 from select_to_think.evaluation.calibrate import fitted
 from select_to_think.evaluation.items import Item
-from select_to_think.evaluation.measure import Sufficiency, described, sufficiency
-from select_to_think.evaluation.results import MEASURE, RESULTS, ResultRow, Results, provenance, read_records
+from select_to_think.evaluation.measure import described, sufficiency
+from select_to_think.evaluation.meter import Meter
+from select_to_think.evaluation.results import (
+    MEASURE,
+    RESULTS,
+    ResultRow,
+    Results,
+    provenance,
+    read_records,
+)
 from select_to_think.evaluation.run_folder import Part, remarks
 from select_to_think.evaluation.runner import evaluate
-from select_to_think.files import write_json_atomic, write_jsonl_atomic
+from select_to_think.files import write_jsonl_atomic
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
 
@@ -57,7 +64,12 @@ class Adviser:
     def __post_init__(self) -> None:
         """See whether the questions have answers, and divide them."""
         self.without_answers = not any(item.answer for item in self.items)
-        self.halves = in_halves(self.items)
+        self.divide(self.items)
+
+    def divide(self, items: Sequence[Item]) -> None:
+        """Put the items in the order of their halves."""
+        self.halves = in_halves(items)
+        self.items = [item for half in self.halves for item in half]
 
     @property
     def select(self) -> SelectConfig:
@@ -112,7 +124,7 @@ class Adviser:
         decode, path = self.settings.decode, self.out / STEPS
         self.steps = observe(self.session, self.halves, decode, self.settings.select, path, meter.part(STEPS))
         first, second = (self.thresholds(half) for half in self.halves)
-        self.sides = Halves(self.halves, (second, first))
+        self.sides = [(self.halves[0], second), (self.halves[1], first)]
         for trial in self.plain():
             self.take(trial, meter)
         for trial in self.trainings():
@@ -131,8 +143,8 @@ class Adviser:
             raise S2TError("the LLM answers none of these questions: raise --max-new-tokens, or give them answers")
         if lost := len(self.items) - len(items):
             self.notes.append(f"the LLM gives {lost} of {len(self.items)} questions no answer: they were left out")
-        self.items, self.halves = items, in_halves(items)
-        self.records[LLM] = agreeing(records, [item for half in self.halves for item in half])
+        self.divide(items)
+        self.records[LLM] = agreeing(records, self.items)
 
     def thresholds(self, items: Sequence[Item]) -> Calibration:
         """Those of the greedy answers to some items."""
@@ -153,7 +165,7 @@ class Adviser:
         """Train on each half what is tried on the other; what cannot be trained is noted."""
         learners = [
             self.learner(items, calibration, self.out / f"{TRAINED}-on-half-{number}")
-            for number, items, calibration in zip((1, 2), self.sides.items, self.sides.calibrations, strict=True)
+            for number, (items, calibration) in enumerate(self.sides, start=1)
         ]
         try:
             for number, learner in enumerate(learners):
@@ -179,42 +191,37 @@ class Adviser:
 
     def advice(self) -> Advice:
         """What was found, and what follows from it."""
-        config, items = self.config, self.sides.in_order
+        config, items = self.config, self.items
         steps = [self.steps[item.id] for item in items]
         candidates = self.settings.select.candidates
-        self.sufficiency = self.hits(items, steps)
+        rows, threshold = sufficiency(items, [entry.ranked for entry in steps], config.main_budget)
+        decode = self.settings.decode
+        self.sufficiency = described(self.session, rows, threshold, self.select, decode, self.notes)
         headroom = self.ways[f"takeover {at(config.tried_budgets[-1])}"].gain
         divergences = divergence_rows(items, steps, candidates)
         ways = list(self.ways.values())
         right = {name: marks(records) for name, records in self.records.items()}
-        hit_at, budget = self.sufficiency.rows[-1].hit_at, config.main_budget
-        found = ways, right, headroom, divergences[-1], self.without_answers, self.unprobed
-        measured = Measured(*found, hit_at, budget)
         settings = {name: asdict(getattr(self.settings, name)) for name in ("decode", "select", "mentor", "prices")}
         tried_ = {"advise": {**asdict(config), "train_data": None}, "training": asdict(self.training)}
         about = provenance(self.session, {**tried_, **settings}, seeds=[self.settings.decode.seed])
         about["notes"] += [*self.notes, *remarks([rows[-1] for rows in self.rows.values()])]
-        return Advice(
+        found = Advice(
             graded_by="llm" if self.without_answers else "answers",
             candidates=candidates,
             n_items=len(items),
             domains=list(dict.fromkeys(item.domain for item in items)),
             headroom=headroom,
-            hit_at=hit_at,
-            main_budget=budget,
+            hit_at=self.sufficiency.rows[-1].hit_at,
+            main_budget=config.main_budget,
             divergences=divergences,
             recall=recall_rows(steps, config.tried_budgets, candidates),
             ways=ways,
-            either=either(measured, [way for way in ways if way.kind == "probe"]),
-            recommendation=recommend(measured),
+            either=either([way for way in ways if way.kind == "probe"], right),
+            recommendation=Recommendation(GREEDY, None, None, [], []),
             check=None,
             provenance=about,
         )
-
-    def hits(self, items: Sequence[Item], steps: Sequence[ItemSteps]) -> Sufficiency:
-        """Hit@k at the budget in the middle."""
-        rows, threshold = sufficiency(items, [entry.ranked for entry in steps], self.config.main_budget)
-        return described(self.session, rows, threshold, self.select, self.settings.decode, self.notes)
+        return replace(found, recommendation=recommend(found, right, self.unprobed))
 
     def trained(self, advice: Advice, items: Sequence[Item], meter: Meter) -> Advice:
         """The advice with the check of what it predicted: what it recommends, trained on other items."""
@@ -222,7 +229,7 @@ class Adviser:
         trial = next((trial for trial in self.learned() if trial.name == name), None)
         if trial is None:
             return advice
-        learner = self.learner(items, self.thresholds(self.sides.in_order), self.out / TRAINED)
+        learner = self.learner(items, self.thresholds(self.items), self.out / TRAINED)
         learner.collect(meter.part("collect"))
         folder = str(learner.learn(trial.learns, meter.part("learn")))
         last = f"{trial.name}, trained"
@@ -248,5 +255,5 @@ class Adviser:
             path = Part(self.ways[name].row.method).path(self.out)
             write_jsonl_atomic(path, (record.to_json() for record in self.records[name]))
         Results(tuple(rows), advice.provenance).save(self.out / RESULTS)
-        write_json_atomic(self.out / MEASURE, self.sufficiency.to_json())
+        self.sufficiency.save(self.out / MEASURE)
         advice.save(self.out)

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from select_to_think.advice.document import Class, DivergenceRow, RecallRow
 from select_to_think.config import DecodeConfig, SelectConfig
@@ -68,7 +70,7 @@ class ItemSteps:
     @property
     def ranked(self) -> RankedSteps:
         """As local sufficiency is measured from them."""
-        return RankedSteps(np.array(self.statistics["kl"], np.float32), np.array(self.rank), np.array(self.flip, bool))
+        return RankedSteps(self.id, self.statistic("kl"), np.array(self.rank), np.array(self.flip, bool))
 
     @property
     def divergent(self) -> Marks:
@@ -145,7 +147,7 @@ def _observed(
 def _line(item_id: str, labels: Labels, select: SelectConfig) -> dict[str, object]:
     """What is kept of one answer's labels, without what the head says."""
     assert labels.llm_top_logprobs is not None and labels.llm_logprobs is not None
-    ranked = ranked_steps(labels, select)
+    ranked = ranked_steps(item_id, labels, select)
     odds = labels.llm_top_logprobs[:, 0] - labels.llm_logprobs[:, 0]
     return {
         "schema": 1,
@@ -174,15 +176,13 @@ class Head:
     @classmethod
     def fit(cls, states: NDArray[np.float16], marks: Marks) -> Head:
         """Of (N, H) states and (N,) marks: the minimum of mean log-loss + |w|^2 / (2 N)."""
-        from scipy.optimize import minimize
-
         mean = states.mean(0, dtype=np.float32)
         spread = np.maximum(states.std(0, dtype=np.float32), 1e-6)
         inputs, count = (states - mean) / spread, len(marks)  # (N, H) fp32
 
         def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             logits = inputs @ weights[:-1].astype(np.float32) + np.float32(weights[-1])
-            wrong = (sigmoid(logits) - marks) / count  # (N,)
+            wrong = (expit(logits) - marks) / count  # (N,)
             value = float(np.logaddexp(0, np.where(marks, -logits, logits)).mean(dtype=np.float64))
             slope = np.append(wrong @ inputs, wrong.sum()).astype(np.float64)
             slope[:-1] += weights[:-1] / count
@@ -193,12 +193,7 @@ class Head:
 
     def __call__(self, states: NDArray[np.float16]) -> Floats:
         """(P, H) -> (P,) probabilities."""
-        return sigmoid((states - self.mean) / self.spread @ self.weights[:-1] + self.weights[-1])
-
-
-def sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + e^-x), without overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), np.float32)
+        return np.asarray(expit((states - self.mean) / self.spread @ self.weights[:-1] + self.weights[-1]))
 
 
 def divergence_rows(items: Sequence[Item], steps: Sequence[ItemSteps], candidates: int) -> list[DivergenceRow]:

@@ -117,6 +117,16 @@ class Advice:
         """The way of that name, if there is one."""
         return next((way for way in self.ways if way.name == name), None)
 
+    @property
+    def probes(self) -> list[Way]:
+        """The ways that small trainings were tried in."""
+        return [way for way in self.ways if way.kind == "probe"]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why this is recommended, and what came of it."""
+        return [*self.recommendation.reasons, *([self.check.words] if self.check else ())]
+
     def to_json(self) -> dict[str, Any]:
         """The object that `s2t advise --json` prints."""
         found: dict[str, Any] = finite(asdict(self))

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from select_to_think.advice.document import DISTILL
-from select_to_think.advice.meter import Meter
 from select_to_think.advice.settings import MODES, ProbeTraining
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import Trajectory, read_trajectories
 from select_to_think.config import CollectConfig, DecodeConfig, ScoreKind, ScorerMode
 from select_to_think.evaluation.calibrate import calibrate_coupled, save_calibration
 from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.meter import Meter
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.distill import train_distill
 from select_to_think.training.groups import is_held_out
@@ -71,7 +71,9 @@ class Learner:
             else:
                 self.score(mode, folder, progress)
         if what == "coupled" and not (folder / CALIBRATION).exists():
-            self.own_thresholds(folder)
+            items = [item for item in self.items if for_thresholds(item)]
+            with self.session.using(self.calibration, scorer=str(folder)):
+                save_calibration(calibrate_coupled(self.session, items, decode=self.decode), folder / CALIBRATION)
         return folder
 
     def distil(self, folder: Path, progress: Progress | None) -> None:
@@ -102,12 +104,6 @@ class Learner:
             question_keys=map(question_key, learned.values()),
             progress=progress,
         )
-
-    def own_thresholds(self, folder: Path) -> None:
-        """Give a coupled scorer the thresholds of its adapted SLM."""
-        items = [item for item in self.items if for_thresholds(item)]
-        with self.session.using(self.calibration, scorer=str(folder)):
-            save_calibration(calibrate_coupled(self.session, items, decode=self.decode), folder / CALIBRATION)
 
     def trajectories(self) -> Iterator[Trajectory]:
         """What was collected."""

@@ -7,11 +7,10 @@ Non-goals: measuring.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from select_to_think.advice.document import DISTILL, GREEDY, LLM, DivergenceRow, Recommendation, Way
+from select_to_think.advice.document import DISTILL, GREEDY, LLM, Advice, DivergenceRow, Recommendation, Way
 from select_to_think.evaluation.results import ItemRecord
 from select_to_think.evaluation.statistics import PairedDifference, paired_difference
 
@@ -21,56 +20,37 @@ SIMPLEST = (DISTILL, "s2t-local")  # first what decodes greedily and needs no tr
 Right = Mapping[str, Sequence[float]]  # way -> outcome of each item
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the rules look at."""
-
-    ways: Sequence[Way]
-    right: Right
-    headroom: PairedDifference
-    divergences: DivergenceRow  # over all items
-    graded_by_llm: bool
-    unprobed: Sequence[str]  # why something was not tried
-    hit_at: Mapping[str, float | None]  # at the `main_budget`
-    main_budget: float
-
-    def difference(self, one: Way, other: Way) -> PairedDifference:
-        """One way minus another on the same items."""
-        return paired_difference(self.right[one.name], self.right[other.name])
-
-    def of(self, name: str) -> Way | None:
-        """The way of that name."""
-        return next((way for way in self.ways if way.name == name), None)
-
-
 def marks(records: Sequence[ItemRecord]) -> list[float]:
     """The outcome of each item, 0 or 1."""
     return [float(record.right) for record in records]
 
 
-def recommend(measured: Measured) -> Recommendation:
-    """Which way with an LLM at inference, which without, and why."""
-    reasons = [headroom_words(measured.headroom, measured.graded_by_llm)]
-    reasons += [hit_words(measured.hit_at, measured.main_budget), divergence_words(measured.divergences)]
-    probes = [way for way in measured.ways if way.kind == "probe"]
-    with_llm = best_with_llm(measured, reasons)
-    without = best_without_llm(measured, probes, reasons)
-    uncertainty = [width_words(measured)]
-    if probes:
+def recommend(advice: Advice, right: Right, unprobed: Sequence[str]) -> Recommendation:
+    """Which way with an LLM at inference, which without, and why, from all else that was found.
+
+    `unprobed`: why something was not tried.
+    """
+    by_llm = advice.graded_by == "llm"
+    reasons = [headroom_words(advice.headroom, by_llm)]
+    reasons += [hit_words(advice.hit_at, advice.main_budget), divergence_words(advice.divergences[-1])]
+    with_llm = best_with_llm(advice, reasons)
+    without = best_without_llm(advice, right, reasons)
+    uncertainty = [width_words(advice)]
+    if probes := advice.probes:
         uncertainty.append(
             f"What is trained was tried after {probes[0].trained_on} questions only. More should gain more; the "
             "ceiling says about how much more at most. Intervals are over questions: other seeds would move them too."
         )
-    uncertainty += measured.unprobed
-    if measured.graded_by_llm:
+    uncertainty += unprobed
+    if by_llm:
         uncertainty.append("Without answers, right is what agrees with the LLM: its own mistakes count as right.")
     train = without.name if without is not None else None
     return Recommendation(train or GREEDY, None if with_llm is None else with_llm.name, train, reasons, uncertainty)
 
 
-def best_with_llm(measured: Measured, reasons: list[str]) -> Way | None:
+def best_with_llm(advice: Advice, reasons: list[str]) -> Way | None:
     """The cheapest way with an LLM that loses at most `TOLERANCE` on the best of them; None if none clearly gains."""
-    asking = [way for way in measured.ways if way.asks_llm and way.gain.low > 0]
+    asking = [way for way in advice.ways if way.asks_llm and way.gain.low > 0]
     if not asking:
         reasons.append("No way that asks the LLM is clearly better than the SLM alone on these questions.")
         return None
@@ -78,7 +58,7 @@ def best_with_llm(measured: Measured, reasons: list[str]) -> Way | None:
     good = [way for way in asking if way.row.accuracy >= best.row.accuracy - TOLERANCE]
     chosen = min(good, key=price)
     words = f"With the LLM at inference, {chosen.name} gains {interval(chosen.gain)} at {price_words(chosen)}"
-    alone = measured.of(LLM)
+    alone = advice.way(LLM)
     if alone is not None and alone is not chosen:
         words += f"; {LLM} alone gains {interval(alone.gain)} at {price_words(alone)}"
     reasons.append(f"{words}.")
@@ -100,8 +80,9 @@ def price_words(way: Way) -> str:
     return f"{first:.1f} LLM forwards an answer"
 
 
-def best_without_llm(measured: Measured, probes: Sequence[Way], reasons: list[str]) -> Way | None:
+def best_without_llm(advice: Advice, right: Right, reasons: list[str]) -> Way | None:
     """The simplest trained way that is not clearly worse than the best of them; None if none clearly gains."""
+    probes = advice.probes
     gaining = [way for way in probes if way.gain.low > 0]
     if not gaining:
         if probes:
@@ -111,49 +92,41 @@ def best_without_llm(measured: Measured, probes: Sequence[Way], reasons: list[st
             )
         return None
     best = max(gaining, key=lambda way: way.row.accuracy)
-    good = [way for way in gaining if way is best or measured.difference(way, best).high >= 0]
+    good = [way for way in gaining if way is best or paired_difference(right[way.name], right[best.name]).high >= 0]
     chosen = min(good, key=lambda way: (SIMPLEST.index(way.row.method), -way.row.accuracy))
     reasons.append(
         f"Without an LLM at inference, {chosen.name} already gains {interval(chosen.gain)} when trained on "
-        f"{chosen.trained_on} questions{ceiling_words(measured, chosen)}."
+        f"{chosen.trained_on} questions{ceiling_words(advice.way(chosen.ceiling))}."
     )
     rivals = [way for way in probes if way.row.method != chosen.row.method]
     if rivals:
         rival = max(rivals, key=lambda way: way.row.accuracy)
-        ahead = measured.difference(chosen, rival)
+        ahead = paired_difference(right[chosen.name], right[rival.name])
         verdict = "no clear difference" if ahead.low <= 0 else "it is better"
         reasons.append(f"{chosen.name} minus {rival.name}: {interval(ahead)}, {verdict}.")
-    if both := either_words(measured, probes):
-        reasons.append(both)
+    if advice.either is not None:
+        reasons.append(
+            f"At least one of {DISTILL} and the best scorer is right in {interval(advice.either)} more than {DISTILL} "
+            "alone: that bounds what choosing between them could add; a scorer trained on the distilled SLM was not "
+            "tried."
+        )
     return chosen
 
 
-def ceiling_words(measured: Measured, way: Way) -> str:
-    """What it can gain at most, about."""
-    ceiling = None if way.ceiling is None else measured.of(way.ceiling)
+def ceiling_words(ceiling: Way | None) -> str:
+    """What a way can gain at most, about."""
     return "" if ceiling is None else f"; its ceiling is {interval(ceiling.gain)} ({ceiling.name})"
 
 
-def either(measured: Measured, probes: Sequence[Way]) -> PairedDifference | None:
+def either(probes: Sequence[Way], right: Right) -> PairedDifference | None:
     """What distillation and the best scorer together could gain on distillation: items that either gets right."""
     distilled = next((way for way in probes if way.row.method == DISTILL), None)
     scorers = [way for way in probes if way.row.method != DISTILL]
     if distilled is None or not scorers:
         return None
     scorer = max(scorers, key=lambda way: way.row.accuracy)
-    one, other = (measured.right[way.name] for way in (distilled, scorer))
+    one, other = (right[way.name] for way in (distilled, scorer))
     return paired_difference(np.maximum(one, other), one)
-
-
-def either_words(measured: Measured, probes: Sequence[Way]) -> str | None:
-    """What is to be expected of both."""
-    both = either(measured, probes)
-    if both is None:
-        return None
-    return (
-        f"At least one of {DISTILL} and the best scorer is right in {interval(both)} more than {DISTILL} alone: that "
-        "bounds what choosing between them could add; a scorer trained on the distilled SLM was not tried."
-    )
 
 
 def headroom_words(headroom: PairedDifference, graded_by_llm: bool) -> str:
@@ -188,10 +161,10 @@ def divergence_words(row: DivergenceRow) -> str:
     )
 
 
-def width_words(measured: Measured) -> str:
+def width_words(advice: Advice) -> str:
     """How far chance reaches."""
-    widest = max((way.gain.high - way.gain.low) / 2 for way in measured.ways)
-    return f"{measured.headroom.n} questions: a gain is known to about ±{100 * widest:.1f} points."
+    widest = max((way.gain.high - way.gain.low) / 2 for way in advice.ways)
+    return f"{advice.n_items} questions: a gain is known to about ±{100 * widest:.1f} points."
 
 
 def interval(difference: PairedDifference) -> str:

@@ -53,14 +53,11 @@ class AdviseConfig(Checked):
     @property
     def tried_modes(self) -> list[ScorerMode]:
         """The modes, each once. Raises S2TError for an unknown one."""
-        found: list[ScorerMode] = []
-        for name in comma_separated(self.modes):
-            mode = next((mode for mode in MODES if mode == name), None)
-            if mode is None:
+        names = dict.fromkeys(comma_separated(self.modes))
+        for name in names:
+            if name not in MODES:
                 raise unknown_name("scorer mode", name, MODES)
-            if mode not in found:
-                found.append(mode)
-        return found
+        return [mode for name in names for mode in MODES if mode == name]
 
 
 @dataclass(frozen=True)

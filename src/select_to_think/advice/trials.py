@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from select_to_think.advice.document import Kind, Way
 from select_to_think.config import EvalSettings, SelectConfig
 from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.metrics import compared, outcomes, summarise
 from select_to_think.evaluation.results import ItemRecord, ResultRow, read_records
 from select_to_think.evaluation.run_folder import Part
 from select_to_think.evaluation.runner import evaluate
-from select_to_think.evaluation.settings import has_trigger
 from select_to_think.methods import find_method
 from select_to_think.structures import Progress
 from select_to_think.triggers.calibration import Calibration
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 Records = list[ItemRecord]
+Half = tuple[Sequence[Item], Calibration]  # questions, and the thresholds of the other half
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,6 @@ class Trial:
         return re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-")
 
 
-@dataclass(frozen=True)
-class Halves:
-    """The questions in two halves, and the thresholds with which each is answered: those of the other."""
-
-    items: tuple[list[Item], list[Item]]
-    calibrations: tuple[Calibration, Calibration]  # of the other half
-
-    @property
-    def in_order(self) -> list[Item]:
-        """All items, the first half first."""
-        return [item for half in self.items for item in half]
-
-
 def in_halves(items: Iterable[Item]) -> tuple[list[Item], list[Item]]:
     """Two halves of every domain, by the hashes of the questions: the same ones whatever their order."""
     domains: dict[str, list[Item]] = {}
@@ -84,29 +72,23 @@ def at(budget: float) -> str:
 
 
 def tried(
-    session: Session, halves: Halves, trial: Trial, settings: EvalSettings, out: Path, progress: Progress | None
+    session: Session, halves: Sequence[Half], trial: Trial, settings: EvalSettings, out: Path, progress: Progress | None
 ) -> Records:
     """The records of every item by one way, in the order of `halves`; what `out` holds is not answered again."""
     records: Records = []
-    total = len(halves.in_order)
-    for number, (items, calibration) in enumerate(zip(halves.items, halves.calibrations, strict=True)):
-        before = len(records)
-
-        def advance(done: int, _: int, before: int = before) -> None:
-            if progress:
-                progress(before + done, total)
-
+    meter = Meter({number: len(items) for number, (items, _) in enumerate(halves)}, progress)
+    for number, (items, calibration) in enumerate(halves):
         folder = out / f"half-{number + 1}" / trial.folder
         with session.using(calibration, **trial.folders[number]):
             asked = replace(settings, select=trial.select)
-            evaluate(session, items, [trial.method], asked, out=folder, progress=advance)
+            evaluate(session, items, [trial.method], asked, out=folder, progress=meter.part(number))
         records += read_records(Part(trial.method).path(folder))
     return records
 
 
 def counted(trial: Trial, records: Records, baseline: Records, settings: EvalSettings) -> tuple[list[ResultRow], Way]:
     """The rows of a way by domain, compared with the baseline, and the way over all items."""
-    rows = summarise(trial.method, [records], triggered=has_trigger(trial.method), prices=settings.prices)
+    rows = summarise(trial.method, [records], settings.prices)
     found = {trial.method: outcomes([records]), settings.baseline: outcomes([baseline])}
     rows = compared(rows, found, settings.baseline)
     by_domain = {row.domain: row.accuracy for row in rows[:-1]}

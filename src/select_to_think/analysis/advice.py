@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.charts import Curve
-from select_to_think.analysis.html_tables import difference_bar, helps, html_table
+from select_to_think.analysis.html_tables import difference_bar, helps, html_table, legend
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import Run
 from select_to_think.analysis.svg import Scale
@@ -41,13 +41,8 @@ CLASS_WORDS = (
 )
 
 
-def way_rows(advice: Advice) -> list[dict[str, Any]]:
-    """A line for each way, with its gain and what an answer costs."""
-    return [way_row(advice, way) for way in advice.ways]
-
-
 def way_row(advice: Advice, way: Way) -> dict[str, Any]:
-    """One of them."""
+    """A way with its gain and what an answer costs."""
     ceiling, gain = advice.way(way.ceiling), way.gain
     return {
         **asdict(way.row),
@@ -65,7 +60,7 @@ def way_row(advice: Advice, way: Way) -> dict[str, Any]:
 
 def ways_table(advice: Advice) -> Table:
     """The ways, what each gains and costs."""
-    return Table("Ways to answer", WAY_COLUMNS, tuple(way_rows(advice))).filled()
+    return Table("Ways to answer", WAY_COLUMNS, tuple(way_row(advice, way) for way in advice.ways)).filled()
 
 
 def divergence_table(advice: Advice) -> Table:
@@ -141,10 +136,8 @@ def section(runs: Sequence[Run]) -> Html | None:
 
 def advice_of(advice: Advice) -> Html:
     """What to do, why, how sure that is, and what it rests on."""
-    found, ways = advice.recommendation, ways_table(advice)
-    said = [*found.reasons, *([advice.check.words] if advice.check else ())]
+    found, ways, divergences = advice.recommendation, ways_table(advice), divergence_table(advice)
     triggers = list(dict.fromkeys(row.trigger for row in advice.recall))
-    legend = (element("li", mark, words) for mark, words in charts.curve_legend(triggers))
     half = advice.n_items // 2
     words = (
         f"{advice.n_items} questions in two halves: whatever a question is answered with was made from the other half. "
@@ -153,21 +146,17 @@ def advice_of(advice: Advice) -> Html:
     )
     return join(
         element("p", element("strong", headline(advice))),
-        element("ul", *(element("li", reason) for reason in said)),
+        element("ul", *(element("li", reason) for reason in advice.reasons)),
         element("h3", "How sure is that?"),
         element("ul", *(element("li", line) for line in found.uncertainty)),
         element("h3", ways.title),
         element("p", words, class_="note"),
         html_table(ways, {"low": partial(difference_bar, rows=ways.rows)}),
         helps(ways),
-        element("h3", divergence_table(advice).title),
-        html_table(divergence_table(advice)),
-        helps(divergence_table(advice)),
+        element("h3", divergences.title),
+        html_table(divergences),
+        helps(divergences),
         element("h3", recall_table(advice).title),
-        element(
-            "figure",
-            element("ul", *legend, class_="legend"),
-            charts.both_widths(partial(recall_chart, advice)),
-        ),
+        element("figure", legend(charts.curve_legend(triggers)), charts.both_widths(partial(recall_chart, advice))),
         element("details", element("summary", "By kind of divergence"), html_table(recall_table(advice))),
     )

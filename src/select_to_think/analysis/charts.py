@@ -16,7 +16,8 @@ from typing import Any
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import ALL
 from select_to_think.analysis.svg import CHARACTER, Labels, Scale, covering, interval, line, mark, path
-from select_to_think.analysis.tables import HIT_KS, Z95, Kind, Row, Table, show, with_prefix
+from select_to_think.analysis.tables import Z95, Kind, Row, Table, show, with_prefix
+from select_to_think.evaluation.results import KS
 
 MAX_SERIES = 6
 WIDE, NARROW = 760, 360
@@ -67,13 +68,12 @@ def pareto_front(rows: Sequence[Row], axis: CostAxis) -> list[Row]:
     """
     sign = 1 if axis.lower_is_better else -1
     known = sorted((row for row in rows if row.get(axis.key) is not None), key=lambda row: sign * row[axis.key])
-    return [row for row in known if not any(_beats(other, row, axis.key, sign) for other in known)]
-
-
-def _beats(other: Row, row: Row, key: str, sign: int) -> bool:
-    cheaper = sign * (row[key] - other[key])
-    better = other["accuracy"] - row["accuracy"]
-    return bool(cheaper >= 0 and better >= 0 and (cheaper > 0 or better > 0))
+    places = [(sign * row[axis.key], -row["accuracy"]) for row in known]  # the lower, the better
+    return [
+        row
+        for row, place in zip(known, places, strict=True)
+        if not any(cost <= place[0] and error <= place[1] and (cost, error) != place for cost, error in places)
+    ]
 
 
 def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
@@ -87,9 +87,8 @@ def cost_chart(rows: Sequence[Row], axis: CostAxis, width: int) -> Html:
         labels.occupy(x(row[axis.key]), y(row["accuracy"]), 7)
     front_line = path([(x(row[axis.key]), y(row["accuracy"])) for row in front], "front") if len(front) > 1 else None
     marks = [_cost_mark(row, axis, x, y, row in front) for row in rows]
-    names = [
-        labels.place(x(row[axis.key]), y(row["accuracy"]), name(row, rows)) for row in [*front, *rows_off(rows, front)]
-    ]
+    important_first = sorted(rows, key=lambda row: front.index(row) if row in front else len(front))
+    names = [labels.place(x(row[axis.key]), y(row["accuracy"]), name(row, rows)) for row in important_first]
     ticks = [(tick, _tick(tick, axis.kind)) for tick in x.ticks()]
     drawn = join(_grid(x, y, ticks, axis.title, width), front_line, *marks, *names)
     return _svg(drawn, width, height_of(width), f"Accuracy against {axis.words}")
@@ -111,11 +110,6 @@ def accuracy_scale(rows: Sequence[Row], width: int) -> Scale:
 def span(width: int) -> tuple[float, float]:
     """The pixels of the lower and the upper end of a vertical axis."""
     return height_of(width) - 46, 14
-
-
-def rows_off(rows: Sequence[Row], front: Sequence[Row]) -> list[Row]:
-    """The rows that are not on the front."""
-    return [row for row in rows if row not in front]
 
 
 def name(row: Row, rows: Sequence[Row]) -> str:
@@ -187,14 +181,14 @@ def hit_chart(table: Table, width: int) -> Html:
     curves = []
     for row in drawn_rows(table):
         points = []
-        for place, k in enumerate(HIT_KS):
+        for place, k in enumerate(KS):
             if (value := row.get(f"hit_at:{k}")) is not None:
                 margin = Z95 * (row.get(f"stderr_at:{k}") or 0.0)
                 tip = f"{row['domain']}: Hit@{k} {100 * value:.1f} ± {100 * margin:.1f} % (95 %)"
                 points.append((float(place), value, margin, tip))
         curves.append(Curve(row["domain"], points))
-    x = Scale(-0.25, len(HIT_KS) - 0.75, LEFT, width - 20)
-    ticks = [(float(place), str(k)) for place, k in enumerate(HIT_KS)]
+    x = Scale(-0.25, len(KS) - 0.75, LEFT, width - 20)
+    ticks = [(float(place), str(k)) for place, k in enumerate(KS)]
     titles = ("k: the small model's best k tokens", "Hit@k by domain")
     return curve_chart(curves, x, Scale(0.0, 1.0, *span(width)), ticks, titles, width=width, apart=4.0)
 

@@ -2,7 +2,7 @@
 
 A is what one compares with, B what is looked at: a win is an item that B answers right and A wrong.
 
-Non-goals: every method against a run's baseline (`paired.py`), the statistics (`evaluation/statistics.py`).
+Non-goals: every method against a run's baseline (`tables.py`), the statistics (`evaluation/statistics.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any, Literal
 
 from select_to_think.analysis.runs import ALL, Records, Run, load_runs
 from select_to_think.analysis.tables import DOMAIN, Column, Table
+from select_to_think.evaluation.items import with_all
 from select_to_think.evaluation.run_folder import RUN, read_run
+from select_to_think.evaluation.statistics import paired_difference
 from select_to_think.structures import S2TError, suggestion
 
 Outcome = Literal["win", "loss", "tie"]
@@ -140,10 +142,10 @@ def compare(a: Side, b: Side) -> Comparison:
     """Compare two sides on the same items. Raises S2TError if their items differ."""
     for records in (*a.seeds[1:], *b.seeds):
         require_same_items(a, b, a.seeds[0], records)
-    items = [_item(a, b, item_id) for item_id in a.seeds[0]]
-    names = list(dict.fromkeys(item["domain"] for item in items if item["domain"] != ALL))
-    rows = tuple(_row(a, b, domain, items) for domain in (*(names if len(names) > 1 else ()), ALL))
-    return Comparison(a, b, rows, tuple(items), different_settings(a, b))
+    items = tuple(_item(a, b, item_id) for item_id in a.seeds[0])
+    names = with_all(item["domain"] for item in items)
+    rows = tuple(_row(a, b, domain, items) for domain in (names if len(names) > 2 else [ALL]))
+    return Comparison(a, b, rows, items, different_settings(a, b))
 
 
 def require_same_items(a: Side, b: Side, ours: Records, theirs: Records) -> None:
@@ -167,13 +169,13 @@ def different_settings(a: Side, b: Side) -> tuple[dict[str, Any], ...]:
 
 def _item(a: Side, b: Side, item_id: str) -> dict[str, Any]:
     before, after = a.seeds[0][item_id], b.seeds[0][item_id]
-    gain = b.right(item_id) - a.right(item_id)
+    right = a.right(item_id), b.right(item_id)
     return {
         "id": item_id,
         "domain": before.domain,
-        "outcome": "win" if gain > 0 else "loss" if gain < 0 else "tie",
-        "right_a": a.right(item_id),
-        "right_b": b.right(item_id),
+        "outcome": "win" if right[1] > right[0] else "loss" if right[1] < right[0] else "tie",
+        "right_a": right[0],
+        "right_b": right[1],
         "answer": before.answer,
         "answer_a": before.extracted,
         "answer_b": after.extracted,
@@ -183,8 +185,6 @@ def _item(a: Side, b: Side, item_id: str) -> dict[str, Any]:
 
 
 def _row(a: Side, b: Side, domain: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    from select_to_think.evaluation.statistics import paired_difference
-
     mine = [item for item in items if domain in (ALL, item["domain"])]
     before, after = ([item[key] for item in mine] for key in ("right_a", "right_b"))
     found = paired_difference(after, before)

@@ -1,6 +1,6 @@
-"""The results of one or several evaluations as one text: Markdown for people, CSV and JSON for programs.
+"""The results of one or several evaluations as one text: a page or Markdown for people, CSV and JSON for programs.
 
-Non-goals: the HTML page (`report.py`).
+Non-goals: what the HTML page holds (`report.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from select_to_think.advice.document import Advice
 from select_to_think.analysis.advice import divergence_table, headline, recall_table, ways_table
 from select_to_think.analysis.formats import plain_rows, to_csv, to_markdown
-from select_to_think.analysis.paired import full_table, paired_table
+from select_to_think.analysis.report import render
 from select_to_think.analysis.runs import Run
 from select_to_think.analysis.sections import cautions, lead, title
-from select_to_think.analysis.tables import Table, domain_table, hit_table, results_table, subject_table
+from select_to_think.analysis.tables import (
+    Table,
+    domain_table,
+    full_table,
+    hit_table,
+    paired_table,
+    results_table,
+    subject_table,
+)
 
 
 def markdown(runs: Sequence[Run]) -> str:
@@ -29,8 +37,7 @@ def markdown(runs: Sequence[Run]) -> str:
 
 def advice_text(advice: Advice) -> str:
     """What to do, why, and how sure that is."""
-    found = advice.recommendation
-    said = [*found.reasons, *([advice.check.words] if advice.check else ()), *found.uncertainty]
+    said = [*advice.reasons, *advice.recommendation.uncertainty]
     return f"## Advice\n\n{headline(advice)}\n\n" + "".join(f"- {words}\n" for words in said)
 
 
@@ -60,11 +67,6 @@ def _origin(run: Run) -> str:
     return ", ".join(str(fact) for fact in facts if fact)
 
 
-def comma_separated(runs: Sequence[Run]) -> str:
-    """Every result row with its costs and its paired difference: one table, exact values."""
-    return to_csv(full_table(runs))
-
-
 def json_text(runs: Sequence[Run]) -> str:
     """One object: `results` (the rows of the CSV), `hit_at_k`, `subjects` and `provenance` by run; exact values."""
     tables = {"results": full_table(runs), "hit_at_k": hit_table(runs)}
@@ -79,7 +81,8 @@ def json_text(runs: Sequence[Run]) -> str:
 
 
 DOCUMENTS: Mapping[str, Callable[[Sequence[Run]], str]] = {
+    "html": render,
     "md": markdown,
-    "csv": comma_separated,
+    "csv": lambda runs: to_csv(full_table(runs)),
     "json": json_text,
 }

@@ -13,7 +13,7 @@ from typing import Any
 from select_to_think.analysis import charts
 from select_to_think.analysis.charts import NARROW, WIDE, Curve
 from select_to_think.analysis.markup import Html, element, join, page_file
-from select_to_think.analysis.runs import load_runs
+from select_to_think.analysis.runs import Run
 from select_to_think.analysis.svg import CHARACTER, Scale
 from select_to_think.analysis.tables import Kind, hit_table, results_table
 from select_to_think.files import make_folder, write_text_atomic
@@ -28,12 +28,11 @@ PANELS: tuple[tuple[str, str, Kind], ...] = (
 Cell = Mapping[str, Any]  # consult_rate, segment_tokens, and the keys of PANELS with `stderr`
 
 
-def write_figures(run_folders: Sequence[Path], out: Path) -> list[Path]:
+def write_figures(runs: Sequence[Run], out: Path) -> list[Path]:
     """Write `accuracy`, one `accuracy-against-COST` per recorded cost and, where it was measured, `hit-at-k` to `out`.
 
-    Returns the files. Raises S2TError if a file cannot be read or written.
+    Returns the files. Raises S2TError if one cannot be written.
     """
-    runs = load_runs(run_folders)
     rows = results_table(runs).rows
     size, kinds = (WIDE, charts.height_of(WIDE)), charts.cost_legend()
     accuracy = ("Accuracy, 95 % intervals", charts.accuracy_chart(rows, WIDE))

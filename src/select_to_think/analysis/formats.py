@@ -1,4 +1,4 @@
-"""A table as Markdown, CSV, plain rows for JSON, or for the terminal.
+"""A table as Markdown, CSV, or plain rows for JSON.
 
 Fractions stay 0-1 in CSV and JSON and become per cent where a person reads.
 
@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from select_to_think.analysis.tables import Table
-from select_to_think.structures import visible
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 
 def to_markdown(table: Table) -> str:
@@ -47,16 +43,3 @@ def plain_rows(table: Table) -> list[dict[str, Any]]:
 
 def _keys(table: Table) -> list[str]:
     return [key for column in table.columns for key in (column.key, column.error_key, column.high_key) if key]
-
-
-def to_rich(table: Table) -> RichTable:
-    """The table for a terminal."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    shown = RichTable(title=table.title)
-    for column in table.columns:
-        shown.add_column(column.title, justify="left" if column.kind == "text" else "right")
-    for row in table.rows:
-        shown.add_row(*(Text(visible(column.show(row))) for column in table.columns))
-    return shown

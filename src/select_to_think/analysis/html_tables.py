@@ -83,6 +83,11 @@ def helps(table: Table) -> Html:
     return element("details", element("summary", "What the columns mean"), element("dl", *entries, class_="help"))
 
 
+def legend(entries: Sequence[tuple[Html, str]]) -> Html:
+    """The marks of a chart, and what they mean."""
+    return element("ul", *(element("li", mark, words) for mark, words in entries), class_="legend")
+
+
 def download(content: str, filename: str, label: str) -> Html:
     """A link that saves `content` as a file, without a network."""
     encoded = base64.b64encode(content.encode()).decode()

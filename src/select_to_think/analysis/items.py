@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import zip_longest
 from typing import Any
 
 from select_to_think.analysis.runs import Run
@@ -111,11 +111,8 @@ def _in_turn(runs: Sequence[Run]) -> Iterator[Key]:
             change = run.change(method, record.id, seed)
             if change:
                 queues.setdefault((run.name, method, seed, change), []).append(_key(record))
-    waiting = [iter(dict.fromkeys(queue)) for queue in queues.values()]
-    while waiting:
-        heads = [list(islice(queue, 1)) for queue in waiting]
-        yield from (key for head in heads for key in head)
-        waiting = [queue for queue, head in zip(waiting, heads, strict=True) if head]
+    for heads in zip_longest(*map(dict.fromkeys, queues.values())):
+        yield from (key for key in heads if key is not None)
 
 
 def _item(key: Key, records: dict[Part, ItemRecord], entries: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from string import Template
 
 from select_to_think.analysis import advice, reading, sections
 from select_to_think.analysis.items import select
-from select_to_think.analysis.markup import Html, element, embedded_json, join, page_file, text
+from select_to_think.analysis.markup import element, embedded_json, join, page_file, text
 from select_to_think.analysis.runs import Run, baseline_name, load_runs
 from select_to_think.files import make_folder, write_text_atomic
 
@@ -57,15 +57,11 @@ def render(runs: Sequence[Run]) -> str:
         lead=text(sections.lead(runs)),
         script_hash=f"sha256-{digest}",
         style=page_file("chart.css") + page_file("style.css"),
-        navigation=join(*(_link(key, part[0]) for key, part in present.items())),
+        navigation=join(*(element("li", element("a", label, href=f"#{key}")) for key, (label, _) in present.items())),
         sections=join(*(element("section", body, id=key) for key, (_, body) in present.items())),
         data=embedded_json(selection.payload),
         script=script,
     )
-
-
-def _link(key: str, label: str) -> Html:
-    return element("li", element("a", label, href=f"#{key}"))
 
 
 def _script() -> str:

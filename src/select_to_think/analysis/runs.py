@@ -6,20 +6,20 @@ Non-goals: writing these files (`evaluation/`), and any statistic beyond countin
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from select_to_think.advice.document import ADVICE, Advice, load_advice
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.results import (
     MEASURE,
     RESULTS,
-    Document,
     ItemRecord,
     Provenance,
     ResultRow,
+    Results,
+    SufficiencyRow,
     load_results,
     read_records,
 )
@@ -39,7 +39,7 @@ class Run:
     rows: tuple[ResultRow, ...]
     provenance: Provenance
     records: Mapping[str, Mapping[int, Records]]
-    measure: Mapping[str, Any] | None = None
+    measure: Results[SufficiencyRow] | None = None
     advice: Advice | None = None
 
     @cached_property
@@ -71,13 +71,6 @@ class Run:
         """The records of one method with every seed, of one domain or ("all") of every domain."""
         for records in self.records.get(method, {}).values():
             yield from (record for record in records.values() if domain in (ALL, record.domain))
-
-    def shares_right(self, method: str, domain: str = ALL) -> dict[str, float]:
-        """By item id, the share of the seeds that answered it right: 0 or 1 for a single seed."""
-        marks: dict[str, list[bool]] = {}
-        for record in self.records_of(method, domain):
-            marks.setdefault(record.id, []).append(record.right)
-        return {item_id: sum(right) / len(right) for item_id, right in marks.items()}
 
     def change(self, method: str, item_id: str, seed: int | None = None) -> str | None:
         """What the method changed against the baseline with the same seed on one item: "fixed", "broken", or None."""
@@ -124,13 +117,13 @@ def load_run(folder: Path, *, name: str) -> Run:
         for path in sorted(place.glob("records-*.jsonl")):
             for record in read_records(path):
                 records.setdefault(record.method, {}).setdefault(seed, {})[record.id] = record
-    measured = folder / MEASURE
+    measured, again = folder / MEASURE, "delete it or run `s2t measure` again"
     run = Run(
         name=name,
         rows=results.rows,
         provenance=results.provenance,
         records=records,
-        measure=_read_measure(measured) if measured.exists() else None,
+        measure=read_record(Results[SufficiencyRow], measured, remedy=again) if measured.exists() else None,
         advice=load_advice(folder) if (folder / ADVICE).exists() else None,
     )
     for row in run.rows:
@@ -147,10 +140,3 @@ def seed_folders(folder: Path, *, first: int) -> list[tuple[int, Path]]:
     """(seed, folder of its records): the run's own folder for its `first` seed, then `seed-N` by rising N."""
     others = ((path.name.removeprefix("seed-"), path) for path in folder.glob("seed-*"))
     return [(first, folder), *sorted((int(name), path) for name, path in others if name.isdecimal())]
-
-
-def _read_measure(path: Path) -> Mapping[str, Any]:
-    from select_to_think.evaluation.measure import SufficiencyRow
-
-    found = read_record(Document[SufficiencyRow], path, remedy="delete it or run `s2t measure` again")
-    return asdict(found)

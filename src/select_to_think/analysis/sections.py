@@ -11,14 +11,15 @@ from typing import Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.formats import to_csv
-from select_to_think.analysis.html_tables import accuracy_bar, difference_bar, download, helps, html_table
+from select_to_think.analysis.html_tables import accuracy_bar, difference_bar, download, helps, html_table, legend
 from select_to_think.analysis.markup import Html, element, join
-from select_to_think.analysis.paired import full_table, paired_table
 from select_to_think.analysis.runs import ALL, Run, baseline_name
 from select_to_think.analysis.tables import (
     Row,
     domain_table,
+    full_table,
     hit_table,
+    paired_table,
     results_table,
     show,
     subject_table,
@@ -161,7 +162,9 @@ def cost(runs: Sequence[Run]) -> Html:
             element("input", type="radio", name="axis", id=box, checked=index == 0),
             element("label", axis.title, for_=box),
         ]
-        figures.append(_cost_figure(rows, axis))
+        front = ", ".join(charts.name(row, rows) for row in charts.pareto_front(rows, axis))
+        drawn = charts.both_widths(partial(charts.cost_chart, rows, axis))
+        figures.append(element("figure", drawn, element("figcaption", f"On the front, by rising cost: {front}.")))
     return join(
         element("h2", "Accuracy against cost"),
         element(
@@ -170,19 +173,8 @@ def cost(runs: Sequence[Run]) -> Html:
             "Methods on it are filled. Intervals: 95 %.",
         ),
         element("div", *inputs, *figures, class_="axes", role="group", aria_label="Cost"),
-        _legend(charts.cost_legend()),
+        legend(charts.cost_legend()),
     )
-
-
-def _legend(entries: Sequence[tuple[Html, str]]) -> Html:
-    return element("ul", *(element("li", mark, words) for mark, words in entries), class_="legend")
-
-
-def _cost_figure(rows: Sequence[Row], axis: charts.CostAxis) -> Html:
-    front = [charts.name(row, rows) for row in charts.pareto_front(rows, axis)]
-    drawn = charts.both_widths(partial(charts.cost_chart, rows, axis))
-    caption = element("figcaption", f"On the front, by rising cost: {', '.join(front)}.")
-    return element("figure", drawn, caption)
 
 
 def hit(runs: Sequence[Run]) -> Html | None:
@@ -193,12 +185,12 @@ def hit(runs: Sequence[Run]) -> Html | None:
         if not table.rows:
             continue
         drawn = charts.drawn_rows(table)
-        legend = charts.curve_legend([str(row["domain"]) for row in drawn])
+        curves = charts.curve_legend([str(row["domain"]) for row in drawn])
         left_out = len(table.rows) - len(drawn)
         caption = f"{left_out} domains with fewer steps stand only in the table." if left_out else None
         figure = element(
             "figure",
-            _legend(legend),
+            legend(curves),
             charts.both_widths(partial(charts.hit_chart, table)),
             element("figcaption", caption) if caption else None,
         )
@@ -216,9 +208,9 @@ def provenance(runs: Sequence[Run]) -> Html:
     """How each run came about, as it was recorded."""
     parts = [join(element("h3", run.name), _facts(run.provenance)) for run in runs]
     measures = [
-        join(element("h3", f"{run.name}: measurement"), _facts(run.measure["provenance"]))
+        join(element("h3", f"{run.name}: measurement"), _facts(run.measure.provenance))
         for run in runs
-        if run.measure and run.measure.get("provenance")
+        if run.measure and run.measure.provenance
     ]
     return join(element("h2", "Provenance"), *parts, *measures)
 

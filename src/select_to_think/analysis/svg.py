@@ -28,12 +28,9 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """The pixel of `value`."""
-        low, high = self.low, self.high
-        if self.logarithmic:
-            low, high, value = math.log(low), math.log(high), math.log(value)
-        if self.root:
-            low, high, value = math.sqrt(low), math.sqrt(high), math.sqrt(value)
-        return self.start + (self.end - self.start) * (value - low) / (high - low)
+        warp = math.log if self.logarithmic else math.sqrt if self.root else float
+        low, high, at = warp(self.low), warp(self.high), warp(value)
+        return self.start + (self.end - self.start) * (at - low) / (high - low)
 
     def ticks(self) -> list[float]:
         """Round values inside the scale: 4 to 8 of them, 1-2-5 within decades on a scale that is not linear."""

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from select_to_think.analysis.runs import ALL, Run
-from select_to_think.evaluation.results import ResultRow
+from select_to_think.analysis.runs import ALL, Run, baseline_name
+from select_to_think.evaluation.results import KS, ResultRow
+from select_to_think.evaluation.statistics import over_seeds
 
 Kind = Literal["text", "count", "number", "si", "percent", "points", "p"]
 NOTHING = "–"
@@ -134,7 +135,6 @@ RESULT_COLUMNS = (
         "Wall clock per answer, prefill included, at the batch size of the run.",
     ),
 )
-HIT_KS = (1, 2, 4, 8, 16, 32)
 
 
 def results_table(runs: Sequence[Run], *, domain: str | None = ALL) -> Table:
@@ -154,10 +154,7 @@ def results_table(runs: Sequence[Run], *, domain: str | None = ALL) -> Table:
 
 
 def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
-    """The row, its run's name, the interval of its accuracy, and what one answer cost."""
-    cut_off = row.truncated
-    if cut_off is None and row.method in run.records:
-        cut_off = sum(record.finish_reason == "length" for record in run.records_of(row.method, row.domain))
+    """The row, its run's name, the interval of its accuracy, what one answer cost, the difference from the baseline."""
     margin = None if row.stderr is None else Z95 * row.stderr
     return {
         "run": run.name,
@@ -168,7 +165,8 @@ def with_costs(row: ResultRow, run: Run) -> dict[str, Any]:
         "llm_share": row.llm_tokens_share,
         "consultations_per_answer": None if row.consultations is None else row.consultations / row.n,
         "mentor_choice_rate": (row.mentor_choices or 0) / row.disagreements if row.disagreements else None,
-        "cut_off": cut_off,
+        "cut_off": row.truncated,
+        **({} if row.paired is None else asdict(row.paired) | {"n": row.n}),
     }
 
 
@@ -184,6 +182,37 @@ def costs_per_answer(row: ResultRow) -> dict[str, float | None]:
         "flops_per_answer": None if row.flops is None else row.flops / row.n,
         "money_per_1000": None if row.money is None else 1000 * row.money / row.n,
     }
+
+
+def full_table(runs: Sequence[Run]) -> Table:
+    """Every row of every run, with its paired difference from the run's baseline: what a spreadsheet wants."""
+    return Table(
+        "Results", (*RESULT_COLUMNS, *paired_columns(baseline_name(runs))), results_table(runs, domain=None).rows
+    )
+
+
+def paired_columns(baseline: str) -> tuple[Column, ...]:
+    """The columns of a paired comparison with `baseline`."""
+    return (
+        Column("difference", f"Points against {baseline}", "points", "Difference of the accuracies, in points."),
+        Column("low", "95 % interval", "points", "Bootstrap over items, in points.", high_key="high"),
+        Column("wins", "Fixed", "count", f"Wrong under {baseline}, right under this method."),
+        Column("losses", "Broken", "count", f"Right under {baseline}, wrong under this method."),
+        Column("mcnemar_p", "p", "p", "McNemar's exact two-sided test of fixed against broken."),
+    )
+
+
+def paired_table(run: Run, domains: Sequence[str] = (ALL,)) -> Table:
+    """Each method against the run's baseline on the same items of a domain; no rows without the baseline's answers."""
+    rows = [
+        {"method": row.method, "domain": row.domain, "llm_forwards": row.llm_forwards, **asdict(row.paired)}
+        for domain in domains
+        for row in run.rows
+        if row.domain == domain and row.paired is not None
+    ]
+    items = Column("n", "n", "count", "Items that both answered.")
+    columns = (METHOD, *((DOMAIN,) if len(domains) > 1 else ()), *paired_columns(run.baseline), items)
+    return Table(f"Against {run.baseline}, {run.name}", columns, tuple(rows))
 
 
 def domain_table(run: Run) -> Table:
@@ -203,8 +232,6 @@ def subject_table(run: Run) -> Table:
     Subjects are parts of a benchmark; answers without one are left out, so there may be no rows. `n` counts items; the
     errors are over items, or over seeds if a method has several, as in the result rows.
     """
-    from select_to_think.evaluation.statistics import over_seeds
-
     marks: dict[tuple[str, str], dict[str, dict[int, list[bool]]]] = {}
     for method in run.methods:
         for seed, records in run.records.get(method, {}).items():
@@ -216,8 +243,7 @@ def subject_table(run: Run) -> Table:
         line: dict[str, Any] = {"run": run.name, "domain": domain, "subject": subject}
         line["n"] = max(len(right) for by_seed in by_method.values() for right in by_seed.values())
         for method, by_seed in by_method.items():
-            found = over_seeds(list(by_seed.values()))
-            line |= {f"accuracy:{method}": found.mean, f"stderr:{method}": found.stderr}
+            line[f"accuracy:{method}"], line[f"stderr:{method}"] = over_seeds(list(by_seed.values()))
         rows.append(line)
     columns = [Column(f"accuracy:{name}", name, "percent", error_key=f"stderr:{name}") for name in run.methods]
     about = (Column("subject", "Subject", "text"), DOMAIN, Column("n", "n", "count"))
@@ -228,17 +254,17 @@ def hit_table(runs: Sequence[Run]) -> Table:
     """Hit@k of each run and domain (`hit_at:K`, `stderr_at:K`); runs without a measurement have no rows."""
     rows = []
     for run in runs:
-        for row in run.measure["results"] if run.measure else ():
-            line = {"run": run.name, **row}
+        for row in run.measure.rows if run.measure else ():
+            line = {"run": run.name, **asdict(row)}
             for name in ("hit_at", "stderr_at"):
-                line |= {f"{name}:{k}": row.get(name, {}).get(str(k)) for k in HIT_KS}
+                line |= {f"{name}:{k}": line[name].get(str(k)) for k in KS}
             rows.append(line)
     columns = [
         RUN if len(runs) > 1 else None,
         DOMAIN,
         Column("n_items", "Items", "count", "Answers measured."),
         Column("n_steps", "Steps", "count", "The steps with the highest KL, over which the fractions are taken."),
-        *(Column(f"hit_at:{k}", f"Hit@{k}", "percent", error_key=f"stderr_at:{k}") for k in HIT_KS),
+        *(Column(f"hit_at:{k}", f"Hit@{k}", "percent", error_key=f"stderr_at:{k}") for k in KS),
         Column(
             "flip_rate", "Flips", "percent", "Steps at which the LLM prefers another candidate to the greedy token."
         ),

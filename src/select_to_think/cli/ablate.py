@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from select_to_think.analysis.tables import ACCURACY, Column, Table
-from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, folder_for
-from select_to_think.cli.options import Batching, Only, name_option
+from select_to_think.cli.options import Batching, Only, name_option, numbers
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.tables import show_table
 from select_to_think.config import DataConfig, EvalSettings, MentorConfig, PairConfig
 from select_to_think.methods import METHODS
-from select_to_think.structures import S2TError, comma_separated
-
-if TYPE_CHECKING:
-    from select_to_think.evaluation.ablation import Cell
 
 FIGURE, TABLE = "ablation.svg", "ablation.json"
 COLUMNS = (
@@ -59,7 +54,8 @@ def ablate(
     from select_to_think.files import write_json_atomic
     from select_to_think.session import Session
 
-    rates, lengths = numbers(consult_rates, float), numbers(segment_lengths, int)
+    rates = numbers(consult_rates, float, "--consult-rates are fractions")
+    lengths = numbers(segment_lengths, int, "--segment-lengths are numbers of tokens")
     items = choose_items(pair, data, style)
     folder = folder_for("ablate", out, pair, decode, mentor, data, style, method)
     with progress("evaluating") as report:
@@ -74,33 +70,17 @@ def ablate(
             begun=lambda: note(f"results go to {folder}"),
             progress=report,
         )
-    results = list(map(describe, cells))
+    results = [
+        {"consult_rate": rate, "segment_tokens": length, **asdict(row), "seconds_per_answer": row.seconds / row.n}
+        for (rate, length), row in cells.items()
+    ]
     figure = draw_ablation(results, folder / FIGURE)
     payload = {"schema": 1, "method": method, "results": results, "figure": str(figure)}
     write_json_atomic(folder / TABLE, payload)
     return Reply(payload, lambda console: show(console, payload))
 
 
-def numbers(text: str, kind: type[Any]) -> list[Any]:
-    """The numbers in a comma-separated list, each once. Raises S2TError for anything else."""
-    try:
-        return list(dict.fromkeys(map(kind, comma_separated(text))))
-    except ValueError:
-        raise S2TError(f"numbers are wanted, comma-separated, got {text!r}") from None
-
-
-def describe(cell: Cell) -> dict[str, Any]:
-    """One cell as JSON: its settings, the row over all domains, seconds per answer."""
-    setting = {"consult_rate": cell.consult_rate, "segment_tokens": cell.segment_tokens}
-    return {**setting, **asdict(cell.row), "seconds_per_answer": cell.row.seconds / cell.row.n}
-
-
 def show(console: Console, payload: dict[str, Any]) -> None:
     """A line for each cell."""
     show_table(console, Table(payload["method"], COLUMNS, tuple(payload["results"])))
     console.print(f"figure: {payload['figure']}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t ablate`."""
-    add_command(app, "ablate", ablate, resume=AGAIN)

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.text import Text
 
 from select_to_think.advice.settings import AdviseConfig, ProbeTraining
-from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, Style, choose_items, folder_for
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply, note
@@ -20,8 +19,6 @@ from select_to_think.config import DataConfig, EvalSettings, MentorConfig, Price
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
-    import typer
-
     from select_to_think.advice.document import Advice
     from select_to_think.evaluation.items import Item
 
@@ -87,10 +84,8 @@ def show(console: Console, advice: Advice, page: Path) -> None:
     from select_to_think.analysis.advice import divergence_table, headline, recall_table, ways_table
 
     console.print(Text(headline(advice), style="bold"))
-    for words in advice.recommendation.reasons:
+    for words in advice.reasons:
         console.print(f"- {words}")
-    if advice.check is not None:
-        console.print(f"- {advice.check.words}")
     console.print("\nHow sure is that?")
     for words in advice.recommendation.uncertainty:
         console.print(f"- {words}", style="dim")
@@ -99,8 +94,3 @@ def show(console: Console, advice: Advice, page: Path) -> None:
     for remark in advice.provenance.get("notes", []):
         console.print(remark, style="dim")
     console.print(f"report: {page.resolve()}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t advise`."""
-    add_command(app, "advise", advise, resume=AGAIN)

@@ -6,7 +6,7 @@ Non-goals: work. Nothing imported here may import torch (a test sees to it).
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -33,8 +33,50 @@ from select_to_think.cli import (
     serve,
     train,
 )
-from select_to_think.cli.command import print_error
-from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
+from select_to_think.cli.command import INTERRUPTED, USER_ERROR, Command, add_command, explain, print_error
+
+HELP = {"help_option_names": ["-h", "--help"]}
+GROUPS = {
+    "bench": "Time the fast paths against the plain ones.",
+    "train": "Train a scorer, a learned trigger, the distillation baseline or a verifier.",
+    "pair": "The bundled pair: look at it.",
+}
+COMMANDS: Mapping[str, Command] = {
+    "demo": demo.demo,
+    "generate": generate.generate,
+    "chat": chat.chat,
+    "playground": serve.playground,
+    "serve": serve.serve,
+    "advise": advise.advise,
+    "measure": measure.measure,
+    "eval": evaluate.evaluate,
+    "merge": evaluate.merge,
+    "compare": compare.compare,
+    "ablate": ablate.ablate,
+    "report": report.report,
+    "bench decode": bench.decode,
+    "bench train": bench.train,
+    "bench serve": bench.serve,
+    "bench remote": bench.remote,
+    "calibrate": calibrate.calibrate,
+    "collect": collect.collect,
+    "train scorer": train.scorer,
+    "train trigger": train.trigger,
+    "train distill": train.distill,
+    "train verifier": train.verifier,
+    "train push": train.push,
+    "export": export.export,
+    "pair info": pair.info,
+}
+# How a person goes on who pressed Ctrl-C.
+RESUMES = {
+    **dict.fromkeys(("demo", "advise", "eval", "ablate", "collect"), "run the same command again to go on from here"),
+    **dict.fromkeys(
+        ("train scorer", "train distill", "train verifier"),
+        "add --resume to the same command to go on from the last checkpoint",
+    ),
+    **dict.fromkeys(("playground", "serve"), "the server has ended"),
+}
 
 
 def show_version(wanted: bool) -> None:
@@ -59,9 +101,13 @@ def build() -> typer.Typer:
     """The program with all its commands, in the order in which a newcomer meets them."""
     app = typer.Typer(name="s2t", no_args_is_help=True, rich_markup_mode="rich", context_settings=HELP)
     app.callback()(root)
-    looking = (demo, generate, chat, serve, advise, measure, evaluate, compare, ablate, report, lm_eval, bench)
-    for part in (*looking, calibrate, collect, train, export, pair):
-        part.register(app)
+    groups = {name: typer.Typer(no_args_is_help=True, help=help) for name, help in GROUPS.items()}
+    for name, group in groups.items():
+        app.add_typer(group, name=name)
+    for name, function in COMMANDS.items():
+        where, _, command = name.rpartition(" ")
+        add_command(groups.get(where, app), command, function, resume=RESUMES.get(name))
+    app.command("lm-eval", context_settings=lm_eval.PASS_ON, add_help_option=False)(lm_eval.lm_eval)
     return app
 
 
@@ -75,9 +121,6 @@ def unusable(arguments: Sequence[str]) -> str | None:
     if sys.stdout is None:
         return "stdout is closed; send it to a file, or to /dev/null"
     return None
-
-
-HELP = {"help_option_names": ["-h", "--help"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.data import choose_items
-from select_to_think.cli.options import Only, name_option
+from select_to_think.cli.options import Only, name_option, numbers
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
@@ -20,7 +19,7 @@ from select_to_think.config import BenchConfig, DataConfig, PairConfig, RuntimeC
 from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import DOMAINS
 from select_to_think.serving.settings import SERVED_RUNTIME, BenchServeConfig
-from select_to_think.structures import S2TError, comma_separated
+from select_to_think.structures import S2TError
 from select_to_think.training.settings import ScorerConfig, TrainShape
 
 COLLECTION = "collection"  # in the folder of a pair
@@ -107,12 +106,7 @@ def remote(
     """Throughput and latency with the LLM behind a server (--llm http://host:port/v1), further and further away."""
     from select_to_think.evaluation.bench_remote import bench_remote
 
-    try:
-        latencies = [float(each) for each in comma_separated(latency_ms)]
-    except ValueError:
-        latencies = []
-    if not latencies or min(latencies) < 0:
-        raise S2TError(f"latency must be milliseconds, separated by commas, got {latency_ms!r}")
+    latencies = numbers(latency_ms, float, "--latency-ms are milliseconds")
     with progress("timing") as report:
         rows = bench_remote(
             pair,
@@ -151,11 +145,3 @@ def shown(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the sub-commands of `s2t bench`."""
-    group = typer.Typer(no_args_is_help=True, help="Time the fast paths against the plain ones.")
-    for name, command in (("decode", decode), ("train", train), ("serve", serve), ("remote", remote)):
-        add_command(group, name, command)
-    app.add_typer(group, name="bench")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.data import Style, choose_items, fitting_items, folder_for
 from select_to_think.cli.options import DATA_PANEL, MODELS, Batching, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.config import DataConfig, PairConfig
 from select_to_think.structures import S2TError
-
-if TYPE_CHECKING:
-    from select_to_think.triggers.calibration import Calibration
 
 SHOWN_BUDGETS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -75,21 +71,16 @@ def calibrate(
         "n_steps": calibration.n_steps,
         "thresholds": thresholds,
     }
-    return Reply(payload, lambda console: show(console, path, calibration))
+    return Reply(payload, lambda console: show(console, payload))
 
 
-def show(console: Console, path: Path, calibration: Calibration) -> None:
+def show(console: Console, payload: dict[str, Any]) -> None:
     """Thresholds at some budgets."""
-    table = Table(title=f"thresholds over {calibration.n_steps:,} steps", title_justify="left")
+    table = Table(title=f"thresholds over {payload['n_steps']:,} steps", title_justify="left")
     table.add_column("trigger")
     for budget in SHOWN_BUDGETS:
         table.add_column(f"{100 * budget:g} %", justify="right")
-    for trigger in calibration.quantiles:
-        table.add_row(trigger, *(f"{calibration.threshold(trigger, budget):.4g}" for budget in SHOWN_BUDGETS))
+    for trigger, thresholds in payload["thresholds"].items():
+        table.add_row(trigger, *(f"{value:.4g}" for value in thresholds.values()))
     console.print(table)
-    console.print(f"calibration: {path}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t calibrate`."""
-    add_command(app, "calibrate", calibrate)
+    console.print(f"calibration: {payload['calibration']}", soft_wrap=True)

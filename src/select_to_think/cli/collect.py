@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 
-import typer
 from rich.console import Console
-from rich.table import Table
 
-from select_to_think.cli.cluster import RayCommand, models
-from select_to_think.cli.command import AGAIN, add_command
-from select_to_think.cli.data import Out, Style, choose_items, fitting_items, folder_for
+from select_to_think.cli.data import Out, Style, choose_items, fitting_items, folder_for, models
 from select_to_think.cli.options import Batching, CalibratedModels, Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
+from select_to_think.cli.tables import show_facts
 from select_to_think.config import CollectConfig, DataConfig
 from select_to_think.integrations.ray_workers import RayConfig
 
@@ -47,9 +44,8 @@ def collect(
 
 def show(console: Console, payload: dict[str, Any]) -> None:
     """What the collection holds."""
-    table = Table(title="collection", title_justify="left", box=None, show_header=False, pad_edge=False)
     share = payload["llm_best_in_group"]
-    rows = {
+    facts = {
         "folder": payload["folder"],
         "trajectories": f"{payload['trajectories']:,}",
         "steps": f"{payload['steps']:,}",
@@ -57,11 +53,4 @@ def show(console: Console, payload: dict[str, Any]) -> None:
         **{f"  by {trigger}": f"{count:,}" for trigger, count in payload["groups_by_trigger"].items()},
         "LLM's best token in the group": "-" if share is None else f"{100 * share:.1f} %",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t collect`."""
-    add_command(app, "collect", collect, resume=AGAIN, kind=RayCommand)
+    show_facts(console, facts, "collection")

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
 from select_to_think.structures import comma_separated
 
@@ -53,8 +52,7 @@ def compare(
 
 def show(console: Console, found: list[Comparison], limit: int) -> None:
     """Each comparison: settings that differ, the table, the items that changed."""
-    from select_to_think.analysis.formats import to_rich
-    from select_to_think.cli.tables import show_table
+    from select_to_think.cli.tables import show_table, to_rich
 
     for comparison in found:
         show_table(console, comparison.table())
@@ -71,8 +69,3 @@ def short(value: object) -> str:
     """A setting in a few characters; of a fingerprint its beginning."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 20 else f"{text[:8]}…"
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t compare`."""
-    add_command(app, "compare", compare)

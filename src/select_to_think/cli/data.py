@@ -1,4 +1,4 @@
-"""Which items a command works on, how they are put, and where it writes: what several commands share.
+"""Which items a command works on, who holds the models meanwhile, and where it writes: what several commands share.
 
 Non-goals: reading items (`evaluation/items.py`, `evaluation/benchmarks/`).
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,8 +17,9 @@ import typer
 
 from select_to_think.cli.options import DATA_PANEL, Only
 from select_to_think.cli.output import note
-from select_to_think.config import DataConfig, PairConfig, PromptStyle
-from select_to_think.structures import S2TError, comma_separated, unknown_name
+from select_to_think.config import DataConfig, DecodeConfig, PairConfig, PromptStyle, RuntimeConfig
+from select_to_think.integrations.ray_workers import RayConfig, connected
+from select_to_think.structures import S2TError, comma_separated
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
@@ -49,21 +51,25 @@ def choose_items(
     All but test items come from train splits only; those for validation need no answers. Raises S2TError where that is
     not possible.
     """
-    from select_to_think.evaluation.benchmarks import ask
-    from select_to_think.evaluation.items import limit_items, refuse_test
+    from select_to_think.evaluation.benchmarks import ask, load
+    from select_to_think.evaluation.items import limit_items, load_items, refuse_test
 
     check_source(data)
+    learned, names = purpose != "test", dict.fromkeys(comma_separated(data.benchmarks or ""))
+    for source in (data.data, *names) if learned else ():
+        refuse_test([], purpose=VERBS[purpose], source=source)
     last = None if data.limit is None else data.skip + data.limit
-    if data.benchmarks is not None:
-        items = benchmark_items(data, purpose)
+    if names:
+        found = [load(name, data.split, data_dir=data.data_dir, learned=learned) for name in names]
+        items = [item for part in found for item in part]
     elif data.data is not None:
-        items = file_items(data.data, purpose)
+        items = load_items(data.data, answered=purpose != "validation")
     else:
         items = pair_items(pair, data.split or purpose, last)
-    if purpose != "test":
+    if learned:
         refuse_test(items, purpose=VERBS[purpose])
     items = limit_items(items, data.limit, skip=data.skip)
-    if data.benchmarks is None and style == AS_IT_IS:
+    if not names and style == AS_IT_IS:
         return items
     prompts = ask(items, style, data_dir=data.data_dir)
     return [
@@ -80,60 +86,42 @@ def check_source(data: DataConfig) -> None:
         raise S2TError("--split goes with --benchmarks or the bundled pair; --data takes the whole file")
     if data.data_dir is not None and data.benchmarks is None:
         raise S2TError("--data-dir goes with --benchmarks; name some, for example --benchmarks gsm8k")
-
-
-def benchmark_items(data: DataConfig, purpose: Purpose) -> list[Item]:
-    """The items of every named benchmark and file."""
-    from select_to_think.evaluation.benchmarks import is_file, load, training_items
-
-    names = comma_separated(data.benchmarks or "")
-    if not names:
+    if data.benchmarks is not None and not comma_separated(data.benchmarks):
         raise S2TError("no benchmark named; give some with --benchmarks, for example gsm8k,arc-challenge")
-    items: list[Item] = []
-    for name in dict.fromkeys(names):
-        if is_file(name):
-            items += file_items(Path(name), purpose, domain=True)
-        elif purpose == "test":
-            items += load(name, data.split, data_dir=data.data_dir)
-        else:
-            items += training_items(name, data.split or "train", data_dir=data.data_dir)
-    return items
-
-
-def file_items(path: Path, purpose: Purpose, *, domain: bool = False) -> list[Item]:
-    """The items of a file. `domain`: items without a domain get the name of the file as theirs."""
-    from select_to_think.evaluation.benchmarks import load
-    from select_to_think.evaluation.items import load_items, refuse_test
-
-    if purpose != "test":
-        refuse_test([], purpose=VERBS[purpose], source=path)
-    if not domain:
-        return load_items(path, answered=purpose != "validation")
-    return load(str(path))
 
 
 def pair_items(pair: PairConfig, split: str, limit: int | None) -> list[Item]:
     """The first `limit` items of each domain of the bundled pair."""
     from select_to_think.evaluation.items import load_pair_split
-    from select_to_think.pairs.problems import SPLIT_PERMILLE
 
     if pair.slm is not None:
         raise S2TError("with --slm, name the questions too: --benchmarks NAMES, or --data FILE.jsonl")
-    if split not in SPLIT_PERMILLE:
-        raise unknown_name("split", split, SPLIT_PERMILLE)
     return load_pair_split(split, limit_per_domain=limit)
 
 
 def fitting_items(holder: Session | Workers, items: list[Item], max_new_tokens: int, *, with_llm: bool) -> list[Item]:
     """The items whose prompts fit the context; says how many do not."""
     from select_to_think.evaluation.fitting import only_fitting
-    from select_to_think.evaluation.workers import workers_of
 
-    fitting = partial(only_fitting, items=items, max_new_tokens=max_new_tokens, with_llm=with_llm)
-    kept, remarks = workers_of(holder).ask(fitting)
+    kept, remarks = only_fitting(holder, items, max_new_tokens, with_llm=with_llm)
     for remark in remarks:
         note(remark)
     return kept
+
+
+@contextmanager
+def models(
+    ray: RayConfig, pair: PairConfig, decode: DecodeConfig, runtime: RuntimeConfig = RuntimeConfig()
+) -> Iterator[Session | Workers]:
+    """A session on the pair, or workers on the cluster that hold it."""
+    if ray.ray is None:
+        from select_to_think.session import Session
+
+        yield Session.load(pair, runtime)
+        return
+    with connected(ray, pair, runtime, rows=decode.max_batch) as workers:
+        note(f"{len(workers.slots)} workers of {len(workers.ray.nodes())} nodes do the work")
+        yield workers
 
 
 def folder_for(command: str, out: Path | None, *settings: Any) -> Path:

@@ -12,7 +12,6 @@ from rich.console import Console
 from select_to_think.analysis.tables import Column, Table
 from select_to_think.cli import evaluate as evaluate_command
 from select_to_think.cli import measure as measure_command
-from select_to_think.cli.command import AGAIN, add_command
 from select_to_think.cli.data import Out, folder_for
 from select_to_think.cli.generate import describe
 from select_to_think.cli.options import DATA_PANEL, Only
@@ -25,8 +24,7 @@ from select_to_think.config import DecodeConfig, EvalSettings, PairConfig, Score
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item
-    from select_to_think.evaluation.results import ResultRow, Results
-    from select_to_think.session import Session
+    from select_to_think.evaluation.results import ResultRow, Results, SufficiencyRow
 
 LOCAL = "s2t-local"
 METHODS = ("greedy", "maj@8", LOCAL, "distill", "mentor-free", "mentor-mlp", "s2t", "takeover", "llm")
@@ -52,6 +50,9 @@ def demo(
     """
     from select_to_think.analysis.report import write_report
     from select_to_think.evaluation.items import load_pair_split
+    from select_to_think.evaluation.measure import measure
+    from select_to_think.evaluation.results import MEASURE
+    from select_to_think.evaluation.runner import evaluate
     from select_to_think.session import Session
 
     items = load_pair_split(SPLIT, limit_per_domain=limit)
@@ -59,29 +60,26 @@ def demo(
     session = Session.load(pair)
     note(f"{len(items)} test problems, {len(METHODS)} methods; everything goes to {folder}")
     settings = EvalSettings(decode, select)
-    results = run_methods(session, items, settings, folder)
+    with progress("1/3 answering") as report:
+        results = evaluate(session, items, METHODS, settings, out=folder, progress=report)
     scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, settings, folder)}
-    measured = run_measure(session, items, settings, folder) if session.shares_vocabulary else None
+    measured = None
+    if session.shares_vocabulary:
+        with progress("3/3 measuring Hit@k") as report:
+            measured = measure(session, items, select=select, decode=decode, progress=report)
+        measured.save(folder / MEASURE)  # where the report finds it
     item = telling_item(folder, items)
     answer = session.generate([item.question], LOCAL, decode, select)[0]
-    example = describe(item.question, answer, session.text)
+    example = describe(item.question, answer, session)
     page = write_report([folder], folder / REPORT)
     payload = {
         **results.to_json(),
         "scorers": {name: [asdict(row) for row in rows] for name, rows in scorers.items()},
-        "measure": [] if measured is None else measured["results"],
+        "measure": [] if measured is None else measured.to_json()["results"],
         "example": example,
         "report": str(page),
     }
     return Reply(payload, lambda console: show(console, results, scorers, measured, item, example, page))
-
-
-def run_methods(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> Results:
-    """Every method over every item."""
-    from select_to_think.evaluation.runner import evaluate
-
-    with progress("1/3 answering") as report:
-        return evaluate(session, items, METHODS, settings, out=folder, progress=report)
 
 
 def scorer_name(select: SelectConfig) -> str:
@@ -98,6 +96,7 @@ def run_scorers(
     pair: PairConfig, items: list[Item], settings: EvalSettings, folder: Path
 ) -> dict[str, list[ResultRow]]:
     """s2t-local with every other scorer that comes with the pair; the rows of each."""
+    from select_to_think.evaluation.meter import Meter
     from select_to_think.evaluation.runner import evaluate
     from select_to_think.pairs import bundled_folder
     from select_to_think.session import Session
@@ -106,16 +105,13 @@ def run_scorers(
     shipped = sorted(path.name for path in (bundled_folder(pair.pair) / "scorers").iterdir() if path.is_dir())
     others = [name for name in shipped if name != scorer_name(settings.select)]
     with progress("2/3 trying the other scorers") as report:
-        for number, name in enumerate(others):
+        meter = Meter(dict.fromkeys(others, len(items)), report)
+        for name in others:
             mode, score = name.split("-")
             select = replace(settings.select, scorer_mode=cast(ScorerMode, mode), score=cast(ScoreKind, score))
             own = replace(settings, select=select)
-
-            def advance(done: int, total: int, before: int = number * len(items)) -> None:
-                report(before + done, len(others) * len(items))
-
-            out = folder / "scorers" / name
-            found[name] = local_rows(evaluate(Session.load(pair), items, [LOCAL], own, out=out, progress=advance))
+            out, part = folder / "scorers" / name, meter.part(name)
+            found[name] = local_rows(evaluate(Session.load(pair), items, [LOCAL], own, out=out, progress=part))
     return found
 
 
@@ -130,19 +126,6 @@ def scorer_table(scorers: dict[str, list[ResultRow]]) -> Table:
     rates = (Column("trigger_rate", "Triggered", "percent"), Column("flip_rate", "Flips", "percent"))
     columns = (Column("scorer", "Scorer", "text"), *accuracies, *rates)
     return Table(f"Accuracy of {LOCAL} by scorer", columns, tuple(lines))
-
-
-def run_measure(session: Session, items: list[Item], settings: EvalSettings, folder: Path) -> dict[str, Any]:
-    """Hit@k, kept beside the results, where the report finds it."""
-    from select_to_think.evaluation.measure import measure
-    from select_to_think.evaluation.results import MEASURE
-    from select_to_think.files import write_json_atomic
-
-    with progress("3/3 measuring Hit@k") as report:
-        found = measure(session, items, select=settings.select, decode=settings.decode, progress=report)
-    payload = found.to_json()
-    write_json_atomic(folder / MEASURE, payload)
-    return payload
 
 
 def telling_item(folder: Path, items: list[Item]) -> Item:
@@ -161,7 +144,7 @@ def show(
     console: Console,
     results: Results,
     scorers: dict[str, list[ResultRow]],
-    measured: dict[str, Any] | None,
+    measured: Results[SufficiencyRow] | None,
     item: Item,
     example: dict[str, Any],
     page: Path,
@@ -175,8 +158,3 @@ def show(
     show_result(console, example)
     console.print(f"\nright answer: {item.answer}")
     console.print(f"report: {page.resolve()}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t demo`."""
-    add_command(app, "demo", demo, resume=AGAIN)

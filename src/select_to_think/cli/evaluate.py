@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 import typer
 from rich.console import Console
 
-from select_to_think.cli.cluster import RayCommand, models
-from select_to_think.cli.command import AGAIN, add_command
-from select_to_think.cli.data import Out, Style, choose_items, folder_for
-from select_to_think.cli.options import DATA_PANEL, completing, name_option
+from select_to_think.cli.data import Out, Style, choose_items, folder_for, models
+from select_to_think.cli.options import DATA_PANEL, completing, name_option, numbers
 from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.config import (
@@ -27,7 +25,7 @@ from select_to_think.config import (
 )
 from select_to_think.integrations.ray_workers import RayConfig
 from select_to_think.methods import METHODS
-from select_to_think.structures import S2TError, comma_separated, unknown_name
+from select_to_think.structures import comma_separated, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.results import Results
@@ -67,15 +65,6 @@ Contradictory = Annotated[
 ]
 
 
-class EvalCommand(RayCommand):
-    """A command whose --allow-code-execution needs no value."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put in the value where none is given."""
-        flag = "--allow-code-execution"
-        return super().parse_args(ctx, [f"{flag}=confined" if word == flag else word for word in args])
-
-
 def evaluate(
     pair: PairConfig,
     decode: DecodeConfig,
@@ -106,7 +95,7 @@ def evaluate(
         decode,
         select,
         mentor,
-        seeds=numbers(seeds or ""),
+        seeds=numbers(seeds, int, "--seeds are whole numbers from 0") if seeds else (),
         baseline=baseline,
         prices=prices,
         style=style if any(item.prompt is not None for item in items) else None,
@@ -125,15 +114,6 @@ def evaluate(
     with models(ray, pair, decode, runtime) as holder, progress("evaluating") as report:
         results = run(holder, items, chosen, settings, out=folder, shard=part, begun=begun, progress=report)
     return Reply(results.to_json(), lambda console: show(console, folder, results))
-
-
-def numbers(text: str) -> list[int]:
-    """The seeds in a comma-separated list. Raises S2TError for anything but numbers from 0."""
-    found = comma_separated(text)
-    wrong = [seed for seed in found if not seed.isdecimal()]
-    if wrong:
-        raise S2TError(f"seeds are whole numbers from 0, comma-separated, got {wrong[0]!r}")
-    return [int(seed) for seed in found]
 
 
 def code_execution(name: str | None) -> CodeExecution | None:
@@ -169,9 +149,3 @@ def merge(
 
     results = run(runs, out)
     return Reply(results.to_json(), lambda console: show(console, out, results))
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t eval` and `s2t merge`."""
-    add_command(app, "eval", evaluate, resume=AGAIN, kind=EvalCommand)
-    add_command(app, "merge", merge)

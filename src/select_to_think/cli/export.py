@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply, note
 from select_to_think.config import PairConfig, SelectConfig
@@ -58,8 +57,3 @@ def show(console: Console, out: Path, manifest: dict[str, Any]) -> None:
         ids = rows["bin_ids"]
         console.print(f"{len(ids)} bins are the logits of the ids {ids[0]} to {ids[-1]}; never emit a reserved id")
     console.print(f"exported: {out}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t export`."""
-    add_command(app, "export", export)

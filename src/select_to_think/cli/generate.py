@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from itertools import chain
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply
 from select_to_think.cli.trace import LiveAnswer, show_choices, show_result
@@ -29,8 +27,6 @@ from select_to_think.structures import Generation, S2TError
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
-
-Decode = Callable[[Sequence[int]], str]
 
 EXAMPLE = 's2t generate "Today Ida has 23 keys. ..."'
 
@@ -65,7 +61,7 @@ def generate(
 
     def payload() -> dict[str, Any]:
         answers = session.generate(asked, method, decode, select, mentor)
-        results = [describe(question, answer, session.text) for question, answer in zip(asked, answers, strict=True)]
+        results = [describe(question, answer, session) for question, answer in zip(asked, answers, strict=True)]
         return {"schema": 1, "method": method, "results": results}
 
     def show(console: Console) -> None:
@@ -93,13 +89,13 @@ def stream(console: Console, session: Session, question: str, method: str, setti
     show_choices(console, answer.steps, answer.ending.votes, answer.ending.finish_reason)
 
 
-def describe(question: str, answer: Generation, decode: Decode) -> dict[str, Any]:
+def describe(question: str, answer: Generation, session: Session) -> dict[str, Any]:
     """One answer with its whole trace, as JSON."""
     from select_to_think.evaluation.tracing import pieces, step_trace
 
     steps = [
-        step_trace(decode, step, index, piece)
-        for index, (step, piece) in enumerate(zip(answer.steps, pieces(decode, answer.tokens), strict=True))
+        step_trace(session.text, step, index, piece)
+        for index, (step, piece) in enumerate(zip(answer.steps, pieces(session, answer.tokens), strict=True))
     ]
     return {
         "question": question,
@@ -112,8 +108,3 @@ def describe(question: str, answer: Generation, decode: Decode) -> dict[str, Any
         "counts": asdict(answer.counts),
         "steps": steps,
     }
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t generate`."""
-    add_command(app, "generate", generate)

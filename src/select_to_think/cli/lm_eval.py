@@ -13,8 +13,7 @@ from traceback import walk_tb
 
 import typer
 
-from select_to_think.cli.command import quiet_libraries, refuse
-from select_to_think.cli.errors import INTERRUPTED, USER_ERROR, explain
+from select_to_think.cli.command import INTERRUPTED, USER_ERROR, explain, quiet_libraries, refuse
 from select_to_think.structures import S2TError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -86,8 +85,3 @@ def other_tasks(missing: Iterable[str], known: Iterable[str]) -> str:
         f"{guess}`s2t lm-eval ls tasks` lists its tasks, --include_path FOLDER adds yours, a name with .yaml must be a "
         "file"
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t lm-eval`."""
-    app.command("lm-eval", context_settings=PASS_ON, add_help_option=False)(lm_eval)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
 
-from select_to_think.cli.cluster import RayCommand, models
-from select_to_think.cli.command import add_command
-from select_to_think.cli.data import Out, Style, choose_items
+from select_to_think.cli.data import Out, Style, choose_items, models
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.config import DataConfig, SelectConfig
 from select_to_think.integrations.ray_workers import RayConfig
+
+if TYPE_CHECKING:
+    from select_to_think.evaluation.results import Results, SufficiencyRow
 
 
 def measure(
@@ -35,30 +35,24 @@ def measure(
     items = choose_items(pair, data, style)
     from select_to_think.evaluation.measure import measure as run
     from select_to_think.evaluation.results import MEASURE
-    from select_to_think.files import make_folder, write_json_atomic
+    from select_to_think.files import make_folder
 
     if out is not None:
         make_folder(out)
     with models(ray, pair, decode) as holder, progress("measuring") as report:
         found = run(holder, items, select=select, decode=decode, progress=report)
-    payload = found.to_json()
     if out is not None:
-        write_json_atomic(out / MEASURE, payload)
-    return Reply(payload, lambda console: show(console, payload))
+        found.save(out / MEASURE)
+    return Reply(found.to_json(), lambda console: show(console, found))
 
 
-def show(console: Console, payload: dict[str, Any]) -> None:
+def show(console: Console, found: Results[SufficiencyRow]) -> None:
     """Hit@k per domain."""
     from select_to_think.analysis.runs import Run
     from select_to_think.analysis.tables import hit_table
     from select_to_think.cli.tables import show_table
 
-    run = Run("measure", rows=(), provenance=payload["provenance"], records={}, measure=payload)
+    run = Run("measure", rows=(), provenance=found.provenance, records={}, measure=found)
     show_table(console, hit_table([run]))
-    for remark in payload["provenance"]["notes"]:
+    for remark in found.provenance["notes"]:
         console.print(remark, style="dim")
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t measure`."""
-    add_command(app, "measure", measure, kind=RayCommand)

@@ -9,7 +9,7 @@ Non-goals: reading files, checking values (the dataclasses do).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,58 +18,33 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from rich.markup import escape
 
-from select_to_think.advice.settings import MODES, AdviseConfig, ProbeTraining
+from select_to_think.advice.settings import MODES
 from select_to_think.checked import Checked
-from select_to_think.config import (
-    BenchConfig,
-    CollectConfig,
-    DataConfig,
-    DecodeConfig,
-    MentorConfig,
-    PairConfig,
-    PriceConfig,
-    PromptStyle,
-    RuntimeConfig,
-    SelectConfig,
-    ServeConfig,
-)
-from select_to_think.integrations.ray_workers import RayConfig
+from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
-from select_to_think.serving.settings import AccessConfig, BenchServeConfig
-from select_to_think.structures import S2TError
-from select_to_think.training.settings import (
-    DistillConfig,
-    ScorerConfig,
-    TrainShape,
-    TriggerTrainConfig,
-    VerifierTrainConfig,
-)
+from select_to_think.structures import S2TError, comma_separated
 from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"
-PANELS = {
-    PairConfig: "Models",
-    DecodeConfig: "Decoding",
-    SelectConfig: "Selection",
-    MentorConfig: "Mentor",
-    RuntimeConfig: "Running",
-    DataConfig: DATA_PANEL,
-    PromptStyle: DATA_PANEL,
-    PriceConfig: DATA_PANEL,
-    CollectConfig: "Collection",
-    ScorerConfig: "Training",
-    DistillConfig: "Training",
-    TriggerTrainConfig: "Training",
-    VerifierTrainConfig: "Training",
-    ProbeTraining: "Training",
-    AdviseConfig: "Advice",
-    BenchConfig: "Timing",
-    BenchServeConfig: "Timing",
-    TrainShape: "Timing",
-    AccessConfig: "Access",
-    ServeConfig: "Server",
-    RayConfig: "Cluster",
+PANELS = {  # of the help, by name of the configuration
+    name: panel
+    for panel, names in {
+        "Models": "PairConfig",
+        "Decoding": "DecodeConfig",
+        "Selection": "SelectConfig",
+        "Mentor": "MentorConfig",
+        "Running": "RuntimeConfig",
+        DATA_PANEL: "DataConfig PromptStyle PriceConfig",
+        "Collection": "CollectConfig",
+        "Training": "ScorerConfig DistillConfig TriggerTrainConfig VerifierTrainConfig ProbeTraining",
+        "Advice": "AdviseConfig",
+        "Timing": "BenchConfig BenchServeConfig TrainShape",
+        "Access": "AccessConfig",
+        "Server": "ServeConfig",
+        "Cluster": "RayConfig",
+    }.items()
+    for name in names.split()
 }
 
 
@@ -110,6 +85,7 @@ TABLES: dict[str, Mapping[str, Any]] = {  # field -> what it names
 }
 
 Result = TypeVar("Result")
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -168,6 +144,17 @@ def listed(names: Iterable[str]) -> str:
     return f" [{', '.join(names)}]" if names else ""
 
 
+def numbers(text: str, kind: type[Number], wanted: str) -> list[Number]:
+    """The numbers in a comma-separated list, each once. Raises S2TError for none, and for what is none from 0 on."""
+    try:
+        found = list(dict.fromkeys(map(kind, comma_separated(text))))
+    except ValueError:
+        found = []
+    if not found or not all(number >= 0 for number in found):
+        raise S2TError(f"{wanted}, comma-separated, got {text!r}")
+    return found
+
+
 def completing(names: Iterable[str]) -> Callable[[str], list[str]]:
     """What a shell asks for a name that was begun, or for the last of several after commas."""
 
@@ -186,55 +173,33 @@ def bounds(spec: Any) -> str:
     return f" [at least {low:g}]" if high is None else f" [{low:g} to {high:g}]"
 
 
-def chosen_fields(cls: type[Checked], only: Only | None) -> list[tuple[Any, Any]]:
-    """The fields of a configuration that a command offers, each with its default there."""
-    replaced = dict(only.defaults) if only else {}
-    wanted = [f for f in fields(cls) if only is None or not only.names or f.name in only.names]  # type: ignore[arg-type]
-    return [(f, replaced.get(f.name, f.default)) for f in wanted]
-
-
-def config_of(annotation: Any) -> tuple[type[Checked], Only | None] | None:
-    """The configuration class of a parameter and what of it is used, or None for any other parameter."""
-    cls, *marks = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
-    if not (isinstance(cls, type) and issubclass(cls, Checked)):
-        return None
-    return cls, next((mark for mark in marks if isinstance(mark, Only)), None)
-
-
-def flatten(function: Callable[..., Result], extra: Sequence[inspect.Parameter] = ()) -> Callable[..., Result]:
-    """A function with one keyword per flag that calls `function` with whole configurations.
-
-    `extra` parameters are shown to typer too and are passed through untouched.
-    """
-    hints = get_type_hints(function, include_extras=True)
-    preset = False
-    configs: dict[str, tuple[type[Checked], list[tuple[Any, Any]]]] = {}
+def flatten(function: Callable[..., Result]) -> tuple[Callable[..., Result], list[inspect.Parameter]]:
+    """A function with one keyword per flag that calls `function` with whole configurations, and what typer reads."""
+    configs: dict[str, tuple[type[Checked], list[str]]] = {}
     parameters: list[inspect.Parameter] = []
-    for parameter in inspect.signature(function).parameters.values():
-        found = config_of(hints[parameter.name])
-        if found is None:
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=kind))
+    preset = False
+    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        hint = parameter.annotation
+        cls, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if not (isinstance(cls, type) and issubclass(cls, Checked)):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
-        cls, only = found
-        offered = chosen_fields(cls, only)
-        configs[parameter.name] = (cls, offered)
-        preset |= cls in (SelectConfig, MentorConfig) and (only is None or not only.names or only.presets)
-        field_types = get_type_hints(cls)
-        parameters += [flag(spec, field_types[spec.name], default, PANELS[cls]) for spec, default in offered]
-
+        only = next((mark for mark in marks if isinstance(mark, Only)), Only())
+        offered = [spec for spec in fields(cls) if not only.names or spec.name in only.names]  # type: ignore[arg-type]
+        configs[name] = cls, [spec.name for spec in offered]
+        preset |= cls in (SelectConfig, MentorConfig) and (not only.names or only.presets)
+        types, defaults = get_type_hints(cls), dict(only.defaults)
+        parameters += [
+            flag(spec, types[spec.name], defaults.get(spec.name, spec.default), PANELS[cls.__name__])
+            for spec in offered
+        ]
     if preset:
         parameters.append(PRESET_FLAG)
 
     def call(**values: Any) -> Result:
         values.pop("preset", None)  # it has changed the other defaults
-        for name, (cls, offered) in configs.items():
-            settings = {spec.name: values.pop(spec.name) for spec, _ in offered}
-            values[name] = cls(**settings)
+        for name, (cls, names) in configs.items():
+            values[name] = cls(**{field: values.pop(field) for field in names})
         return function(**values)
 
-    parameters += extra
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {p.name: p.annotation for p in parameters}
-    call.__name__, call.__doc__, call.__module__ = function.__name__, function.__doc__, function.__module__
-    return call
+    return call, parameters

@@ -48,11 +48,8 @@ class TextConsole(Console):
 def console(stream: TextIO) -> Console:
     """A rich console on `stream`: the terminal's width, or wide enough for a table where there is none."""
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
-    settings: dict[str, Any] = {"highlight": False, "soft_wrap": False, "markup": False, "emoji": False}
-    made = TextConsole(file=stream, width=width, **settings)
-    if made.no_color:  # no style at all, so that marks are written out
-        made = TextConsole(file=stream, width=width, color_system=None, **settings)
-    return made
+    colours: Any = None if os.environ.get("NO_COLOR") else "auto"  # without: no style at all, so marks are written out
+    return TextConsole(file=stream, width=width, color_system=colours, highlight=False, markup=False, emoji=False)
 
 
 def write_reply(reply: Reply, stream: TextIO, as_json: bool) -> None:

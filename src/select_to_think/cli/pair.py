@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
 
 ROLES = ("slm", "llm")
@@ -73,10 +72,3 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     console.print(f"problems per domain ({', '.join(payload['domains'])}): {sizes}")
     console.print(f"scorers: {', '.join(payload['scorers']) or 'none'}")
     console.print(f"folder: {payload['folder']}", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t pair info`."""
-    group = typer.Typer(no_args_is_help=True, help="The bundled pair: look at it.")
-    add_command(group, "info", info)
-    app.add_typer(group, name="pair")

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.output import Reply
 from select_to_think.structures import unknown_name, visible
 
@@ -41,45 +40,32 @@ def report(
     """Write the report of one or several evaluations: a page for people, or tables for papers and programs."""
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
-    drawn: list[Path] = []
-    if figures is not None:
-        from select_to_think.analysis.figures import write_figures
+    from select_to_think.analysis.documents import DOCUMENTS
+    from select_to_think.analysis.figures import write_figures
+    from select_to_think.analysis.runs import load_runs
+    from select_to_think.files import make_folder, write_text_atomic
 
-        drawn = write_figures(runs, figures)
-    text, path = None, out
-    if format == "html":
-        from select_to_think.analysis.report import write_report
-
-        path = write_report(runs, out or runs[0] / FILE_NAME)
-    else:
-        from select_to_think.analysis.documents import DOCUMENTS
-        from select_to_think.analysis.runs import load_runs
-        from select_to_think.files import make_folder, write_text_atomic
-
-        text = DOCUMENTS[format](load_runs(runs))
-        if out is not None:
-            make_folder(out.parent)
-            write_text_atomic(out, text)
+    found = load_runs(runs)
+    drawn = [] if figures is None else write_figures(found, figures)
+    text, path = DOCUMENTS[format](found), out or (runs[0] / FILE_NAME if format == "html" else None)
+    if path is not None:
+        make_folder(path.parent)
+        write_text_atomic(path, text)
     payload = {
         "schema": 1,
         "format": format,
-        "report": str(path) if path is not None else None,
+        "report": None if path is None else str(path),
         "text": text if path is None else None,
-        "figures": [str(figure) for figure in drawn],
+        "figures": list(map(str, drawn)),
     }
     return Reply(payload, lambda console: show(console, text, path, drawn))
 
 
-def show(console: Console, text: str | None, path: Path | None, drawn: list[Path]) -> None:
+def show(console: Console, text: str, path: Path | None, drawn: list[Path]) -> None:
     """Print the text, or name the files."""
     if path is None:
-        console.file.write(visible(text or "") if console.is_terminal else text or "")
+        console.file.write(visible(text) if console.is_terminal else text)
         return
     console.print(f"report: {path.resolve()}", soft_wrap=True)
     if drawn:
         console.print(f"figures: {drawn[0].parent.resolve()} ({len(drawn)} files)", soft_wrap=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t report`."""
-    add_command(app, "report", report)

@@ -7,9 +7,6 @@ from logging.config import dictConfig
 from threading import Thread
 from typing import Annotated
 
-import typer
-
-from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only
 from select_to_think.cli.output import Reply, note
 from select_to_think.config import (
@@ -103,9 +100,3 @@ def run(
         announce()
         answer(engine)
     return Reply({"schema": 1, "address": where}, lambda console: None)
-
-
-def register(app: typer.Typer) -> None:
-    """Add both."""
-    for function in (playground, serve):
-        add_command(app, function.__name__, function, resume="the server has ended")

@@ -8,41 +8,34 @@ Non-goals: what the columns are (`analysis/tables.py`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
 from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
-from select_to_think.analysis.formats import to_rich
 from select_to_think.analysis.tables import Column, Table
 from select_to_think.structures import visible
 
 PADDING = 3  # columns of the terminal between two cells
 # What a narrow terminal can do without, the least needed first.
-EXPENDABLE = (
-    "slm_processed_per_answer",
-    "flops_per_answer",
-    "llm_processed_per_answer",
-    "seconds_per_answer",
-    "n_items",
-    "hit_at:32",
-    "hit_at:16",
-    "hit_at:2",
-    "accuracy_low",
-    "n",
-    "tokens_per_second",
-    "agreement",
-    "llm_forwards_per_answer",
-    "flip_rate",
-    "hit_at:4",
-    "consultations_per_answer",
-    "mentor_choice_rate",
-    "n_steps",
-    "hit_at_8",
-    "money_per_1000",
-    "cut_off",
-)
+EXPENDABLE = """
+    slm_processed_per_answer flops_per_answer llm_processed_per_answer seconds_per_answer n_items hit_at:32
+    hit_at:16 hit_at:2 accuracy_low n tokens_per_second agreement llm_forwards_per_answer flip_rate hit_at:4
+    consultations_per_answer mentor_choice_rate n_steps hit_at_8 money_per_1000 cut_off
+""".split()
+
+
+def to_rich(table: Table) -> RichTable:
+    """The table for a terminal."""
+    shown = RichTable(title=table.title)
+    for column in table.columns:
+        shown.add_column(column.title, justify="left" if column.kind == "text" else "right")
+    for row in table.rows:
+        shown.add_row(*(Text(visible(column.show(row))) for column in table.columns))
+    return shown
 
 
 def show_table(console: Console, table: Table) -> None:
@@ -60,6 +53,14 @@ def show_table(console: Console, table: Table) -> None:
         if number:
             rich.title = None
         console.print(rich)
+
+
+def show_facts(console: Console, facts: Mapping[str, str], title: str | None = None) -> None:
+    """Print names and their values below each other."""
+    shown = RichTable(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+    for fact in facts.items():
+        shown.add_row(*fact)
+    console.print(shown)
 
 
 def fitted(table: Table, width: int) -> Table:

@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.command import add_command
 from select_to_think.cli.data import Style, choose_items, fitting_items, pair_items
 from select_to_think.cli.options import Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
+from select_to_think.cli.tables import show_facts
 from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig
 from select_to_think.training.settings import DistillConfig, ScorerConfig, TriggerTrainConfig, VerifierTrainConfig
 
@@ -40,7 +40,6 @@ Consulting = Annotated[
     Only(tuple(spec.name for spec in fields(MentorConfig)), (("consult_rate", 1.0),), presets=True),
 ]
 Resume = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with the unfinished training beside --out.")]
-RESUME_HINT = "add --resume to the same command to go on from the last checkpoint"
 
 
 def trajectories(folders: list[Path]) -> Iterator[Trajectory]:
@@ -169,10 +168,8 @@ def trigger(
 
 def show_trigger(console: Console, payload: dict[str, Any]) -> None:
     """How well the head predicts the KL trigger on items that nothing was fitted to."""
-    table = Table(title="learned trigger, on held-out items", title_justify="left", show_header=False, box=None)
-    for name in ("trigger_budget", "spent_budget", "precision", "recall", "roc_auc"):
-        table.add_row(name, f"{payload[name]:.3f}")
-    console.print(table)
+    names = ("trigger_budget", "spent_budget", "precision", "recall", "roc_auc")
+    show_facts(console, {name: f"{payload[name]:.3f}" for name in names}, "learned trigger, on held-out items")
     console.print(f"trigger: {payload['trigger']}", soft_wrap=True)
 
 
@@ -257,12 +254,9 @@ def verifier(
 
 def show_verifier(console: Console, payload: dict[str, Any]) -> None:
     """How well it judges disputes of problems that trained nothing."""
-    table = Table(title="verifier, on held-out problems", title_justify="left", show_header=False, box=None)
-    for name in ("disputes", "ties", "trained", "measured"):
-        table.add_row(name, f"{payload[name]:,}")
-    for name in ("roc_auc", "right_choices", "free_right_choices"):
-        table.add_row(name, f"{payload[name]:.3f}")
-    console.print(table)
+    facts = {name: f"{payload[name]:,}" for name in ("disputes", "ties", "trained", "measured")}
+    facts |= {name: f"{payload[name]:.3f}" for name in ("roc_auc", "right_choices", "free_right_choices")}
+    show_facts(console, facts, "verifier, on held-out problems")
     curve = Table("predicted", "right", "prompts", title="calibration", title_justify="left", box=None)
     for entry in payload["calibration"]:
         curve.add_row(f"{entry['predicted']:.2f}", f"{entry['right']:.2f}", f"{entry['prompts']:,}")
@@ -280,16 +274,3 @@ def push(
 
     address = upload(folder, to, private=private)
     return Reply({"schema": 1, "folder": str(folder), "address": address}, lambda console: console.print(address))
-
-
-def register(app: typer.Typer) -> None:
-    """Add the sub-commands of `s2t train`."""
-    group = typer.Typer(
-        no_args_is_help=True, help="Train a scorer, a learned trigger, the distillation baseline or a verifier."
-    )
-    add_command(group, "scorer", scorer, resume=RESUME_HINT)
-    add_command(group, "trigger", trigger)
-    add_command(group, "distill", distill, resume=RESUME_HINT)
-    add_command(group, "verifier", verifier, resume=RESUME_HINT)
-    add_command(group, "push", push)
-    app.add_typer(group, name="train")

@@ -3,18 +3,19 @@
 Every cell is an evaluation in a folder of its own, so a stopped run goes on where it stopped. At rate 0 the length
 means nothing: one cell stands for all.
 
-Non-goals: the plot (`analysis/ablation.py`).
+Non-goals: the plot (`analysis/figures.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from select_to_think.config import EvalSettings
 from select_to_think.evaluation.items import Item
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.results import ResultRow
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.methods import METHODS
@@ -24,13 +25,7 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One setting and its row over all domains."""
-
-    consult_rate: float
-    segment_tokens: int | None  # None: the mentor is never asked
-    row: ResultRow
+Cell = tuple[float, int | None]  # consultation rate, segment length; None where the mentor is never asked
 
 
 def ablate(
@@ -44,8 +39,8 @@ def ablate(
     lengths: Sequence[int],
     begun: Callable[[], None] | None = None,
     progress: Progress | None = None,
-) -> list[Cell]:
-    """Evaluate `method` in every cell, each in a folder of its own below `out`.
+) -> dict[Cell, ResultRow]:
+    """Evaluate `method` in every cell, each in a folder of its own below `out`; the rows over all domains.
 
     `begun` is called once, when the first cell begins to decode; `progress` counts answers.
 
@@ -58,17 +53,13 @@ def ablate(
     if method not in known:
         raise S2TError(f"only methods with a mentor have these settings: choose {', '.join(known)}")
     grid = [(rate, length) for rate in rates for length in (lengths if rate else (None,))]
-    chosen = [replace(settings.mentor, consult_rate=rate, segment_tokens=length or 1) for rate, length in grid]
-    cells = []
-    for number, ((rate, length), mentor) in enumerate(zip(grid, chosen, strict=True)):
-
-        def tick(done: int, total: int, before: int = number * len(items)) -> None:
-            if progress:
-                progress(before + done, len(grid) * len(items))
-
+    chosen = {cell: replace(settings.mentor, consult_rate=cell[0], segment_tokens=cell[1] or 1) for cell in grid}
+    meter = Meter(dict.fromkeys(grid, len(items)), progress)
+    found: dict[Cell, ResultRow] = {}
+    for (rate, length), mentor in chosen.items():
         folder = out / f"rate-{rate:g}-segment-{length or 0}"
-        own = replace(settings, mentor=mentor, baseline=method)
-        first = begun if number == 0 else None
-        results = evaluate(session, items, [method], own, out=folder, begun=first, progress=tick)
-        cells.append(Cell(rate, length, next(row for row in results.rows if row.domain == "all")))
-    return cells
+        own, part = replace(settings, mentor=mentor, baseline=method), meter.part((rate, length))
+        first = None if found else begun
+        rows = evaluate(session, items, [method], own, out=folder, begun=first, progress=part).rows
+        found[rate, length] = next(row for row in rows if (row.method, row.domain) == (method, "all"))
+    return found

@@ -30,14 +30,15 @@ from select_to_think.config import (
 )
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation import plain
-from select_to_think.evaluation.timing import Contender, Cost, table, time_contenders, timed_events
-from select_to_think.methods import LLM, SLM
+from select_to_think.evaluation.meter import Meter
+from select_to_think.evaluation.timing import Contenders, Cost, table, time_contenders, timed_events
+from select_to_think.methods import LLM, SLM, find_method
 from select_to_think.models.adapter import Adapter, adapted_paths
 from select_to_think.models.loading import choose_device
 from select_to_think.models.shapes import random_model
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.vocabulary import reserved_ids
-from select_to_think.policies.base import Limits, Policy, Task
+from select_to_think.policies.base import Limits, Policy
 from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
@@ -115,7 +116,7 @@ def random_adapter(model: PreTrainedModel) -> Adapter:
 
 def shape_contenders(
     config: BenchConfig, runtime: RuntimeConfig, batch: int, slm: PreTrainedModel, llm: PreTrainedModel
-) -> list[Contender]:
+) -> Contenders:
     """Every method on random models of the published shapes."""
     backends = {
         name: TransformersBackend(model, config=runtime, cost=float(model.num_parameters()))
@@ -132,36 +133,36 @@ def shape_contenders(
     room = config.prompt_tokens + config.new_tokens + 2 * CANDIDATES
     adapted = Role("slm", "scorer")
 
-    def timed(name: str, policy: Policy, roles: Mapping[str, Role], copies: int = 0) -> Contender:
+    def timed(policy: Policy, roles: Mapping[str, Role], copies: int = 0) -> Callable[[], Cost]:
         def run() -> Cost:
             runs = ((i, Run(policy.run(p, str(i)), roles, room, copies)) for i, p in enumerate(prompts))
             events = Streams(Runtime(backends, runtime)).events(runs, batch * max(1, copies))
             return timed_events(events, backends, batch)
 
-        return Contender(name, run)
+        return run
 
-    def local(mode: ScorerMode, roles: Mapping[str, Role]) -> Contender:
+    def local(mode: ScorerMode, roles: Mapping[str, Role]) -> Callable[[], Cost]:
         selector = ScorerSelector(mode, "anchored", 0.1, 1.0)
-        return timed(f"s2t-local-{mode}", Select(limits, coin(threshold), selector, CANDIDATES), roles)
+        return timed(Select(limits, coin(threshold), selector, CANDIDATES), roles)
 
     def toss(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:
         return coin.random() > threshold
 
     vote = MajorityVote(Sample(limits, 0.7, 0.8, 20, 0.0), 8, False, lambda tokens: str(tokens[-1]))
     by_kl, both = coin_kl(threshold), {"slm": SLM, "llm": LLM}
-    return [
-        timed("greedy", Greedy(limits), {"slm": SLM}),
-        Contender("transformers-generate", lambda: run_generate(slm, prompts, config.new_tokens)),
-        local("coupled", {"slm": adapted}),
-        local("proposer", {"slm": SLM, "scorer": adapted}),
-        local("activated", {"slm": SLM, "scorer": adapted}),
-        timed("s2t-kl", BlockVerified(limits, by_kl, LLMSelector(), CANDIDATES), both),
-        Contender("s2t-kl-plain", lambda: run_plain_s2t(slm, llm, prompts, config.plain_tokens, toss)),
-        timed("s2t-entropy", Select(limits, coin(threshold), LLMSelector(), CANDIDATES), both),
-        timed("takeover", BlockVerified(limits, by_kl, LLMSelector(takeover=True), CANDIDATES), both),
-        timed("maj@8", vote, {"slm": SLM}, copies=8),
-        timed("llm", Greedy(limits, model="llm"), {"llm": LLM}),
-    ]
+    return {
+        "greedy": timed(Greedy(limits), {"slm": SLM}),
+        "transformers-generate": lambda: run_generate(slm, prompts, config.new_tokens),
+        "s2t-local-coupled": local("coupled", {"slm": adapted}),
+        "s2t-local-proposer": local("proposer", {"slm": SLM, "scorer": adapted}),
+        "s2t-local-activated": local("activated", {"slm": SLM, "scorer": adapted}),
+        "s2t-kl": timed(BlockVerified(limits, by_kl, LLMSelector(), CANDIDATES), both),
+        "s2t-kl-plain": lambda: run_plain_s2t(slm, llm, prompts, config.plain_tokens, toss),
+        "s2t-entropy": timed(Select(limits, coin(threshold), LLMSelector(), CANDIDATES), both),
+        "takeover": timed(BlockVerified(limits, by_kl, LLMSelector(takeover=True), CANDIDATES), both),
+        "maj@8": timed(vote, {"slm": SLM}, copies=8),
+        "llm": timed(Greedy(limits, model="llm"), {"llm": LLM}),
+    }
 
 
 def wanted_names(names: str) -> tuple[str, ...]:
@@ -175,17 +176,17 @@ def wanted_names(names: str) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def pair_contenders(session: Session, config: BenchConfig, batch: int, questions: Sequence[str]) -> list[Contender]:
+def pair_contenders(session: Session, config: BenchConfig, batch: int, questions: Sequence[str]) -> Contenders:
     """Every method on a real pair with its calibrated triggers; answers end where the models end them."""
     decode = DecodeConfig(max_new_tokens=config.new_tokens, max_batch=batch)
     select = SelectConfig(trigger_budget=config.bench_budget)
 
-    def timed(name: str, method: str, **settings: Any) -> Contender:
+    def timed(method: str, **settings: Any) -> Callable[[], Cost]:
         def run() -> Cost:
             runs = session.runs(questions, method, MethodSettings(decode, replace(select, **settings)))
             return timed_events(session.events(runs, batch), session.backends, min(batch, len(questions)))
 
-        return Contender(name, run)
+        return run
 
     threshold = session.trigger("kl", config.bench_budget).threshold
     prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
@@ -195,41 +196,37 @@ def pair_contenders(session: Session, config: BenchConfig, batch: int, questions
         return float(bucketed_kl_nats(large[top], small[top])) > threshold
 
     slm, llm = session.slm.trainable, session.local_llm.trainable
-    return [
-        timed("greedy", "greedy"),
-        *(timed(f"s2t-local-{mode}", "s2t-local", scorer_mode=mode) for mode in get_args(ScorerMode)),
-        timed("s2t-kl", "s2t"),
-        Contender(
-            "s2t-kl-plain",
-            lambda: run_plain_s2t(slm, llm, prompts, config.new_tokens, diverge, session.stop_ids),
-        ),
-        timed("s2t-entropy", "s2t", trigger="entropy"),
-        timed("takeover", "takeover"),
-        timed("maj@8", "maj@8"),
-        *mentor_contenders(session, config, batch, questions),
-        timed("llm", "llm"),
-    ]
+    return {
+        "greedy": timed("greedy"),
+        **{f"s2t-local-{mode}": timed("s2t-local", scorer_mode=mode) for mode in get_args(ScorerMode)},
+        "s2t-kl": timed("s2t"),
+        "s2t-kl-plain": lambda: run_plain_s2t(slm, llm, prompts, config.new_tokens, diverge, session.stop_ids),
+        "s2t-entropy": timed("s2t", trigger="entropy"),
+        "takeover": timed("takeover"),
+        "maj@8": timed("maj@8"),
+        **mentor_contenders(session, config, batch, questions),
+        "llm": timed("llm"),
+    }
 
 
-def mentor_contenders(session: Session, config: BenchConfig, batch: int, questions: Sequence[str]) -> list[Contender]:
+def mentor_contenders(session: Session, config: BenchConfig, batch: int, questions: Sequence[str]) -> Contenders:
     """`mentor-free` and its plain reference. Nothing ends their answers, so that long texts can be timed.
 
     None for an LLM with another vocabulary: the plain reference knows only one.
     """
     if not session.shares_vocabulary:
-        return []
+        return {}
     mentor, forbidden = MentorConfig(), sorted(reserved_ids(session.slm))
     asked = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening)
     settings = MethodSettings(DecodeConfig(max_new_tokens=config.new_tokens), mentor=mentor)
-    decoder = session.decoder("mentor-free", settings)
-    policy: Any = replace(decoder.policy, limits=Limits(frozenset(), config.new_tokens))  # type: ignore[type-var]
+    record, decoder = find_method("mentor-free"), session.decoder("mentor-free", settings)
+    endless: Any = replace(decoder.policy, limits=Limits(frozenset(), config.new_tokens))  # type: ignore[type-var]
+    decoder = replace(decoder, policy=endless)
     prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
 
     def fast() -> Cost:
         tasks = enumerate(zip(questions, prompts, strict=True))
-        started = ((i, prompt, policy.about(Task(text, str)).run(prompt, str(i))) for i, (text, prompt) in tasks)
-        room = config.new_tokens
-        runs = ((i, session.run(run, decoder.roles, len(prompt) + room)) for i, prompt, run in started)
+        runs = ((i, session.answering(record, decoder, *task, settings)) for i, task in tasks)
         return timed_events(session.events(runs, batch), session.backends, min(batch, len(questions)))
 
     def slow() -> Cost:
@@ -243,14 +240,14 @@ def mentor_contenders(session: Session, config: BenchConfig, batch: int, questio
                 orders = [about.ids(out, ours, theirs), about.ids(out, theirs, ours)]
                 return plain.free_margin(slm, orders, about.letters) > 0
 
-            settings = session.words, mentor.consult_rate, mentor.segment_tokens, Random(str(number))
+            settings = session.words, mentor.consult_rate, mentor.segment_tokens, Random(f"0/{prompts[number]}")
             return plain.mentor(slm, llm, prompts[number], config.new_tokens, (), *settings, takes_mentor)
 
         start = time.perf_counter()
         outputs = tuple(tuple(write(number)) for number in range(len(prompts)))
         return Cost(time.perf_counter() - start, sum(map(len, outputs)), llm.forwards, outputs=outputs)
 
-    return [Contender("mentor-free", fast), Contender("mentor-free-plain", slow)]
+    return {"mentor-free": fast, "mentor-free-plain": slow}
 
 
 def bench_decode(
@@ -262,29 +259,21 @@ def bench_decode(
         S2TError: an unknown shape or row.
     """
     names = wanted_names(config.names)
-    workloads: list[tuple[str, int, int, list[Contender]]] = []
+    workloads: dict[tuple[str, int, int], Contenders] = {}
     if config.slm_shape != "none":
         device, dtype = choose_device(session.config.device), getattr(torch, config.bench_dtype)
         slm, llm = (random_model(shape, device, dtype) for shape in (config.slm_shape, config.llm_shape))
         model = f"{config.slm_shape} + {config.llm_shape}, random {config.bench_dtype}"
         for batch in config.batches:
             contenders = shape_contenders(config, session.runtime_config, batch, slm, llm)
-            workloads.append((model, batch, config.prompt_tokens, contenders))
+            workloads[model, batch, config.prompt_tokens] = contenders
     if questions:
         longest = max(len(session.prompt(question, config.new_tokens, with_llm=True)) for question in questions)
         model = session.config.slm or session.config.pair
         for batch in config.batches:
-            workloads.append((model, batch, longest, pair_contenders(session, config, batch, questions)))
-    chosen = [(m, b, p, [c for c in contenders if c.name in names]) for m, b, p, contenders in workloads]
-    done, total = 0, sum(len(contenders) for _, _, _, contenders in chosen) * (config.repeats + 1)
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
-    rows = []
-    for model, batch, prompt_tokens, contenders in chosen:
-        rows += table(model, batch, prompt_tokens, time_contenders(contenders, config.repeats, tick))
+            workloads[model, batch, longest] = pair_contenders(session, config, batch, questions)
+    meter, rows = Meter(dict.fromkeys(workloads, len(names) * (config.repeats + 1)), progress), []
+    for about, contenders in workloads.items():
+        chosen = {name: run for name, run in contenders.items() if name in names}
+        rows += table(*about, time_contenders(chosen, config.repeats, meter.part(about)))
     return rows

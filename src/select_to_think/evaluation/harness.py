@@ -25,10 +25,9 @@ from select_to_think.evaluation.settings import selection
 from select_to_think.methods import METHODS, find_method
 from select_to_think.presets import preset_values
 from select_to_think.session import Session
-from select_to_think.structures import Counts, S2TError, unknown_name
+from select_to_think.structures import Counts, unknown_name
 
 LONGEST_ANSWER = 256  # of a task that does not say, as for the harness's own models
-WORDS = {int: "a whole number", float: "a number", bool: "True or False"}
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 logger = logging.getLogger("lm_eval.select_to_think")  # below the harness, whose verbosity it follows
 
@@ -80,9 +79,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         self.longest_answer = self.decode.max_new_tokens if "max_new_tokens" in settings else LONGEST_ANSWER
         self.method, self.record = method, find_method(method)
         self.session = Session.load(pair)
-        self.session.decoder(
-            method, MethodSettings(self.decode, self.select, self.mentor)
-        )  # so that mistakes show before any work
+        self.session.decoder(method, MethodSettings(self.decode, self.select, self.mentor))  # mistakes show at once
         self.tokenizer = self.session.slm.tokenizer
         self.templated = False
         self.usage = Usage()
@@ -237,22 +234,7 @@ def configurations(settings: Mapping[str, Any]) -> tuple[PairConfig, DecodeConfi
         if name not in known:
             raise unknown_name("model argument", name, ["method", "preset", *known])
         cls, default = known[name]
-        sorted_out[cls][name] = typed(name, value, default)
-    return (
-        PairConfig(**sorted_out[PairConfig]),
-        DecodeConfig(**sorted_out[DecodeConfig]),
-        SelectConfig(**sorted_out[SelectConfig]),
-        MentorConfig(**sorted_out[MentorConfig]),
-    )
-
-
-def typed(name: str, value: Any, default: Any) -> Any:
-    """A setting in the type of its default: the harness turns arguments into numbers as it sees fit."""
-    kind = str if default is None else type(default)
-    if kind is str:
-        return None if value is None else str(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise S2TError(f"{name} must be {WORDS[kind]}, got {value!r}")
-    return value
+        textual = default is None or isinstance(default, str)  # the harness makes numbers of texts as it sees fit
+        sorted_out[cls][name] = str(value) if textual and value is not None else value
+    pair, decode, select, mentor = (cls(**sorted_out[cls]) for cls in classes)
+    return pair, decode, select, mentor  # type: ignore[return-value]

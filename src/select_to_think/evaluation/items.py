@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from select_to_think.files import Json, decoded, numbered_lines, read_bytes, require_same_settings
-from select_to_think.structures import S2TError
+from select_to_think.structures import S2TError, unknown_name
 
 AnswerType = Literal["text", "number", "math", "choice", "bool", "code"]
 TEST = "test"
@@ -47,8 +47,10 @@ _FIELDS = frozenset(field.name for field in fields(Item)) - {"prompt"}  # prompt
 
 def load_pair_split(split: str, *, limit_per_domain: int | None = None) -> list[Item]:
     """Items of one split of the bundled pair, domain after domain. Raises S2TError for an unknown split or size."""
-    from select_to_think.pairs.problems import load_split
+    from select_to_think.pairs.problems import SPLIT_PERMILLE, load_split
 
+    if split not in SPLIT_PERMILLE:
+        raise unknown_name("split", split, SPLIT_PERMILLE)
     try:
         problems = load_split(split, limit_per_domain=limit_per_domain)
     except ValueError as error:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from select_to_think.config import DecodeConfig, SelectConfig
 from select_to_think.evaluation.fitting import only_fitting
 from select_to_think.evaluation.items import Item, assert_unique, with_all
-from select_to_think.evaluation.results import Document, Provenance, provenance
+from select_to_think.evaluation.results import KS, Results, SufficiencyRow, provenance
 from select_to_think.evaluation.rollouts import labelled_greedy
 from select_to_think.evaluation.settings import fingerprints
 from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
@@ -32,49 +32,16 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 DEFINED = ("trigger_definition", "warm_up_steps")
-KS = (1, 2, 4, 8, 16, 32)
-
-
-@dataclass(frozen=True)
-class SufficiencyRow:
-    """Local sufficiency in one domain ("all": every item). None where there is no step to look at."""
-
-    domain: str
-    n_items: int
-    n_steps: int  # triggered steps
-    hit_at: dict[str, float | None]  # share of the triggered steps whose LLM top-1 is in the SLM's top k
-    stderr_at: dict[str, float | None]  # clustered by item
-    flip_rate: float | None  # share at which the LLM prefers another of the K candidates to the SLM's greedy token
-    agreement: float | None  # share of ALL steps at which both models have the same top-1
-
-
-@dataclass(frozen=True)
-class Sufficiency:
-    """The rows of a measurement and their provenance."""
-
-    rows: tuple[SufficiencyRow, ...]
-    provenance: Provenance
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `s2t measure --json` prints."""
-        return asdict(Document(self.rows, self.provenance))
 
 
 @dataclass(frozen=True)
 class RankedSteps:
     """All P steps of one item."""
 
+    id: str
     kl_nats: NDArray[np.float32]  # (P,)
     rank: NDArray[np.int64]  # (P,) place of the LLM's top-1 among the SLM's top tokens; their number if it is none
     flip: NDArray[np.bool_]  # (P,)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """What is kept of one item."""
-
-    id: str
-    steps: RankedSteps
 
 
 def measure(
@@ -84,7 +51,7 @@ def measure(
     select: SelectConfig,
     decode: DecodeConfig = DecodeConfig(),
     progress: Progress | None = None,
-) -> Sufficiency:
+) -> Results[SufficiencyRow]:
     """Hit@k at the share of steps with the highest KL that is the trigger budget of `select`, per domain and for all.
 
     Items whose prompts do not fit the context are left out, and the notes say how many. Raises S2TError for no or
@@ -94,32 +61,25 @@ def measure(
     if not select.trigger_budget:
         raise S2TError("trigger_budget must be above 0 and at most 1 to measure something, got 0")
     workers = workers_of(holder)
-    fitting = partial(only_fitting, items=items, max_new_tokens=decode.max_new_tokens, with_llm=True)
-    items, remarks = workers.ask(fitting)
+    items, remarks = only_fitting(workers, items, decode.max_new_tokens, with_llm=True)
     work = partial(_measured, select=select, decode=decode, models=workers.ask(fingerprints))
     steps: dict[str, RankedSteps] = {}
     for measured in workers.spread(work, items):
-        steps[measured.id] = measured.steps
+        steps[measured.id] = measured
         if progress:
             progress(len(steps), len(items))
     rows, threshold = sufficiency(items, [steps[item.id] for item in items], select.trigger_budget)
-    saying: dict[str, Any] = {
-        "rows": rows,
-        "kl_nats_threshold": threshold,
-        "select": select,
-        "decode": decode,
-        "remarks": remarks,
-    }
-    return workers.ask(partial(described, **saying))
+    about = partial(described, rows=rows, kl_nats_threshold=threshold, select=select, decode=decode, remarks=remarks)
+    return workers.ask(about)
 
 
 def _measured(
     session: Session, items: Sequence[Item], *, select: SelectConfig, decode: DecodeConfig, models: dict[str, str]
-) -> Iterator[_Measured]:
+) -> Iterator[RankedSteps]:
     """The steps of every item, with the models of these fingerprints."""
     require_same_models(models, fingerprints(session))
     for index, labels in labelled_greedy(session, items, decode, with_llm=True):
-        yield _Measured(items[index].id, ranked_steps(labels, select))
+        yield ranked_steps(items[index].id, labels, select)
 
 
 def described(
@@ -129,7 +89,7 @@ def described(
     select: SelectConfig,
     decode: DecodeConfig,
     remarks: Sequence[str],
-) -> Sufficiency:
+) -> Results[SufficiencyRow]:
     """The rows with their provenance."""
     config = {
         "measure": {
@@ -140,7 +100,7 @@ def described(
     }
     about = provenance(session, config, seeds=[decode.seed])
     about["notes"] += remarks
-    return Sufficiency(tuple(rows), about)
+    return Results(tuple(rows), about)
 
 
 def sufficiency(
@@ -158,7 +118,7 @@ def sufficiency(
     return rows, threshold
 
 
-def ranked_steps(labels: Labels, select: SelectConfig) -> RankedSteps:
+def ranked_steps(item_id: str, labels: Labels, select: SelectConfig) -> RankedSteps:
     """The steps of one item behind the warm-up."""
     assert labels.llm_top_ids is not None and labels.llm_logprobs is not None
     same = labels.slm_ids == labels.llm_top_ids[:, :1]  # (P, S)
@@ -166,7 +126,7 @@ def ranked_steps(labels: Labels, select: SelectConfig) -> RankedSteps:
     flip = labels.llm_logprobs[:, : select.candidates].argmax(axis=1) != 0
     kl = labels.statistics[find_trigger("kl", select.trigger_definition).name]
     behind = slice(select.warm_up_steps, None)
-    return RankedSteps(kl[behind], rank[behind], flip[behind])
+    return RankedSteps(item_id, kl[behind], rank[behind], flip[behind])
 
 
 def top_share(statistics: Sequence[NDArray[np.float32]], share: float) -> tuple[list[NDArray[np.bool_]], float]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import require_same_run
 from select_to_think.evaluation.results import RESULTS, ItemRecord, Results, load_results, read_records
-from select_to_think.evaluation.run_folder import Part, Shard, begin, read_run, remarks, stored_runs, tabulate
+from select_to_think.evaluation.run_folder import Part, Shard, begin, read_run, remarks, tabulate
 from select_to_think.files import make_folder, only_writer, parse_record, write_jsonl_atomic
 from select_to_think.structures import S2TError
 
@@ -48,7 +49,7 @@ def merge(folders: Sequence[Path], out: Path) -> Results:
                 raise S2TError(f"the shards do not hold every item once for {part.name}; {REMEDY}")
             make_folder(part.path(out).parent)
             write_jsonl_atomic(part.path(out), (record.to_json() for record in records))
-        rows = tabulate(stored_runs(out), baseline=counting.baseline, prices=counting.prices)
+        rows = tabulate(out, baseline=counting.baseline, prices=counting.prices)
         own = remarks(finished[0].rows)
         notes = [note for note in about.get("notes", []) if note not in own] + remarks(rows)
         results = Results(rows, {**about, "config": config, "notes": notes})
@@ -93,5 +94,4 @@ def read_shards(folders: Sequence[Path]) -> tuple[list[Path], dict[str, Any], Ma
 
 def interleaved(shards: Sequence[Sequence[ItemRecord]]) -> list[ItemRecord]:
     """The records in the order of the undivided run: item k is in shard k mod n, at place k div n."""
-    longest = max(map(len, shards))
-    return [shard[place] for place in range(longest) for shard in shards if place < len(shard)]
+    return [record for row in zip_longest(*shards) for record in row if record is not None]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import with_all
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, ResultRow
-from select_to_think.evaluation.statistics import money, over_seeds, paired_difference, per_item
+from select_to_think.evaluation.statistics import money, over_seeds, paired_difference
 from select_to_think.methods import find_method
 from select_to_think.structures import Counts, S2TError
 
@@ -46,85 +46,51 @@ def outcomes(runs: Sequence[Sequence[ItemRecord]]) -> Outcomes:
 
 
 def summarise(
-    method: str, runs: Sequence[Sequence[ItemRecord]], *, triggered: bool, prices: PriceConfig = PriceConfig()
+    method: str, runs: Sequence[Sequence[ItemRecord]], prices: PriceConfig = PriceConfig()
 ) -> list[ResultRow]:
-    """One row per domain in order of appearance, then "all".
-
-    `runs`: the records of one method, once for each seed. `triggered`: the method asks a trigger at its steps.
-    """
-    found = outcomes(runs)
-    records = [record for run in runs for record in run]
-    return [
-        _row(
-            method,
-            domain,
-            [record for record in records if domain in ("all", record.domain)],
-            found.of(domain),
-            triggered=triggered,
-            prices=prices,
+    """One row per domain in order of appearance, then "all". `runs`: the records of one method, once for each seed."""
+    found, asked, rows = outcomes(runs), find_method(method), []
+    for domain in with_all(found.domains):
+        right, cost = found.of(domain), Counts()
+        records = [record for run in runs for record in run if domain in ("all", record.domain)]
+        tokens, fired = (sum(getattr(record, name) for record in records) for name in ("tokens", "fired"))
+        seconds = math.fsum(record.seconds for record in records)
+        triggered = fired if asked.trigger is not None else 0
+        for record in records:
+            cost.add(record.counts)
+        row = ResultRow(
+            method=method,
+            domain=domain,
+            n=right.size,
+            accuracy=float(right.mean()),
+            stderr=over_seeds(list(right))[1],
+            tokens=tokens,
+            seconds=seconds,
+            tokens_per_second=tokens / seconds if seconds > 0 else None,
+            trigger_rate=fired / tokens if asked.trigger is not None and tokens else None,
+            flip_rate=sum(record.flips for record in records) / triggered if triggered else None,
+            hit_at_8=hit_rate(records),
+            llm_tokens_generated=cost.llm_tokens_generated,
+            llm_tokens_processed=cost.llm_tokens_processed,
+            llm_forwards=cost.llm_forwards,
+            truncated=sum(record.finish_reason == "length" for record in records),
+            prompts_too_long=sum(record.finish_reason == PROMPT_TOO_LONG for record in records),
+            slm_tokens_processed=cost.slm_tokens_processed,
+            llm_tokens_share=sum(map(llm_tokens, records)) / tokens if tokens else None,
+            flops=known_sum(record.flops for record in records),
+            money=money(cost, prices),
+            seeds=len(right),
+            llm_failures=cost.llm_failures if asked.asks_llm else None,
+            **({name: getattr(cost, name) for name in MENTOR_COUNTS} if asked.mentor else {}),
         )
-        for domain in with_all(found.domains)
-    ]
-
-
-def _row(
-    method: str,
-    domain: str,
-    records: Sequence[ItemRecord],
-    right: NDArray[np.bool_],
-    *,
-    triggered: bool,
-    prices: PriceConfig,
-) -> ResultRow:
-    asked = find_method(method)
-    tokens = sum(record.tokens for record in records)
-    seconds = math.fsum(record.seconds for record in records)
-    fired = sum(record.fired for record in records)
-    cost = Counts()
-    for record in records:
-        cost.add(record.counts)
-    return ResultRow(
-        method=method,
-        domain=domain,
-        n=right.size,
-        accuracy=float(right.mean()),
-        stderr=accuracy_stderr(right),
-        tokens=tokens,
-        seconds=seconds,
-        tokens_per_second=tokens / seconds if seconds > 0 else None,
-        trigger_rate=fired / tokens if triggered and tokens else None,
-        flip_rate=sum(record.flips for record in records) / fired if triggered and fired else None,
-        hit_at_8=hit_rate(records),
-        llm_tokens_generated=cost.llm_tokens_generated,
-        llm_tokens_processed=cost.llm_tokens_processed,
-        llm_forwards=cost.llm_forwards,
-        truncated=sum(record.finish_reason == "length" for record in records),
-        prompts_too_long=sum(record.finish_reason == PROMPT_TOO_LONG for record in records),
-        slm_tokens_processed=cost.slm_tokens_processed,
-        llm_tokens_share=sum(map(llm_tokens, records)) / tokens if tokens else None,
-        flops=known_sum(record.flops for record in records),
-        money=money(cost, prices),
-        seeds=len(right),
-        llm_failures=cost.llm_failures if asked.asks_llm else None,
-        **({name: getattr(cost, name) for name in MENTOR_COUNTS} if asked.mentor else {}),
-    )
+        rows.append(row)
+    return rows
 
 
 def llm_tokens(record: ItemRecord) -> int:
     """Tokens of an answer that the LLM wrote, or chose at a triggered step (what it did by both counts once)."""
     chosen = [step["chooser"] for step in record.steps].count("llm")
     return max(chosen, record.counts.llm_tokens_generated)
-
-
-def accuracy_stderr(right: NDArray[np.bool_]) -> float | None:
-    """Standard error of the accuracy of (seeds, items) marks: over the items of a single seed, else over the seeds.
-
-    Over n items sqrt(p (1 - p) / (n - 1)); None for a single item and seed.
-    """
-    if len(right) > 1:
-        return over_seeds(list(right)).stderr
-    n, hits = right.size, int(right.sum())
-    return math.sqrt(hits * (n - hits) / (n - 1)) / n if n > 1 else None
 
 
 def known_sum(values: Iterable[float | None]) -> float | None:
@@ -157,7 +123,7 @@ def compared(rows: Iterable[ResultRow], found: Mapping[str, Outcomes], baseline:
     done = []
     for row in rows:
         if row.method != baseline and baseline in found:
-            ours, theirs = (per_item(list(found[method].of(row.domain))) for method in (row.method, baseline))
+            ours, theirs = (found[method].of(row.domain).mean(axis=0) for method in (row.method, baseline))
             row = replace(row, baseline=baseline, paired=paired_difference(ours, theirs))
         done.append(row)
     return done

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NotRequired, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, NotRequired
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, TypeVar
 
 from select_to_think import __version__
 from select_to_think.evaluation.statistics import PairedDifference
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 RESULTS = "results.json"
 MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
+KS = (1, 2, 4, 8, 16, 32)  # of Hit@k
 PROMPT_TOO_LONG: Final = "prompt_too_long"
 PACKAGES = ("torch", "transformers", "peft", "llama-cpp-python")
 REMEDY = "name a folder that `s2t eval --out` wrote"
@@ -72,6 +73,19 @@ class ResultRow:
     disagreements: int | None = None
     mentor_choices: int | None = None
     mentor_tokens_rejected: int | None = None
+
+
+@dataclass(frozen=True)
+class SufficiencyRow:
+    """Local sufficiency in one domain ("all": every item). None where there is no step to look at."""
+
+    domain: str
+    n_items: int
+    n_steps: int  # triggered steps
+    hit_at: dict[str, float | None]  # share of the triggered steps whose LLM top-1 is in the SLM's top k
+    stderr_at: dict[str, float | None]  # clustered by item
+    flip_rate: float | None  # share at which the LLM prefers another of the K candidates to the SLM's greedy token
+    agreement: float | None  # share of ALL steps at which both models have the same top-1
 
 
 class Candidate(TypedDict):
@@ -164,28 +178,20 @@ class Provenance(TypedDict):
     notes: NotRequired[list[str]]
 
 
-Row = TypeVar("Row")
+Row = TypeVar("Row", default=ResultRow)
 
 
 @dataclass(frozen=True)
-class Document(Generic[Row]):
-    """The one JSON object of a command: rows (dataclasses) and where they come from."""
+class Results(Generic[Row]):
+    """What a command found: rows (dataclasses; of an evaluation, method by method) and where they come from."""
 
     schema: Literal[1] = field(default=SCHEMA, kw_only=True)
-    results: tuple[Row, ...]
-    provenance: Provenance
-
-
-@dataclass(frozen=True)
-class Results:
-    """The rows of an evaluation, method by method, and their provenance."""
-
-    rows: tuple[ResultRow, ...]
+    rows: Annotated[tuple[Row, ...], Field(alias="results")]
     provenance: Provenance
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `s2t eval --json` prints."""
-        return asdict(Document(self.rows, self.provenance))
+        """The object that `s2t eval --json` and `s2t measure --json` print."""
+        return {"results" if name == "rows" else name: value for name, value in asdict(self).items()}
 
     def save(self, path: Path) -> None:
         """Write the JSON object atomically. Raises S2TError if the path cannot be written."""
@@ -194,8 +200,7 @@ class Results:
 
 def load_results(path: Path) -> Results:
     """Read `results.json`. Raises S2TError if it is missing, broken or of another schema."""
-    found = read_record(Document[ResultRow], path, remedy=REMEDY)
-    return Results(found.results, found.provenance)
+    return read_record(Results[ResultRow], path, remedy=REMEDY)
 
 
 def provenance(session: Session, config: Mapping[str, Any], *, seeds: Sequence[int]) -> Provenance:

@@ -23,7 +23,6 @@ from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import Item, require_same_run
 from select_to_think.evaluation.metrics import compared, outcomes, summarise
 from select_to_think.evaluation.results import REMEDY, ItemRecord, ResultRow, read_records
-from select_to_think.evaluation.settings import has_trigger
 from select_to_think.files import (
     Journal,
     make_folder,
@@ -93,11 +92,6 @@ class Shard:
     index: int
     count: int
 
-    def __post_init__(self) -> None:
-        """Raise S2TError unless 1 <= index <= count."""
-        if not 1 <= self.index <= self.count:
-            raise S2TError(f"a shard is i/n with i from 1 to n, got {self}")
-
     def __str__(self) -> str:
         """As the flag gives it."""
         return f"{self.index}/{self.count}"
@@ -106,7 +100,7 @@ class Shard:
     def parse(cls, text: str) -> Shard:
         """Read "1/4". Raises S2TError for anything else."""
         index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal()):
+        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             raise S2TError(f"a shard is i/n with i from 1 to n, for example 1/4, got {text!r}")
         return cls(int(index), int(count))
 
@@ -172,19 +166,12 @@ def finished_parts(out: Path) -> dict[str, list[Part]]:
     return found
 
 
-def stored_runs(out: Path) -> Iterator[tuple[str, list[list[ItemRecord]]]]:
-    """Each finished method with its records, once for each seed; one method at a time in memory."""
-    for method, parts in finished_parts(out).items():
-        yield method, [read_records(part.path(out)) for part in parts]
-
-
-def tabulate(
-    runs: Iterable[tuple[str, Sequence[Sequence[ItemRecord]]]], *, baseline: str, prices: PriceConfig
-) -> tuple[ResultRow, ...]:
-    """The rows of a run, method by method, compared with the baseline."""
+def tabulate(out: Path, *, baseline: str, prices: PriceConfig) -> tuple[ResultRow, ...]:
+    """The rows of a run, method by method (one at a time in memory), compared with the baseline."""
     rows, found = [], {}
-    for method, records in runs:
-        rows += summarise(method, records, triggered=has_trigger(method), prices=prices)
+    for method, parts in finished_parts(out).items():
+        records = [read_records(part.path(out)) for part in parts]
+        rows += summarise(method, records, prices)
         found[method] = outcomes(records)
     return tuple(compared(rows, found, baseline))
 

@@ -22,6 +22,7 @@ from select_to_think.evaluation.fitting import fit
 from select_to_think.evaluation.grading import extract
 from select_to_think.evaluation.grading.sandbox import means_for
 from select_to_think.evaluation.items import Item, assert_unique, items_note
+from select_to_think.evaluation.meter import Meter
 from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Provenance, Results, provenance
 from select_to_think.evaluation.run_folder import (
     RUN,
@@ -31,7 +32,6 @@ from select_to_think.evaluation.run_folder import (
     finished_parts,
     remarks,
     resumed,
-    stored_runs,
     tabulate,
 )
 from select_to_think.evaluation.settings import draws, is_calibrated, method_settings, selection, trained_folders
@@ -129,12 +129,12 @@ class Evaluation:
             begin(out, {"schema": SCHEMA, "items": items_note(self.items), **self.prompt_and_shard()}, decisive)
             if begun:
                 begun()
-            for number, part in enumerate(self.parts):
+            meter = Meter(dict.fromkeys(self.parts, len(mine)), progress)
+            for part in self.parts:
                 work = partial(answer, part=part, settings=self.settings_of(part), decisive=decisive[part.name])
                 for done in resumed(part.path(out), mine, partial(workers.spread, work)):
-                    if progress:
-                        progress(number * len(mine) + done, len(self.parts) * len(mine))
-            rows = tabulate(stored_runs(out), baseline=self.settings.baseline, prices=self.settings.prices)
+                    meter.part(part)(done, len(mine))
+            rows = tabulate(out, baseline=self.settings.baseline, prices=self.settings.prices)
             about["notes"] += remarks(rows)
             results = Results(rows, about)
             results.save(out / RESULTS)
@@ -173,7 +173,11 @@ class Evaluation:
             raise S2TError("no method to evaluate; name some with --methods, for example greedy,s2t-local")
         for method in self.methods:
             find_method(method)
-        self.check_baseline(out)
+        name = self.settings.baseline  # the default may be missing: the rows then have no difference
+        known = dict.fromkeys([*self.methods, *(finished_parts(out) if (out / RUN).exists() else ())])
+        if name not in known and name != EvalSettings.baseline:
+            choices = " or ".join(known)
+            raise S2TError(f"the baseline {name!r} is not evaluated: add it to --methods, or take {choices}")
 
     def check_artefacts(self, session: Session) -> list[str]:
         """Raise S2TError for what would be found only after decoding: see `evaluate`.
@@ -198,17 +202,6 @@ class Evaluation:
             for folder in unknown
         ]
 
-    def check_baseline(self, out: Path) -> None:
-        """Raise S2TError for a baseline that is neither among the methods nor finished in `out`.
-
-        The default is allowed to be missing: nobody asked for it, and the rows then have no difference.
-        """
-        name = self.settings.baseline
-        known = dict.fromkeys([*self.methods, *(finished_parts(out) if (out / RUN).exists() else ())])
-        if name not in known and name != EvalSettings.baseline:
-            choices = " or ".join(known)
-            raise S2TError(f"the baseline {name!r} is not evaluated: add it to --methods, or take {choices}")
-
 
 def answer(
     session: Session, items: Sequence[Item], *, part: Part, settings: EvalSettings, decisive: Mapping[str, Any]
@@ -219,37 +212,28 @@ def answer(
     """
     method, decode, select, mentor = part.method, settings.decode, settings.select, settings.mentor
     require_same_models(decisive, method_settings(session, method, settings))
-    fitted = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
-    for item, length in fitted.too_long:
+    fitting, too_long = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
+    for item, length in too_long:
         yield unasked_record(item, method, length)
-    if not fitted.fitting:
+    if not fitting:
         return
-    session.generate([fitted.fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
+    session.generate([fitting[0][0].asked], method, replace(decode, max_new_tokens=1), select, mentor)
     clock = SharedClock()
 
     def questions() -> Iterator[str]:
-        for index, (item, _) in enumerate(fitted.fitting):
+        for index, (item, _) in enumerate(fitting):
             clock.start(index)
             yield item.asked
 
     def vote(index: int, text: str) -> str | None:
-        item, _ = fitted.fitting[index]
-        options: dict[str, Any] = {"choices": item.choices, "meta": item.meta}
-        return extract(text, item.answer_type, **options, contradictory=settings.contradictory).extracted
+        item, _ = fitting[index]
+        which = settings.contradictory
+        return extract(text, item.answer_type, choices=item.choices, meta=item.meta, contradictory=which).extracted
 
     for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
         seconds = clock.finish(index)
-        item, length = fitted.fitting[index]
-        yield make_record(
-            session,
-            item,
-            method,
-            generation,
-            seconds,
-            prompt_tokens=length,
-            allow_code_execution=settings.allow_code_execution,
-            contradictory=settings.contradictory,
-        )
+        item, length = fitting[index]
+        yield make_record(session, item, method, generation, seconds, prompt_tokens=length, settings=settings)
         clock.resume()
 
 

@@ -19,24 +19,21 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 
-def has_trigger(method: str) -> bool:
-    """Whether a method asks a trigger at its steps, so that rates of triggered steps mean something."""
-    return find_method(method).trigger is not None
-
-
-def trigger_name(method: str, select: SelectConfig) -> str:
-    """The trigger that a method with one will use."""
-    return find_method(method).trigger_name(select)
+def trigger_of(method: str, select: SelectConfig) -> str | None:
+    """The trigger that a method will use, if it asks one."""
+    record = find_method(method)
+    return None if record.trigger is None else record.trigger_name(select)
 
 
 def is_calibrated(method: str, select: SelectConfig) -> bool:
     """Whether a method looks at thresholds of a calibration; others bring their own."""
-    return has_trigger(method) and find_trigger(trigger_name(method, select)).fit is None
+    trigger = trigger_of(method, select)
+    return trigger is not None and find_trigger(trigger).fit is None
 
 
 def draws(method: str, select: SelectConfig) -> bool:
     """Whether the seed can change a method's answers."""
-    return find_method(method).draws or (has_trigger(method) and trigger_name(method, select) == "random")
+    return find_method(method).draws or trigger_of(method, select) == "random"
 
 
 def used_folder(session: Session, method: str, select: SelectConfig) -> Path | None:
@@ -54,7 +51,7 @@ def used_folder(session: Session, method: str, select: SelectConfig) -> Path | N
 def trained_folders(session: Session, method: str, select: SelectConfig) -> list[Path]:
     """The folders of all that a method uses that was trained on questions, its trigger included."""
     folders = [folder] if (folder := used_folder(session, method, select)) else []
-    if has_trigger(method) and trigger_name(method, select) == "learned":
+    if trigger_of(method, select) == "learned":
         folders.append(session.artefact(session.config.trigger_head, "trigger", "s2t train trigger"))
     return folders
 

@@ -6,27 +6,18 @@ Non-goals: reading result files and printing (see `analysis`), and anything that
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from select_to_think.config import PriceConfig
 from select_to_think.structures import Counts, S2TError
 
 RESAMPLES = 10_000
 _BLOCK = 4_000_000  # drawn indices held at once: bounds the memory of the bootstrap
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean, its standard error (None for fewer than two values) and how many values it rests on."""
-
-    mean: float
-    stderr: float | None
-    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +37,8 @@ class PairedDifference:
     mcnemar_p: float | None
 
 
-def _values(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    """A one-dimensional float array of at least one finite value."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise S2TError(f"{name} must be a list of at least one finite number")
-    return array
-
-
-def mean_and_stderr(values: ArrayLike) -> Estimate:
-    """Mean and its standard error over items: the sample standard deviation (n - 1) divided by sqrt(n)."""
-    array = _values(values, "the outcomes")
-    stderr = float(array.std(ddof=1) / math.sqrt(array.size)) if array.size > 1 else None
-    return Estimate(float(array.mean()), stderr, array.size)
-
-
 def paired_difference(
-    method: ArrayLike, baseline: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
+    method: ArrayLike, baseline: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> PairedDifference:
     """Compare two methods on the same items, in the same order.
 
@@ -75,32 +51,17 @@ def paired_difference(
     Raises:
         S2TError: different lengths, or no items.
     """
-    ours, theirs = _values(method, "the method's outcomes"), _values(baseline, "the baseline's outcomes")
-    if ours.size != theirs.size:
-        raise S2TError(f"a paired comparison needs the same items: got {ours.size} and {theirs.size}")
+    ours, theirs = np.asarray(method, np.float64), np.asarray(baseline, np.float64)
+    if not ours.size == theirs.size > 0:
+        raise S2TError(f"a paired comparison needs the same items, at least one: got {ours.size} and {theirs.size}")
     differences = ours - theirs  # (n,)
-    low, high = bootstrap_interval(differences, resamples=resamples, seed=seed, level=level)
-    binary = bool(np.isin(ours, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all())
+    random, rows = np.random.default_rng(seed), max(1, _BLOCK // ours.size)
+    sizes = [(min(rows, resamples - start), ours.size) for start in range(0, resamples, rows)]
+    means = [differences[random.integers(ours.size, size=size)].mean(axis=1) for size in sizes]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
-    p = mcnemar_p(wins, losses) if binary else None
-    return PairedDifference(float(differences.mean()), low, high, wins, losses, ours.size, p)
-
-
-def bootstrap_interval(
-    values: ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over items."""
-    array = _values(values, "the outcomes")
-    random = np.random.default_rng(seed)
-    rows = max(1, _BLOCK // array.size)
-    means = np.concatenate(
-        [
-            array[random.integers(array.size, size=(min(rows, resamples - start), array.size))].mean(axis=1)
-            for start in range(0, resamples, rows)
-        ]
-    )  # (resamples,)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    p = mcnemar_p(wins, losses) if np.isin([ours, theirs], (0.0, 1.0)).all() else None
+    return PairedDifference(float(differences.mean()), float(low), float(high), wins, losses, ours.size, p)
 
 
 def mcnemar_p(wins: int, losses: int) -> float:
@@ -110,63 +71,38 @@ def mcnemar_p(wins: int, losses: int) -> float:
     return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
-def over_seeds(outcomes: Sequence[ArrayLike]) -> Estimate:
-    """Several runs of one method that differ by seed: the mean of their means, and its error.
+def over_seeds(runs: Sequence[ArrayLike]) -> tuple[float, float | None]:
+    """The mean of one method's runs that differ by seed, and its standard error; None for a single value.
 
-    Each run is an array of (n,) outcomes over the same items. With two runs or more, `stderr` is the error of the mean
-    over runs (how much the seed matters), and `n` the number of runs; a single run has the error over its items.
+    Each run is an array of (n,) outcomes over the same items. Of several runs it is the error of the mean over runs
+    (how much the seed matters), of a single one that over its items: sample standard deviation (n - 1) / sqrt(n).
     """
-    if not outcomes:
-        raise S2TError("there are no runs to aggregate")
-    means = [mean_and_stderr(values) for values in outcomes]
-    if len({one.n for one in means}) > 1:
-        raise S2TError("runs that differ by seed must have the same items")
-    return mean_and_stderr([one.mean for one in means]) if len(means) > 1 else means[0]
+    found = [np.asarray(run, np.float64) for run in runs]
+    sizes = {run.size for run in found}
+    if len(sizes) != 1 or 0 in sizes:
+        raise S2TError("runs that differ by seed must have the same items, at least one")
+    values = found[0] if len(found) == 1 else np.array([run.mean() for run in found])
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
 
 
-def per_item(outcomes: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """(n,) mean outcome of each item over the runs: what `paired_difference` takes when there are several seeds."""
-    stacked = np.stack([_values(values, "the outcomes") for values in outcomes])  # (runs, n)
-    return np.asarray(stacked.mean(axis=0), dtype=np.float64)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a decoder's forward costs: multiplied weights per token, and the width that attention runs over."""
-
-    weights: int  # weights that multiply every token, the output head included, the input embedding not
-    attention_width: int  # layers * heads * head_dim
-
-
-def model_shape(config: Any) -> Shape:
-    """The shape of a decoder from its transformers configuration (or a mapping with the same names).
+def weights_and_width(config: Any) -> tuple[int, int]:
+    """What a decoder's forward costs, from its transformers configuration: the weights that multiply every token, and
+    the width that attention runs over (layers * heads * head_dim).
 
     Counts query, key, value and output projections, a gated MLP (three matrices; the active experts only for mixtures
-    of experts) and the output head. Biases and norms are left out: less than a thousandth.
+    of experts) and the output head. Biases, norms and the input embedding are left out.
     """
-    text = _get(config, "text_config") or config
-    hidden, layers = int(_need(text, "hidden_size")), int(_need(text, "num_hidden_layers"))
-    heads = int(_need(text, "num_attention_heads"))
-    kv_heads = int(_get(text, "num_key_value_heads") or heads)
-    head = int(_get(text, "head_dim") or hidden // heads)
-    attention = hidden * head * (2 * heads + 2 * kv_heads)
-    experts = int(_get(text, "num_experts_per_tok") or 1)
-    width = int((_get(text, "moe_intermediate_size") if experts > 1 else 0) or _need(text, "intermediate_size"))
-    weights = layers * (attention + 3 * hidden * width * experts) + hidden * int(_need(text, "vocab_size"))
-    return Shape(weights, layers * heads * head)
-
-
-def _get(config: Any, name: str) -> Any:
-    """A field of a configuration object or mapping, or None."""
-    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
-
-
-def _need(config: Any, name: str) -> Any:
-    """A field that must be there."""
-    value = _get(config, name)
-    if value is None:
-        raise S2TError(f"the model's configuration has no {name}: FLOPs cannot be estimated for it")
-    return value
+    text = getattr(config, "text_config", None) or config
+    try:
+        hidden, layers, heads = text.hidden_size, text.num_hidden_layers, text.num_attention_heads
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        head = getattr(text, "head_dim", None) or hidden // heads
+        experts = getattr(text, "num_experts_per_tok", None) or 1
+        inner = (experts > 1 and getattr(text, "moe_intermediate_size", None)) or text.intermediate_size
+        block = hidden * head * 2 * (heads + kv_heads) + 3 * hidden * inner * experts
+        return layers * block + hidden * text.vocab_size, layers * heads * head
+    except AttributeError as error:
+        raise S2TError(f"the model's configuration has no {error.name}: FLOPs cannot be estimated for it") from error
 
 
 def flops(config: Any, tokens: int, *, context: float = 0.0) -> float:
@@ -175,8 +111,8 @@ def flops(config: Any, tokens: int, *, context: float = 0.0) -> float:
     Two per weight and token, plus attention: 2 for the scores and 2 for the values, per position and width, at a mean
     of `context` visible positions per token.
     """
-    shape = model_shape(config)
-    return float(tokens) * (2.0 * shape.weights + 4.0 * shape.attention_width * context)
+    weights, width = weights_and_width(config)
+    return float(tokens) * (2.0 * weights + 4.0 * width * context)
 
 
 def money(cost: Counts, prices: PriceConfig) -> float | None:

@@ -6,13 +6,14 @@ Non-goals: what the contenders do (`bench.py`, `plain.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from select_to_think.contexts.protocol import Backend
 from select_to_think.runs import Committed, Event, Finished
+from select_to_think.structures import Progress
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,7 @@ class Cost:
         return self.seconds / self.tokens
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One row of the table: how to run it once."""
-
-    name: str
-    run: Callable[[], Cost]
+Contenders = Mapping[str, Callable[[], Cost]]  # rows of the table by name: how to run each once
 
 
 def timed_events(
@@ -72,27 +68,27 @@ def timed_events(
     )
 
 
-def time_contenders(contenders: Sequence[Contender], repeats: int, tick: Callable[[], None]) -> dict[str, list[Cost]]:
+def time_contenders(contenders: Contenders, repeats: int, progress: Progress) -> dict[str, list[Cost]]:
     """Run all contenders in turn, one warm-up round and `repeats` counted ones; the costs of each by name."""
-    costs: dict[str, list[Cost]] = {contender.name: [] for contender in contenders}
-    for repeat in range(repeats + 1):
-        for contender in contenders:
-            cost = contender.run()
-            if repeat:
-                costs[contender.name].append(cost)
-            tick()
-    return costs
+    costs: dict[str, list[Cost]] = {name: [] for name in contenders}
+    turns = [name for _ in range(repeats + 1) for name in contenders]
+    for done, name in enumerate(turns, start=1):
+        costs[name].append(contenders[name]())
+        progress(done, len(turns))
+    return {name: counted for name, (_, *counted) in costs.items()}
 
 
 def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, list[Cost]]) -> list[dict[str, Any]]:
     """Rows as printed: medians over the rounds.
 
     `ratio_to_greedy` compares seconds per written token within a round, so that a slow minute of the machine changes
-    little; `ratio_low` and `ratio_high` are its extremes.
+    little; `ratio_low` and `ratio_high` are its extremes. `same_text`: whether a method wrote what its plain reference
+    wrote; None where that was not compared.
     """
     rows = []
     for name, costs in timed.items():
         seconds, tokens = median(cost.seconds for cost in costs), costs[-1].tokens
+        plain = timed[f"{name}-plain"][-1].outputs if f"{name}-plain" in timed else ()
         ratios = [
             cost.seconds_per_token / base.seconds_per_token for cost, base in zip(costs, timed["greedy"], strict=True)
         ]
@@ -112,15 +108,7 @@ def table(model: str, batch: int, prompt_tokens: int, timed: dict[str, list[Cost
                 "llm_forwards_per_token": costs[-1].llm_forwards / tokens,
                 "slm_batch_forwards": costs[-1].slm_batch_forwards,
                 "llm_batch_forwards": costs[-1].llm_batch_forwards,
-                "same_text": same_text(name, timed),
+                "same_text": costs[-1].outputs == plain if plain else None,
             }
         )
     return rows
-
-
-def same_text(name: str, timed: dict[str, list[Cost]]) -> bool | None:
-    """Whether a method wrote what its plain reference wrote; None where that was not compared."""
-    plain = timed.get(f"{name}-plain")
-    if plain is None or not plain[-1].outputs:
-        return None
-    return timed[name][-1].outputs == plain[-1].outputs

@@ -10,12 +10,13 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
-from select_to_think.config import CodeExecution
-from select_to_think.evaluation.grading import Contradictory, Verdict, grade
+from select_to_think.config import EvalSettings
+from select_to_think.evaluation.grading import Verdict, grade
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import PROMPT_TOO_LONG, ItemRecord, Step
 from select_to_think.evaluation.statistics import flops
 from select_to_think.files import finite
+from select_to_think.models.detokenizer import Detokenizer
 from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ def make_record(
     seconds: float,
     *,
     prompt_tokens: int,
-    allow_code_execution: CodeExecution | None = None,
-    contradictory: Contradictory = "last",
+    settings: EvalSettings,
 ) -> ItemRecord:
     """Grade one answer and write down how it came about and what it cost. One that was cut off is wrong, unread."""
     if generation.finish_reason == "length":
@@ -46,8 +46,8 @@ def make_record(
             item.answer_type,
             choices=item.choices,
             meta=item.meta,
-            allow_code_execution=allow_code_execution,
-            contradictory=contradictory,
+            allow_code_execution=settings.allow_code_execution,
+            contradictory=settings.contradictory,
         )
     return replace(
         unasked_record(item, method, prompt_tokens),
@@ -58,7 +58,7 @@ def make_record(
         finish_reason=generation.finish_reason,
         tokens=len(generation.tokens),
         seconds=seconds,
-        steps=step_records(session.text, generation),
+        steps=step_records(session, generation),
         counts=generation.counts,
         fired=generation.fired_count,
         flips=generation.flip_count,
@@ -86,16 +86,10 @@ def unasked_record(item: Item, method: str, prompt_tokens: int) -> ItemRecord:
         counts=Counts(),
         fired=0,
         flips=0,
-        subject=subject_of(item),
+        subject=None if (subject := (item.meta or {}).get("subject")) is None else str(subject),
         prompt_tokens=prompt_tokens,
         flops=0.0,
     )
-
-
-def subject_of(item: Item) -> str | None:
-    """The part of the benchmark that an item belongs to, if it names one."""
-    subject = (item.meta or {}).get("subject")
-    return None if subject is None else str(subject)
 
 
 def estimated_flops(session: Session, counts: Counts, context: float) -> float | None:
@@ -114,30 +108,19 @@ def estimated_flops(session: Session, counts: Counts, context: float) -> float |
     return slm + llm
 
 
-def pieces(decode: Decode, tokens: Sequence[int]) -> list[str]:
-    """The text that each token adds; together they are the decoded whole.
-
-    A token that ends inside a character adds nothing yet; the one that completes the character adds all of it.
-    """
-    texts, start, read = [], 0, 0
-    for end in range(1, len(tokens) + 1):
-        before, after = decode(tokens[start:read]), decode(tokens[start:end])
-        if len(after) <= len(before) or after.endswith("\ufffd"):
-            texts.append("")
-            continue
-        texts.append(after[len(before) :])
-        start, read = read, end
-    return texts
+def pieces(session: Session, tokens: Sequence[int]) -> list[str]:
+    """The text that each token adds; one that ends inside a character adds nothing yet."""
+    return list(map(Detokenizer(session.slm.tokenizer).push, tokens))
 
 
-def step_records(decode_text: Decode, generation: Generation) -> list[Step]:
+def step_records(session: Session, generation: Generation) -> list[Step]:
     """The triggered steps of a generation.
 
     `index`: place among the tokens; `text[start:end]` of the answer is the token, or the segment that it begins (None
     where the tokenizer does not let it be found in the text); `choice`: place among the candidates, None if the choice
     is none of them.
     """
-    texts = pieces(decode_text, generation.tokens)
+    texts = pieces(session, generation.tokens)
     whole, ends = "".join(texts), [0, *accumulate(map(len, texts))]
 
     def place(index: int) -> dict[str, int | None]:
@@ -147,7 +130,7 @@ def step_records(decode_text: Decode, generation: Generation) -> list[Step]:
         return {"start": start, "end": end}
 
     return [
-        cast(Step, {**step_json(decode_text, step), "index": index, **place(index)})
+        cast(Step, {**step_json(session.text, step), "index": index, **place(index)})
         for index, step in enumerate(generation.steps)
         if step.fired
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from select_to_think.evaluation.items import Item, assert_unseen, question_key
-from select_to_think.files import read_record, write_text_atomic
+from select_to_think.files import read_record, write_json_atomic
 from select_to_think.structures import S2TError
 from select_to_think.triggers.calibration import Calibration
 
@@ -34,10 +34,8 @@ class TrainedOn:
 def write_trained_on(folder: Path, keys: Iterable[str]) -> None:
     """Write the `question_key`s of the training items, if they are known, into the folder of what was trained."""
     short = sorted({key[:KEY_LENGTH] for key in keys})
-    if not short:
-        return
-    lines = ",\n".join(f'"{key}"' for key in short)
-    write_text_atomic(folder / FILE, f'{{"schema": {SCHEMA}, "question_keys": [\n{lines}\n]}}\n')
+    if short:
+        write_json_atomic(folder / FILE, {"schema": SCHEMA, "question_keys": short})
 
 
 def assert_not_trained_on(items: Iterable[Item], folder: Path, *, purpose: str) -> bool:

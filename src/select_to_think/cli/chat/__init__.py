@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from select_to_think.cli.chat.base import KEY_VARIABLE
 from select_to_think.cli.chat.commands import completions, converse
-from select_to_think.cli.chat.dialogue import SINGLE, Dialogue
+from select_to_think.cli.chat.dialogue import KEY_VARIABLE, SINGLE, Dialogue
 from select_to_think.cli.chat.lines import lines
-from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only, name_option
 from select_to_think.cli.output import Reply, console, note
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
@@ -25,7 +23,7 @@ from select_to_think.methods import METHODS
 from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
-    from select_to_think.cli.chat.base import Chat
+    from select_to_think.cli.chat.dialogue import Chat
 
 ALTERNATIVES = 8  # tokens that /why shows where nothing triggered
 
@@ -100,8 +98,3 @@ def choose(pair: PairConfig, runtime: RuntimeConfig, url: str | None) -> Chat:
         raise S2TError(f"the server of --url has models and memory of its own: leave out --{name.replace('_', '-')}")
 
     return RemoteChat(url, os.environ.get(KEY_VARIABLE))
-
-
-def register(app: typer.Typer) -> None:
-    """Add `s2t chat`."""
-    add_command(app, "chat", chat)

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
 from select_to_think.cli.chat.dialogue import Dialogue
 from select_to_think.cli.chat.why import show_why
-from select_to_think.cli.command import print_error
-from select_to_think.cli.errors import explain
+from select_to_think.cli.command import explain, print_error
 from select_to_think.cli.output import note
+from select_to_think.cli.tables import show_facts
 from select_to_think.cli.trace import legend, weighed
 from select_to_think.methods import find_method
 from select_to_think.structures import S2TError, unknown_name
@@ -50,7 +48,7 @@ def trigger(dialogue: Dialogue, name: str) -> None:
         show_names(
             dialogue,
             {DEFAULT: "what the method's paper takes, where it works", **helps},
-            dialogue.selection.trigger or DEFAULT,
+            dialogue.settings.select.trigger or DEFAULT,
         )
         return
     dialogue.select(trigger=None if name == DEFAULT else find_trigger(name).name)
@@ -61,14 +59,14 @@ def budget(dialogue: Dialogue, value: str) -> None:
     """Choose the wanted fraction of triggered steps, or show it."""
     if value:
         dialogue.select(trigger_budget=number(value, float))
-    note(f"budget: {dialogue.selection.trigger_budget:g} of the steps")
+    note(f"budget: {dialogue.settings.select.trigger_budget:g} of the steps")
 
 
 def candidates(dialogue: Dialogue, value: str) -> None:
     """Choose the number of candidates, or show it."""
     if value:
         dialogue.select(candidates=number(value, int))
-    note(f"candidates: {dialogue.selection.candidates}")
+    note(f"candidates: {dialogue.settings.select.candidates}")
 
 
 def why(dialogue: Dialogue, value: str) -> None:
@@ -93,12 +91,8 @@ def example(dialogue: Dialogue, _: str) -> None:
 
 def show_help(dialogue: Dialogue, _: str) -> None:
     """All commands, and what the marks mean."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, command in COMMANDS.items():
-        table.add_row(f"/{name} {command.argument}", command.help)
-    table.add_row("Ctrl-C", "ends an answer")
-    table.add_row("Ctrl-D", "leaves")
-    dialogue.console.print(table)
+    helps = {f"/{name} {command.argument}": command.help for name, command in COMMANDS.items()}
+    show_facts(dialogue.console, {**helps, "Ctrl-C": "ends an answer", "Ctrl-D": "leaves"})
     dialogue.console.print(legend(colours=dialogue.console.color_system is not None))
 
 
@@ -161,10 +155,7 @@ def completions(dialogue: Dialogue, typed: str) -> list[str]:
 
 def show_names(dialogue: Dialogue, names: Mapping[str, str], chosen: str) -> None:
     """Names with what they mean; the chosen one is marked."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, meaning in names.items():
-        table.add_row("*" if name == chosen else "", name, meaning)
-    dialogue.console.print(table)
+    show_facts(dialogue.console, {f"{'*' if name == chosen else ' '}  {name}": names[name] for name in names})
 
 
 def number(value: str, kind: Callable[[str], Any]) -> Any:

@@ -1,27 +1,71 @@
-"""What was said, how the next answer is decoded, and what of it is shown.
+"""What was said, how the next answer is decoded, what of it is shown, and whom it is asked of.
 
-Non-goals: where answers come from (`base.py`), reading what is typed (`commands.py`).
+Non-goals: answering (`local.py`, `remote.py`), reading what is typed (`commands.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import cycle
-from typing import Any
+from itertools import cycle, zip_longest
+from typing import Any, Protocol
 
 from rich.console import Console
 
-from select_to_think.cli.chat.base import Chat, Example, Turn
 from select_to_think.cli.output import note
-from select_to_think.cli.trace import LiveAnswer
-from select_to_think.config import MethodSettings, SelectConfig
+from select_to_think.cli.trace import LiveAnswer, Part
+from select_to_think.config import MethodSettings
 from select_to_think.structures import S2TError
 
 SINGLE = "this pair knows one kind of question, each on its own, and nothing else: /example asks one"
+
+
+KEY_VARIABLE = "S2T_API_KEY"  # of the environment, with the key of a server
+Turn = tuple[str, str]  # who said it (user or assistant), and what
+Answering = Generator[Part, None, None]  # closing it ends the answer
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question that the bundled pair was made for, and its right answer."""
+
+    domain: str
+    question: str
+    answer: str
+
+
+def in_turn(examples: Iterable[Example]) -> list[Example]:
+    """The domains in turn: the first examples of all, then the second ones."""
+    domains: dict[str, list[Example]] = {}
+    for example in examples:
+        domains.setdefault(example.domain, []).append(example)
+    return [example for row in zip_longest(*domains.values()) for example in row if example is not None]
+
+
+class Chat(Protocol):
+    """Answers, step by step."""
+
+    name: str  # of the pair
+    default: str  # the method that answers if none is named
+
+    def methods(self) -> Mapping[str, str]:
+        """The methods that may be asked for, and what each does."""
+        ...
+
+    def examples(self) -> Sequence[Example]:
+        """What may be asked of the bundled pair, which knows nothing else; nothing for other pairs."""
+        ...
+
+    def reply(self, turns: Sequence[Turn], method: str | None, settings: MethodSettings) -> Answering:
+        """The steps of the answer to what was said last, as they are written, and its ending.
+
+        Raises:
+            S2TError: it cannot be answered.
+        """
+        ...
 
 
 class Dialogue:
@@ -105,8 +149,3 @@ class Dialogue:
     def select(self, **changes: Any) -> None:
         """Change how choices are made from the next answer on."""
         self.settings = replace(self.settings, select=replace(self.settings.select, **changes))
-
-    @property
-    def selection(self) -> SelectConfig:
-        """How choices are made."""
-        return self.settings.select

@@ -10,7 +10,7 @@ from threading import Event as Flag
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from select_to_think.cli.chat.base import Answering, Example, Turn, in_turn
+from select_to_think.cli.chat.dialogue import Answering, Example, Turn, in_turn
 from select_to_think.cli.trace import Ending
 from select_to_think.config import MethodSettings
 from select_to_think.methods import METHODS
@@ -18,7 +18,6 @@ from select_to_think.methods import METHODS
 if TYPE_CHECKING:
     from select_to_think.artefacts import Question
     from select_to_think.session import Session
-    from select_to_think.structures import Generation
 
 EXAMPLES = 10  # of each domain
 Value = TypeVar("Value")
@@ -65,13 +64,10 @@ class LocalChat:
                     for step in event.steps:
                         yield step_trace(session.text, step, len(written.tokens), written.push(step.token))
                 elif isinstance(event, Finished):
-                    yield self.ending(method, settings, event.result, written.flush())
-
-    def ending(self, method: str, settings: MethodSettings, answer: Generation, tail: str) -> Ending:
-        """What there is to say of a finished answer."""
-        trigger = getattr(self.session.decoder(method, settings).policy, "trigger", None)
-        name, threshold = (None, None) if trigger is None else (trigger.kind.name, trigger.threshold)
-        return Ending(answer.finish_reason, method, asdict(answer.counts), answer.votes, name, threshold, tail)
+                    answer, trigger = event.result, getattr(session.decoder(method, settings).policy, "trigger", None)
+                    name, threshold = (trigger.kind.name, trigger.threshold) if trigger else (None, None)
+                    counts, tail = asdict(answer.counts), written.flush()
+                    yield Ending(answer.finish_reason, method, counts, answer.votes, name, threshold, tail)
 
 
 def from_a_thread(values: Iterator[Value]) -> Generator[Value, None, None]:

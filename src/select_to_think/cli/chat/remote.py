@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.checked import Checked
-from select_to_think.cli.chat.base import KEY_VARIABLE, Answering, Example, Turn, in_turn
+from select_to_think.cli.chat.dialogue import KEY_VARIABLE, Answering, Example, Turn, in_turn
 from select_to_think.cli.trace import Ending
 from select_to_think.config import MethodSettings
 from select_to_think.structures import S2TError

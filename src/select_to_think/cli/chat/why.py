@@ -11,6 +11,7 @@ from rich.text import Text
 from select_to_think.cli.trace import FLIPPED, LiveAnswer, Step, number, spelt
 from select_to_think.structures import S2TError, visible
 
+ROLES = {"chosen": "token", "greedy": "greedy", "the LLM's best": "llm_top"}  # what a candidate may be of a step
 NEIGHBOURS = 6  # tokens shown before and behind the one in question
 
 
@@ -30,7 +31,7 @@ def show_why(console: Console, answer: LiveAnswer, index: int) -> None:
         table.add_column(heading, justify="left" if heading in ("token", "") else "right")
     for rank, option in enumerate(options, start=1):
         chosen = option["id"] == step["token"]
-        told = [word for word, holds in remarks(step, option["id"]) if holds]
+        told = [word for word, key in ROLES.items() if step[key] == option["id"]]
         table.add_row(
             str(rank),
             Text(spelt(option["text"]), style=FLIPPED if chosen and step["flip"] else ""),
@@ -39,15 +40,6 @@ def show_why(console: Console, answer: LiveAnswer, index: int) -> None:
             ", ".join(told),
         )
     console.print(table)
-
-
-def remarks(step: Step, token: int) -> list[tuple[str, bool]]:
-    """What may be said of a candidate, and whether it holds."""
-    return [
-        ("chosen", token == step["token"]),
-        ("greedy", token == step["greedy"]),
-        ("the LLM's best", token == step["llm_top"]),
-    ]
 
 
 def surroundings(steps: list[Step], index: int) -> Text:

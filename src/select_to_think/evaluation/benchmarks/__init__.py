@@ -1,7 +1,7 @@
 """Benchmarks: one shape (`base.py`), one table (`table.py`).
 
-`load` gives the items of a benchmark, or of any JSON Lines file; `training_items` gives what may be trained or
-calibrated on, and nothing else; `ask` writes the prompt.
+`load` gives the items of a benchmark, or of any JSON Lines file, all or what may be learned from; `ask` writes the
+prompts.
 
 Non-goals: running and grading.
 """
@@ -14,53 +14,42 @@ from dataclasses import replace
 from pathlib import Path
 
 from select_to_think.config import PromptStyle
-from select_to_think.evaluation.benchmarks import base
-from select_to_think.evaluation.benchmarks.base import PROMPTS, Benchmark, Split
+from select_to_think.evaluation.benchmarks.base import PROMPTS, Benchmark, Split, fill
 from select_to_think.evaluation.benchmarks.table import BENCHMARKS
 from select_to_think.evaluation.items import Item, load_items, question_key
 from select_to_think.structures import S2TError, unknown_name
 
-__all__ = ["BENCHMARKS", "Benchmark", "Split", "ask", "benchmark", "load", "training_items"]
+__all__ = ["BENCHMARKS", "Benchmark", "Split", "ask", "load"]
 
 OWN_PROMPTS = {**PROMPTS, "number": "{question}"}  # of items of the user's own
 
 
-def benchmark(name: str) -> Benchmark:
-    """A benchmark by its name. Raises S2TError with the nearest name."""
-    if name not in BENCHMARKS:
-        raise unknown_name("benchmark", name, BENCHMARKS)
-    return BENCHMARKS[name]
-
-
-def is_file(name: str) -> bool:
-    """Whether a name means a JSON Lines file of the user's and not a benchmark."""
-    return name.endswith((".jsonl", ".jsonl.gz"))
-
-
-def load(name: str, split: str | None = None, *, data_dir: str | Path | None = None) -> list[Item]:
+def load(
+    name: str, split: str | None = None, *, data_dir: str | Path | None = None, learned: bool = False
+) -> list[Item]:
     """Items of a benchmark by name, or of a user's file (`*.jsonl[.gz]`; its domain is the file's name).
 
+    `learned`: something is calibrated or trained on them.
+
     Raises:
-        S2TError: unknown name or split, missing or broken data.
+        S2TError: unknown name or split, missing or broken data, a split whose role is test where that is learned from.
     """
-    if is_file(name):
+    if name.endswith((".jsonl", ".jsonl.gz")):
         stem = Path(name).name.removesuffix(".gz").removesuffix(".jsonl")
-        items = load_items(name)
-        return [replace(item, domain=stem) if item.domain == "all" else item for item in items]
-    return benchmark(name).load(split, data_dir=data_dir)
-
-
-def training_items(name: str, split: str = "train", *, data_dir: str | Path | None = None) -> list[Item]:
-    """Items that calibration and training may touch. Raises S2TError for a split whose role is test."""
-    found = benchmark(name)
-    _, part = found.split(split)
-    if part.role != "train":
+        return [replace(item, domain=stem) if item.domain == "all" else item for item in load_items(name)]
+    if name not in BENCHMARKS:
+        raise unknown_name("benchmark", name, BENCHMARKS)
+    found = BENCHMARKS[name]
+    split, part = found.split(split or ("train" if learned else None))
+    if learned and part.role != "train":
         raise S2TError(f"{name} ({split}) is for evaluation only: calibrate and train on a split whose role is train")
     return found.load(split, data_dir=data_dir)
 
 
 def ask(items: Sequence[Item], style: PromptStyle, *, data_dir: str | Path | None = None) -> list[str]:
-    """The prompt of each item. Items that belong to no benchmark get the template, or the default of their type.
+    """What the model is asked of each item: solved examples, if any, then the item, each in the template.
+
+    Items that belong to no benchmark get the template, or the default of their type.
 
     No item is its own example: whoever it would be shown to gets the next one drawn.
 
@@ -77,10 +66,10 @@ def ask(items: Sequence[Item], style: PromptStyle, *, data_dir: str | Path | Non
         if style.shots and item.domain not in shots:
             if known is None:
                 raise S2TError(f"solved examples need a benchmark with a train split, and {item.domain} has none")
-            pool = training_items(known.name, data_dir=data_dir)
+            pool = load(known.name, data_dir=data_dir, learned=True)
             shots[item.domain] = random.Random(style.seed).sample(pool, min(style.shots + 1, len(pool)))
         template = style.template or (known.prompt if known else OWN_PROMPTS.get(item.answer_type, "{question}"))
         others = [shot for shot in shots.get(item.domain, ()) if question_key(shot) != question_key(item)]
-        solution = known.solution if known else ""
-        prompts.append(base.ask(item, template, shots=others[: style.shots], solution=solution))
+        solved = [f"{fill(template, shot)}\n\n{known.solved(shot)}" for shot in others[: style.shots] if known]
+        prompts.append("\n\n\n".join([*solved, fill(template, item)]))
     return prompts

@@ -54,11 +54,6 @@ class Split:
     files: tuple[str, ...]
 
 
-def as_it_is(row: Row) -> Row:
-    """No change to a row."""
-    return {}
-
-
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """A benchmark. `id` is the pattern of its ids; `question` to `meta` name columns of a hub row."""
@@ -76,7 +71,7 @@ class Benchmark:
     choices: str | None = None
     subject: str | None = None
     meta: Sequence[str] = ()
-    amend: Callable[[Row], Row] = as_it_is  # what of a row stands otherwise than this shape expects
+    amend: Callable[[Row], Row] = lambda row: {}  # what of a row stands otherwise than this shape expects
     split_of: Callable[[Row], str] | None = None  # the split of a hub row, where the hub divides the rows otherwise
 
     @property
@@ -84,10 +79,9 @@ class Benchmark:
         """The zero-shot default."""
         return PROMPTS[self.answer_type]
 
-    @property
-    def solution(self) -> str:
+    def solved(self, item: Item) -> str:
         """How a solved example ends in a few-shot prompt."""
-        return SOLUTIONS.get(self.answer_type, "The answer is {answer}.")
+        return SOLUTIONS.get(self.answer_type, "The answer is {answer}.").replace("{answer}", item.answer)
 
     def split(self, name: str | None) -> tuple[str, Split]:
         """A split by name, the default one for None. Raises S2TError naming those that exist."""
@@ -105,7 +99,12 @@ class Benchmark:
             S2TError: unknown split, missing or broken file, `datasets` not installed, rows of an unknown form.
         """
         name, part = self.split(split)
-        items = self._local(part, Path(data_dir)) if data_dir is not None else self._from_hub(name, part)
+        if data_dir is not None:
+            items = self._local(part, Path(data_dir))
+        elif self.hub is None or part.hub is None:
+            raise S2TError(f"{self.name} ({name}) is not on the hub: give a folder that holds it with --data-dir")
+        else:
+            items = self.from_rows(hub_rows(self.hub, self.config, part.hub, self.revision), name)
         return [self._finished(item, name) for item in items]
 
     def _local(self, part: Split, folder: Path) -> list[Item]:
@@ -116,12 +115,6 @@ class Benchmark:
                     return load_items(folder / (file + ending))
         wanted = " or ".join(f"{file}.jsonl[.gz]" for file in part.files)
         raise S2TError(f"{self.name}: {folder} holds no {wanted}; put it there or leave --data-dir out to use the hub")
-
-    def _from_hub(self, name: str, part: Split) -> list[Item]:
-        """Items of a split of the hub's data set."""
-        if self.hub is None or part.hub is None:
-            raise S2TError(f"{self.name} ({name}) is not on the hub: give a folder that holds it with --data-dir")
-        return self.from_rows(hub_rows(self.hub, self.config, part.hub, self.revision), name)
 
     def from_rows(self, rows: Iterable[Row], split: str) -> list[Item]:
         """Items from rows in the hub's schema; the split's own name goes into the ids."""
@@ -159,17 +152,8 @@ class Benchmark:
         return replace(item, domain=self.name, split=split, meta=meta or None)
 
 
-def ask(item: Item, template: str, *, shots: Sequence[Item] = (), solution: str = "") -> str:
-    """What the model is asked: the solved `shots`, if any, then the item, each in the template.
-
-    A template may hold {question}, {choices} and {letters}, a solution {answer}; all other braces stay as they are.
-    """
-    solved = [f"{fill(template, shot)}\n\n{solution.replace('{answer}', shot.answer)}" for shot in shots]
-    return "\n\n\n".join([*solved, fill(template, item)])
-
-
 def fill(template: str, item: Item) -> str:
-    """A template with the item's question and choices put in."""
+    """A template with the item's {question}, {choices} and {letters} put in; all other braces stay as they are."""
     letters = [chr(65 + i) for i in range(len(item.choices or ()))]
     choices = "\n".join(f"{letter}. {text}" for letter, text in zip(letters, item.choices or (), strict=True))
     values = {"question": item.question, "choices": choices, "letters": ", ".join(letters)}

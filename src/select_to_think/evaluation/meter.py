@@ -5,7 +5,8 @@ Non-goals: showing it (`cli/progress.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import Any
 
 from select_to_think.structures import Progress
 
@@ -13,12 +14,12 @@ from select_to_think.structures import Progress
 class Meter:
     """Parts that come one after the other, each worth so many units of the whole."""
 
-    def __init__(self, weights: Mapping[str, int], progress: Progress | None) -> None:
+    def __init__(self, weights: Mapping[Any, int], progress: Progress | None) -> None:
         """`weights`: of the parts, in their order."""
         self.weights, self.progress = weights, progress
         self.total = sum(weights.values())
 
-    def part(self, name: str) -> Progress:
+    def part(self, name: Hashable) -> Progress:
         """The progress of one part; when it is done, so are those before it."""
         names = list(self.weights)
         before = sum(self.weights[other] for other in names[: names.index(name)])
