@@ -24,7 +24,6 @@ from select_to_think.structures import (
     Adopt,
     Branch,
     Collect,
-    Counts,
     Extend,
     ModelUnavailable,
     Observation,
@@ -95,9 +94,7 @@ class Optimistic(Select):
             for each in steps:
                 if answer.room:
                     yield answer.add(each)
-        finished = self.finish(answer)
-        finished.counts.add(Counts(slm_tokens_discarded=discarded))
-        return finished
+        return self.finish(answer, discarded)
 
     def chains(self, triggered: Triggered, random: Random) -> list[Chain]:
         """A chain for each candidate."""
