@@ -29,6 +29,7 @@ from select_to_think.config import DecodeConfig, Definition, MentorConfig
 from select_to_think.evaluation.items import Item, question_key
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
+from select_to_think.methods import prompt_of
 from select_to_think.models.layers import Layers, Norm, apply_layers, fold
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.verifier import VerifierHead, read_published, save_verifier
@@ -99,7 +100,7 @@ def train_verifier(
     models = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
     with working_folder(out, resume=resume) as work, disk_errors(work):
         begin(work, {**settings, **models})
-        prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
+        prompt = prompt_of(session, mentor)
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         telling = [each for each in found if each.slm_right != each.mentor_right]
@@ -133,7 +134,7 @@ def take_published(session: Session, file: Path, mentor: MentorConfig, out: Path
     """
     if out.exists():
         raise S2TError(f"{out} already exists: remove it or name another --out")
-    prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
+    prompt = prompt_of(session, mentor)
     summary = {"published": file.name}
     head = VerifierHead(read_published(file, session.slm), prompt.read_at(mentor.verifier_state).wording, summary)
     publish_trained(out, partial(write, head=head, slm=session.slm, items=()))
