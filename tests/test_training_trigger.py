@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 
 from select_to_think.collect.records import Trajectory
+from select_to_think.config import PairConfig
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import load_trigger_head
+from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training.settings import TriggerTrainConfig
 from select_to_think.training.trigger import collect_steps, hidden_states, quality, train_trigger
@@ -59,9 +62,10 @@ def test_it_learns_and_reads_back(tmp_path: Path, width: int) -> None:
     assert report["roc_auc"] > 0.9 and report["recall"] > 0.5 and report["precision"] > 0.5
     assert report["spent_budget"] == pytest.approx(0.2, abs=0.1)
     head = load_trigger_head(tmp_path / "head", slm)
-    assert head.training == report
+    assert json.loads((tmp_path / "head" / "trigger_head.json").read_text())["training"] == report
     assert len(head.quantiles) == 1001 and (np.diff(head.quantiles) >= 0).all()
-    assert head.threshold(0.0) == head.quantiles[-1] and head.threshold(1.0) == head.quantiles[0]
+    session = Session(PairConfig(trigger_head=str(tmp_path / "head")), slm=slm)
+    assert session.trigger("learned", 0.2).threshold == pytest.approx(head.quantiles[800])
     states = hidden_states_of(slm, data[0]).numpy()
     assert head(states).shape == (len(states),)
     assert head(states[:1])[0] == pytest.approx(head(states)[0], abs=1e-4)

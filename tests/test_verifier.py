@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -173,8 +174,8 @@ def test_it_learns_publishes_and_reads_back(session, tmp_path: Path, monkeypatch
     assert (report["disputes"], report["ties"], report["trained"] + report["measured"]) == (205, 5, 200)
     assert report["calibration"][0]["right"] < 0.3 and report["calibration"][-1]["right"] > 0.7
     assert [path.name for path in tmp_path.iterdir()] == ["verifier"]
-    head = load_verifier(out, session.slm, WORDING)
-    assert head.training == report
+    assert [bias.size for _, bias in load_verifier(out, session.slm, WORDING)][-1] == 1
+    assert json.loads((out / "verifier.json").read_text())["training"] == report
     with pytest.raises(S2TError, match="train"):
         assert_not_trained_on(items, out, purpose="test")
     with pytest.raises(S2TError, match="another prompt"):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from select_to_think.config import VerifierPlace
 from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import check_fingerprint, read_tensors
-from select_to_think.models.layers import Layers, Norm, apply_layers, fitting, fold, load_layers, save_layers
+from select_to_think.models.layers import Layers, Norm, fitting, fold, load_layers, save_layers
 from select_to_think.models.loading import LoadedModel
 from select_to_think.structures import Floats, S2TError
 
@@ -37,30 +37,15 @@ class About:
     schema: Literal[1] = 1
 
 
-@dataclass(frozen=True)
-class VerifierHead:
-    """Layers with ReLU between, such as h -> 2h -> h -> h/2 -> 1; its sigmoid is the probability that option B is the
-    better one."""
-
-    layers: Layers
-    prompt: Wording  # that it was trained behind
-    training: Mapping[str, Any]  # what the training reported
-
-    def __call__(self, hidden: Floats) -> Floats:
-        """Logits of hidden states (last layer after the final norm), (P, H) -> (P,)."""
-        return apply_layers(self.layers, hidden)
-
-
-def save_verifier(folder: Path, head: VerifierHead, slm_fingerprint: str) -> None:
+def save_verifier(folder: Path, layers: Layers, about: About) -> None:
     """Write the two files into an existing folder."""
-    save_layers(folder / f"{NAME}.safetensors", head.layers)
-    template, opening, place = head.prompt
-    about = About(slm_fingerprint, template, opening, head.training, place)
+    save_layers(folder / f"{NAME}.safetensors", layers)
     write_json_atomic(folder / f"{NAME}.json", finite(asdict(about)))
 
 
-def load_verifier(path: str | Path, slm: LoadedModel, prompt: Wording) -> VerifierHead:
-    """Read a network that was trained for `slm` behind `prompt`.
+def load_verifier(path: str | Path, slm: LoadedModel, prompt: Wording) -> Layers:
+    """Read a network that was trained for `slm` behind `prompt`, such as h -> 2h -> h -> h/2 -> 1; its sigmoid is the
+    probability that option B is the better one.
 
     Raises:
         S2TError: none there, a damaged file, or one that was trained for another SLM or prompt.
@@ -73,8 +58,7 @@ def load_verifier(path: str | Path, slm: LoadedModel, prompt: Wording) -> Verifi
             f"{folder} was trained behind another prompt: leave --verifier-template alone, or {REMEDY} (with the same "
             "--preset)"
         )
-    layers = load_layers(folder / f"{NAME}.safetensors", slm, remedy=REMEDY)
-    return VerifierHead(layers, prompt, about.training)
+    return load_layers(folder / f"{NAME}.safetensors", slm, remedy=REMEDY)
 
 
 def read_published(file: Path, slm: LoadedModel) -> Layers:

@@ -11,8 +11,7 @@ Non-goals: the decision at inference (`triggers/learned.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from select_to_think.checked import check_number
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import LARGEST_SEED
 from select_to_think.evaluation.trained_on import write_trained_on
-from select_to_think.models.layers import Layers
+from select_to_think.models.layers import Layers, apply_layers
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
@@ -35,6 +34,7 @@ from select_to_think.training.folders import begin, disk_errors, publish_trained
 from select_to_think.training.groups import is_held_out
 from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
 from select_to_think.training.settings import TriggerTrainConfig
+from select_to_think.triggers.calibration import QUANTILES, exceeded
 
 CALIBRATION_SHARE = MEASURED_SHARE = 0.15
 Marks = NDArray[np.bool_]
@@ -90,18 +90,17 @@ def train_trigger(
             "items": [len(part) for part in parts],
             "steps": [len(part.kl_nats) for part in steps],
             "seconds": seconds,
-            **quality(head(measured.hidden.numpy()), labels[2], head.threshold(config.trigger_budget)),
+            **quality(head(measured.hidden.numpy()), labels[2], exceeded(head.quantiles, config.trigger_budget)),
             "seed": seed,
             "config": asdict(config),
         }
-        publish_trained(out, partial(write, head=replace(head, training=summary), slm=slm, question_keys=question_keys))
+
+        def write(folder: Path) -> None:
+            save_trigger_head(folder, head, slm, summary)
+            write_trained_on(folder, question_keys)
+
+        publish_trained(out, write)
     return summary
-
-
-def write(folder: Path, head: TriggerHead, slm: LoadedModel, question_keys: Iterable[str]) -> None:
-    """Fill the folder of a head."""
-    save_trigger_head(folder, head, slm.fingerprint)
-    write_trained_on(folder, question_keys)
 
 
 def mark(parts: Sequence[Steps], budget: float) -> tuple[float, list[Marks]]:
@@ -139,8 +138,8 @@ def fit_layers(
 
 def calibrated(layers: Layers, steps: Steps) -> TriggerHead:
     """The head with the quantiles of its logit over `steps`."""
-    logits = TriggerHead(layers, np.zeros(1, np.float32), {})(steps.hidden.numpy())
-    return TriggerHead(layers, np.quantile(logits, np.linspace(0, 1, 1001)).astype(np.float32), {})
+    logits = apply_layers(layers, steps.hidden.numpy())
+    return TriggerHead(layers, np.quantile(logits, np.linspace(0, 1, QUANTILES)).astype(np.float32))
 
 
 def split_items(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], list[Trajectory], list[Trajectory]]:

@@ -32,7 +32,7 @@ from select_to_think.files import Journal
 from select_to_think.methods import prompt_of
 from select_to_think.models.layers import Layers, Norm, apply_layers, fold
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.verifier import VerifierHead, read_published, save_verifier
+from select_to_think.models.verifier import About, read_published, save_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
@@ -121,8 +121,7 @@ def train_verifier(
             "config": asdict(config),
             **settings,
         }
-        head = VerifierHead(layers, prompt.read_at(mentor.verifier_state).wording, summary)
-        publish_trained(out, partial(write, head=head, slm=session.slm, items=items))
+        publish_trained(out, partial(write, session, layers, mentor, summary, items))
     return summary
 
 
@@ -134,16 +133,22 @@ def take_published(session: Session, file: Path, mentor: MentorConfig, out: Path
     """
     if out.exists():
         raise S2TError(f"{out} already exists: remove it or name another --out")
-    prompt = prompt_of(session, mentor)
     summary = {"published": file.name}
-    head = VerifierHead(read_published(file, session.slm), prompt.read_at(mentor.verifier_state).wording, summary)
-    publish_trained(out, partial(write, head=head, slm=session.slm, items=()))
+    publish_trained(out, partial(write, session, read_published(file, session.slm), mentor, summary, ()))
     return summary
 
 
-def write(folder: Path, head: VerifierHead, slm: LoadedModel, items: Sequence[Item]) -> None:
+def write(
+    session: Session,
+    layers: Layers,
+    mentor: MentorConfig,
+    summary: dict[str, Any],
+    items: Sequence[Item],
+    folder: Path,
+) -> None:
     """Fill the folder of a verifier."""
-    save_verifier(folder, head, slm.fingerprint)
+    template, opening, place = prompt_of(session, mentor).read_at(mentor.verifier_state).wording
+    save_verifier(folder, layers, About(session.slm.fingerprint, template, opening, summary, place))
     write_trained_on(folder, map(question_key, items))
 
 
