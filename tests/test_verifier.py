@@ -31,11 +31,11 @@ from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training import verifier as training
 from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
+from select_to_think.training.head import last_states
 from select_to_think.training.settings import VerifierTrainConfig
 from select_to_think.training.verifier import (
     VerifierModule,
     calibration_curve,
-    last_states,
     read_prompts,
     right_choices,
     train_verifier,
@@ -116,7 +116,7 @@ def test_states_and_letters_are_those_of_single_forwards(session, prompt) -> Non
             ids = prompt.about(each.question).ids(dispute.before, *pair)
             odds = reference.next_logprobs(session.slm.model, ids)[list(prompt.letters)]
             assert read.free[i, j] == pytest.approx(float(odds[1] - odds[0]), abs=1e-3)
-            torch.testing.assert_close(read.hidden[i, j], last_states(session.slm, [ids])[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(read.hidden[i, j], last_states(session.slm, [ids], [1])[0], atol=1e-4, rtol=1e-4)
 
 
 def test_folded_layers_are_the_network_at_inference() -> None:

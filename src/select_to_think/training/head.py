@@ -24,11 +24,21 @@ WORST_LOSS = 2 * math.log(2)  # mean of the last epoch: twice that of a coin is 
 BATCH_TOKENS = 16384  # of the forwards that compute hidden states
 
 
-def padded_states(slm: LoadedModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    """(B, T, H) after the final norm, on the SLM's device, of B rows of token ids; T is the longest row's length."""
-    padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: causal
-    states: Tensor = slm.trainable.base_model(input_ids=padded.to(slm.device), use_cache=False).last_hidden_state
-    return states
+@torch.no_grad()
+def last_states(slm: LoadedModel, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+    """The last `counts[i]` hidden states (after the final norm) of each row of token ids, one row after the other,
+    (sum of counts, H) fp32 on the host. Rows of similar length are read together."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    states = [torch.empty(0)] * len(rows)
+    while order:
+        size = max(1, BATCH_TOKENS // len(rows[order[-1]]))
+        batch, order = order[-size:], order[:-size]
+        padded = nn.utils.rnn.pad_sequence([torch.tensor(rows[i]) for i in batch], batch_first=True)  # behind: causal
+        hidden = slm.trainable.base_model(input_ids=padded.to(slm.device), use_cache=False).last_hidden_state
+        for line, i in enumerate(batch):
+            end = len(rows[i])
+            states[i] = hidden[line, end - counts[i] : end].to("cpu", torch.float32, copy=True)
+    return torch.cat(states)
 
 
 def fit_head(

@@ -32,7 +32,7 @@ from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.training.folders import begin, disk_errors, publish_trained, working_folder
 from select_to_think.training.groups import is_held_out
-from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
+from select_to_think.training.head import fit_head, last_states, roc_auc
 from select_to_think.training.settings import TriggerTrainConfig
 from select_to_think.triggers.calibration import QUANTILES, exceeded
 
@@ -161,25 +161,11 @@ def split_items(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], l
     return parts
 
 
-@torch.no_grad()
 def collect_steps(slm: LoadedModel, trajectories: Sequence[Trajectory]) -> Steps:
-    """Hidden states of every output step, by plain forwards over whole trajectories on the base SLM."""
-    order = sorted(trajectories, key=lambda t: len(t.prompt_ids) + len(t.output_ids))
-    states, batch = [], list[Trajectory]()
-    for i, each in enumerate(order):
-        batch.append(each)
-        width = len(order[min(i + 1, len(order) - 1)].prompt_ids) + len(order[min(i + 1, len(order) - 1)].output_ids)
-        if i + 1 == len(order) or width * (len(batch) + 1) > BATCH_TOKENS:
-            states.append(hidden_states(slm, batch))
-            batch = []
-    return Steps(torch.cat(states), np.concatenate([np.array(t.kl_nats, np.float32) for t in order]))
-
-
-def hidden_states(slm: LoadedModel, batch: Sequence[Trajectory]) -> Tensor:
-    """(steps of all rows, H) fp32 on the host; row p of a trajectory is the state before its output token p."""
-    hidden = padded_states(slm, [(*t.prompt_ids, *t.output_ids) for t in batch]).float().cpu()
-    starts = [len(t.prompt_ids) - 1 for t in batch]
-    return torch.cat([hidden[i, s : s + len(t.output_ids)] for i, (s, t) in enumerate(zip(starts, batch, strict=True))])
+    """Every output step, with the state of the base SLM before its token."""
+    before = [(*each.prompt_ids, *each.output_ids[:-1]) for each in trajectories]
+    hidden = last_states(slm, before, [len(each.output_ids) for each in trajectories])
+    return Steps(hidden, np.concatenate([np.array(each.kl_nats, np.float32) for each in trajectories]))
 
 
 class HeadModule(nn.Module):

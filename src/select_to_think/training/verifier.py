@@ -44,7 +44,7 @@ from select_to_think.training.folders import (
     working_folder,
 )
 from select_to_think.training.groups import is_held_out
-from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
+from select_to_think.training.head import fit_head, last_states, roc_auc
 from select_to_think.training.settings import VerifierTrainConfig
 
 if TYPE_CHECKING:
@@ -170,18 +170,15 @@ def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: P
     return module.folded(), seconds
 
 
-@torch.no_grad()
 def read_prompts(
     slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged], state: str = "behind"
 ) -> Prompts:
     """Ask the SLM about every dispute, in both orders; there is at least one."""
     asked = both_orders(prompt, disputes)
-    hidden = free = last_states(slm, asked)
+    hidden = free = last_states(slm, asked, [1] * len(asked))
     if (read := both_orders(prompt.read_at(state), disputes)) != asked:
-        hidden = last_states(slm, read)
-    first, second = prompt.letters
-    head = slm.trainable.get_output_embeddings()
-    rows = head.weight[[first, second]].float().cpu()  # (2, H)
+        hidden = last_states(slm, read, [1] * len(read))
+    rows = slm.trainable.get_output_embeddings().weight.detach()[list(prompt.letters)].float().cpu()  # (2, H)
     odds = free @ (rows[1] - rows[0])
     right = torch.tensor([[each.mentor_right, each.slm_right] for each in disputes])
     return Prompts(hidden.view(len(disputes), 2, -1), right, odds.view(-1, 2).numpy())
@@ -195,19 +192,6 @@ def both_orders(prompt: VerifierPrompt, disputes: Sequence[Judged]) -> list[list
         ids.append(asked.ids(dispute.before, dispute.slm, dispute.mentor))
         ids.append(asked.ids(dispute.before, dispute.mentor, dispute.slm))
     return ids
-
-
-def last_states(slm: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """(prompts, H) fp32 on the host: the state from which the token after each prompt would be chosen."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    states = torch.zeros(len(prompts), slm.model.config.get_text_config().hidden_size)
-    while order:
-        size = max(1, BATCH_TOKENS // len(prompts[order[-1]]))
-        batch, order = order[-size:], order[:-size]
-        hidden = padded_states(slm, [prompts[i] for i in batch])
-        ends = torch.tensor([len(prompts[i]) - 1 for i in batch], device=hidden.device)
-        states[batch] = hidden[torch.arange(len(batch), device=hidden.device), ends].float().cpu()
-    return states
 
 
 class VerifierModule(nn.Module):
