@@ -35,7 +35,7 @@ from select_to_think.models.loading import LoadedModel
 from select_to_think.models.verifier import About, read_published, save_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
+from select_to_think.training.disputes import JudgedDispute, JudgedItem, judge_disputes
 from select_to_think.training.folders import (
     ANSWERS,
     begin,
@@ -103,8 +103,8 @@ def train_verifier(
         prompt = prompt_of(session, mentor)
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
-        telling = [each for each in found if each.slm_right != each.mentor_right]
-        sides = [[each for each in telling if is_held_out(each.item_id) == held_out] for held_out in (False, True)]
+        telling = [(item, dispute) for item, dispute in found if dispute.right[0] != dispute.right[1]]
+        sides = [[pair for pair in telling if is_held_out(pair[0].id) == held_out] for held_out in (False, True)]
         if not all(sides):
             (work / ANSWERS).unlink()  # the remedy is other settings, and those cannot go on from here
             raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
@@ -113,7 +113,7 @@ def train_verifier(
         summary = {
             "disputes": len(found),
             "ties": len(found) - len(telling),
-            "mentor_right": sum(each.mentor_right for each in telling) / len(telling),
+            "mentor_right": sum(dispute.right[1] for _, dispute in telling) / len(telling),
             "trained": len(fit.right),
             "measured": len(measured.right),
             "seconds": seconds,
@@ -171,7 +171,10 @@ def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: P
 
 
 def read_prompts(
-    slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged], state: str = "behind"
+    slm: LoadedModel,
+    prompt: VerifierPrompt,
+    disputes: Sequence[tuple[Item, JudgedDispute]],
+    state: str = "behind",
 ) -> Prompts:
     """Ask the SLM about every dispute, in both orders; there is at least one."""
     asked = both_orders(prompt, disputes)
@@ -180,15 +183,15 @@ def read_prompts(
         hidden = last_states(slm, read, [1] * len(read))
     rows = slm.trainable.get_output_embeddings().weight.detach()[list(prompt.letters)].float().cpu()  # (2, H)
     odds = free @ (rows[1] - rows[0])
-    right = torch.tensor([[each.mentor_right, each.slm_right] for each in disputes])
+    right = torch.tensor([dispute.right[::-1] for _, dispute in disputes])
     return Prompts(hidden.view(len(disputes), 2, -1), right, odds.view(-1, 2).numpy())
 
 
-def both_orders(prompt: VerifierPrompt, disputes: Sequence[Judged]) -> list[list[int]]:
+def both_orders(prompt: VerifierPrompt, disputes: Sequence[tuple[Item, JudgedDispute]]) -> list[list[int]]:
     """Two prompts for each dispute: the SLM's segment first, then the mentor's."""
     ids: list[list[int]] = []
-    for each in disputes:
-        asked, dispute = prompt.about(each.question), each.dispute
+    for item, dispute in disputes:
+        asked = prompt.about(item.asked)
         ids.append(asked.ids(dispute.before, dispute.slm, dispute.mentor))
         ids.append(asked.ids(dispute.before, dispute.mentor, dispute.slm))
     return ids
