@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
-from select_to_think.contexts.remote.questions import Query, Seen, bounded, nats, nonnegative, pairs, ranked, token_id
+from select_to_think.contexts.remote.questions import Query, Seen, bounded, nats, number, pairs, ranked, token_id
 from select_to_think.contexts.remote.transport import Transport, Unreadable
 from select_to_think.structures import ModelUnavailable, S2TError
 
@@ -216,7 +216,8 @@ class LlamaServer(Server):
             if not found:
                 raise Unreadable("an answer without probabilities")
             if value == "prob":
-                return {i: math.log(share) for i, share in found.items() if 0 < nonnegative(share) <= 1 + 1e-3}
+                shares = {i: number(share, "probability", 0.0, math.inf) for i, share in found.items()}
+                return {i: math.log(share) for i, share in shares.items() if 0 < share <= 1 + 1e-3}
             return {i: nats(v) for i, v in found.items()}
 
         return await self.transport.call("/completion", {**body, "response_fields": wanted, **settings}, read)
