@@ -5,19 +5,21 @@ Non-goals: training, and what the output means (`trigger_head.py`, `verifier.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
+from torch import Tensor
+from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from select_to_think.models.adapter import read_tensors
 from select_to_think.models.loading import LoadedModel
 from select_to_think.structures import Floats, S2TError
 
+NORM_EPS = 1e-5
 Layers = tuple[tuple[Floats, Floats], ...]  # (out, in) weights and (out,) biases, fp32
 
 
@@ -28,35 +30,24 @@ def apply_layers(layers: Layers, inputs: Floats) -> Floats:
     return inputs[:, 0]
 
 
-@dataclass(frozen=True)
-class Norm:
-    """A batch norm at inference, (out,) each."""
-
-    scale: Floats
-    shift: Floats
-    mean: Floats
-    variance: Floats
-    eps: float = 1e-5
-
-
-def fold(linears: Iterable[tuple[Floats, Floats, Norm | None]]) -> Layers:
-    """The layers of a network of (weight, bias, norm): behind a norm there is a ReLU, without one there is nothing.
-
-    norm(W x + b) = (s W) x + s (b - mean) + shift with s = scale / spread; linear layers in a row become one.
+@torch.no_grad()
+def fold(linears: Iterable[tuple[Sequence[Tensor], Sequence[Tensor] | None]]) -> Layers:
+    """The layers at inference of a network of linear layers (weight, bias), each with its batch norm (weight, bias,
+    mean, variance), if any. Behind a norm there is a ReLU, without one there is nothing: then two layers become one.
     """
-    layers: list[tuple[Any, Any]] = []
-    before: tuple[Any, Any] | None = None  # a linear layer with nothing behind it
-    for pair in linears:
-        weight, bias, norm = pair[0].astype(np.float64), pair[1].astype(np.float64), pair[2]
+    layers: list[tuple[Tensor, Tensor]] = []
+    before: tuple[Tensor, Tensor] | None = None  # a linear layer with nothing behind it
+    for linear, norm in linears:
+        weight, bias = (each.double() for each in linear)
         if before is not None:
             weight, bias = weight @ before[0], weight @ before[1] + bias
         before = weight, bias
         if norm is not None:
-            factor = norm.scale / np.sqrt(norm.variance.astype(np.float64) + norm.eps)
-            layers.append((factor[:, None] * weight, factor * (bias - norm.mean) + norm.shift))
+            scale, shift, mean, variance = (each.double() for each in norm)
+            layers.append(fuse_linear_bn_weights(weight, bias, mean, variance, NORM_EPS, scale, shift))
             before = None
     layers += [] if before is None else [before]
-    return tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers)
+    return tuple((weight.float().numpy(), bias.float().numpy()) for weight, bias in layers)
 
 
 def save_layers(file: Path, layers: Layers) -> None:

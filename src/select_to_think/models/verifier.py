@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from select_to_think.config import VerifierPlace
 from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import check_fingerprint, read_tensors
-from select_to_think.models.layers import Layers, Norm, fitting, fold, load_layers, save_layers
+from select_to_think.models.layers import Layers, fitting, fold, load_layers, save_layers
 from select_to_think.models.loading import LoadedModel
-from select_to_think.structures import Floats, S2TError
+from select_to_think.structures import S2TError
 
 NAME = "verifier"
 Wording = tuple[str, str | None, VerifierPlace]  # template, opening and place of a prompt
@@ -70,20 +72,18 @@ def read_published(file: Path, slm: LoadedModel) -> Layers:
     Raises:
         S2TError: missing, damaged, or no such network on hidden states of `slm`.
     """
-    read = read_tensors(file, without="num_batches_tracked")
-    tensors = {name: tensor.float().numpy() for name, tensor in read.items()}
+    tensors = read_tensors(file, without="num_batches_tracked")
     remedy = "give the state dict of a published verifier as safetensors"
-    parts: list[tuple[Floats, Floats, Norm | None]] = []
+    parts: list[tuple[list[Tensor], list[Tensor] | None]] = []
     try:
         numbers = {int(name.split(".")[1]) for name in tensors if not name.startswith("linear.")}
         for place in (*(f"mlp.{number}" for number in sorted(numbers)), "linear"):
-            weight, bias = (tensors[f"{place}.{name}"] for name in ("weight", "bias"))
+            own = [tensors[f"{place}.{name}"] for name in ("weight", "bias")]
             if f"{place}.running_mean" in tensors:
-                mean, variance = (tensors[f"{place}.running_{name}"] for name in ("mean", "var"))
-                parts[-1] = (*parts[-1][:2], Norm(weight, bias, mean, variance))
+                parts[-1] = parts[-1][0], own + [tensors[f"{place}.running_{name}"] for name in ("mean", "var")]
             else:
-                parts.append((weight, bias, None))
+                parts.append((own, None))
         *layers, (weight, bias) = fold(parts)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise S2TError(f"{file} does not hold such a network; {remedy}") from error
     return fitting((*layers, (-weight, -bias)), file, slm, remedy)

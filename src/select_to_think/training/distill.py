@@ -28,6 +28,7 @@ from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig
+from select_to_think.evaluation.settings import fingerprints
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal, write_jsonl_atomic
 from select_to_think.models.distilled import About, save_distilled
@@ -109,7 +110,8 @@ def train_distill(
         top_k = config.llm_top_k if config.kind == "kd" else 0
         llm = session.local_llm.trainable if config.kind == "kd" and not top_k else None  # or refuse before the work
         train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
-        begin(work, settings_of(session, config, decode, len(train)))
+        settings = {"config": asdict(config), "decode": asdict(decode)}
+        begin(work, {**settings, "problems": len(train), "models": fingerprints(session)})
         args = arguments(config, work, decode.seed, session.slm.trainable.device, best="nats_per_token", greater=False)
         with args.main_process_first(local=False):  # the others read what it wrote
             with stage("answering the training problems") as progress:
@@ -127,15 +129,8 @@ def train_distill(
         trainer = DistillTrainer(module, *sides, args, config.patience, collate, progress)
         trainer.before = trainer.evaluate()
         vars(module).pop("_is_accelerate_prepared", None)  # for evaluation only: it would train without its neighbours
-        return train_and_publish(
-            trainer, work, out, resume, partial(save, session, module, config, decode, question_keys)
-        )
-
-
-def settings_of(session: Session, config: DistillConfig, decode: DecodeConfig, problems: int) -> dict[str, Any]:
-    """With what a training is begun, and must be gone on with."""
-    fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
-    return {"config": asdict(config), "decode": asdict(decode), "problems": problems, **fingerprints}
+        fill = partial(save, session, module, config, decode, question_keys)
+        return train_and_publish(trainer, work, out, resume, fill)
 
 
 def save(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -27,7 +28,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish_trained
+from select_to_think.training.card import write_card
+from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish
 from select_to_think.training.memory import Memory, predict, require
 from select_to_think.training.module import AdapterModule
 from select_to_think.training.settings import AdapterTraining
@@ -240,7 +242,7 @@ def train_and_publish(
     work: Path,
     out: Path,
     resume: bool,
-    write: Callable[[Path, dict[str, Any]], None],
+    write: Callable[..., None],
 ) -> dict[str, Any]:
     """Train to the end and let `write` fill the new folder `out`; returns the summary.
 
@@ -258,11 +260,10 @@ def train_and_publish(
         summary = {**trainer.summary(), "memory": memory and memory.to_json()}
         trainer.accelerator.wait_for_everyone()
 
-    def fill(folder: Path) -> None:
-        write(folder, summary)
+    def keep_curves(folder: Path) -> None:
         if (work / "runs").exists():
             shutil.copytree(work / "runs", folder / "runs")
 
     if is_leader():
-        publish_trained(out, fill)
+        publish(out, partial(write, summary=summary), keep_curves, write_card)
     return summary

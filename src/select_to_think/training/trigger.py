@@ -30,7 +30,8 @@ from select_to_think.models.layers import Layers, apply_layers
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.folders import begin, disk_errors, publish_trained, working_folder
+from select_to_think.training.card import write_card
+from select_to_think.training.folders import begin, disk_errors, publish, working_folder
 from select_to_think.training.groups import is_held_out
 from select_to_think.training.head import fit_head, last_states, roc_auc
 from select_to_think.training.settings import TriggerTrainConfig
@@ -99,7 +100,7 @@ def train_trigger(
             save_trigger_head(folder, head, slm, summary)
             write_trained_on(folder, question_keys)
 
-        publish_trained(out, write)
+        publish(out, write, write_card)
     return summary
 
 
@@ -150,12 +151,8 @@ def split_items(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], l
     """
     parts: tuple[list[Trajectory], list[Trajectory], list[Trajectory]] = ([], [], [])
     for each in trajectories:
-        if is_held_out(each.id, CALIBRATION_SHARE, salt="calibrate"):
-            parts[1].append(each)
-        else:
-            parts[2 if is_held_out(each.id, MEASURED_SHARE / (1 - CALIBRATION_SHARE), salt="measure") else 0].append(
-                each
-            )
+        measured = is_held_out(each.id, MEASURED_SHARE / (1 - CALIBRATION_SHARE), salt="measure")
+        parts[1 if is_held_out(each.id, CALIBRATION_SHARE, salt="calibrate") else 2 * measured].append(each)
     if not all(parts):
         raise S2TError(f"{sum(map(len, parts))} trajectories are too few to hold some out: collect more items")
     return parts

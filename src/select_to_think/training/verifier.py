@@ -27,22 +27,18 @@ from transformers.trainer_utils import set_seed
 
 from select_to_think.config import DecodeConfig, Definition, MentorConfig
 from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.settings import fingerprints
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
 from select_to_think.methods import prompt_of
-from select_to_think.models.layers import Layers, Norm, apply_layers, fold
+from select_to_think.models.layers import Layers, apply_layers, fold
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.verifier import About, read_published, save_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.structures import Floats, Progress, S2TError
+from select_to_think.training.card import write_card
 from select_to_think.training.disputes import JudgedDispute, JudgedItem, judge_disputes
-from select_to_think.training.folders import (
-    ANSWERS,
-    begin,
-    disk_errors,
-    publish_trained,
-    working_folder,
-)
+from select_to_think.training.folders import ANSWERS, begin, disk_errors, publish, working_folder
 from select_to_think.training.groups import is_held_out
 from select_to_think.training.head import fit_head, last_states, roc_auc
 from select_to_think.training.settings import VerifierTrainConfig
@@ -52,7 +48,6 @@ if TYPE_CHECKING:
 
 DROPOUT = 0.1
 CURVE_BINS = 10
-STATE = ("weight", "bias", "running_mean", "running_var")  # of a batch norm
 
 
 @dataclass(frozen=True)
@@ -97,9 +92,8 @@ def train_verifier(
     """
     settings = {"mentor": asdict(mentor), "decode": asdict(decode), "items": len(items)}
     _ = session.slm.trainable  # or refuse before the work
-    models = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
     with working_folder(out, resume=resume) as work, disk_errors(work):
-        begin(work, {**settings, **models})
+        begin(work, {**settings, "models": fingerprints(session)})
         prompt = prompt_of(session, mentor)
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
@@ -121,7 +115,7 @@ def train_verifier(
             "config": asdict(config),
             **settings,
         }
-        publish_trained(out, partial(write, session, layers, mentor, summary, items))
+        publish(out, partial(write, session, layers, mentor, summary, items), write_card)
     return summary
 
 
@@ -134,7 +128,7 @@ def take_published(session: Session, file: Path, mentor: MentorConfig, out: Path
     if out.exists():
         raise S2TError(f"{out} already exists: remove it or name another --out")
     summary = {"published": file.name}
-    publish_trained(out, partial(write, session, read_published(file, session.slm), mentor, summary, ()))
+    publish(out, partial(write, session, read_published(file, session.slm), mentor, summary, ()), write_card)
     return summary
 
 
@@ -219,17 +213,9 @@ class VerifierModule(nn.Module):
 
     def folded(self) -> Layers:
         """The layers as they act at inference."""
-        parts: list[tuple[Any, Any, Norm | None]] = []
-        for linear, norm in zip_longest(self.linears, self.norms):
-            weight, bias = arrays(linear, "weight", "bias")
-            parts.append((weight, bias, Norm(*arrays(norm, *STATE)) if norm else None))
-        return fold(parts)
-
-
-def arrays(module: nn.Module, *names: str) -> list[Any]:
-    """Tensors of a module on the host."""
-    state = module.state_dict()
-    return [state[name].cpu().numpy() for name in names]
+        linears = [(linear.weight, linear.bias) for linear in self.linears]
+        norms: list[Any] = [(norm.weight, norm.bias, norm.running_mean, norm.running_var) for norm in self.norms]
+        return fold(zip_longest(linears, norms))
 
 
 def quality(layers: Layers, prompts: Prompts) -> dict[str, Any]:
