@@ -43,30 +43,13 @@ R = TypeVar("R", Generation, Labels)
 LONGEST_ROLL = 24  # LLM tokens written for one SLM token, at most
 
 
-def interpret(
-    run: Generator[Requests, Any, R],
-    translation: Translation,
-    prompt: Sequence[int],
-    llm_prompt: Sequence[int],
-    llm_positions: int,
-) -> Generator[Requests, Any, R]:
-    """The same run over an LLM with another vocabulary.
+def interpret(run: Generator[Requests, Any, R], listener: Listener) -> Generator[Requests, Any, R]:
+    """The same run over an LLM with another vocabulary, which `listener` asks."""
 
-    Args:
-        run: a policy's run behind `prompt`.
-        translation: between the SLM's vocabulary and the LLM's.
-        prompt: the prompt in SLM tokens, as the policy was given it.
-        llm_prompt: the prompt in the LLM's own tokens and template.
-        llm_positions: length of the LLM's context in tokens.
-    """
-    return _interpret(run, Listener(translation, len(prompt), tuple(llm_prompt), llm_positions))
-
-
-def _interpret(run: Generator[Requests, Any, R], listener: Listener) -> Generator[Requests, Any, R]:
     def hear(request: Requests) -> Generator[Requests, Any, Any]:
         if isinstance(request, Fork):
             copies = [listener.copy() for _ in request.children]
-            request = Fork([_interpret(*pair) for pair in zip(request.children, copies, strict=True)])
+            request = Fork([interpret(*pair) for pair in zip(request.children, copies, strict=True)])
         if isinstance(request, tuple):
             return (yield from listener.hear_all(request))
         if isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
@@ -114,9 +97,9 @@ class Listener:
     """One sequence: its SLM tokens as the policy has them, and the LLM's context."""
 
     translation: Translation
-    prompt_length: int  # SLM tokens
-    llm_prompt: tuple[int, ...]
-    room: int  # LLM tokens
+    prompt_length: int  # SLM tokens, as the policy was given it
+    llm_prompt: tuple[int, ...]  # the same in the LLM's own tokens and template
+    room: int  # LLM tokens of its context
     tokens: list[int] = field(default_factory=list)  # SLM tokens, prompt included
     held: tuple[int, ...] = ()  # LLM tokens in the LLM's context
     written: Written | None = None
