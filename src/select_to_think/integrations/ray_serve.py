@@ -40,6 +40,10 @@ from select_to_think.serving.settings import SERVED, AccessConfig
 
 # The public name of the same class, ray.serve.llm.request_router, cannot be imported without vLLM.
 ROUTER = "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router.PrefixCacheAffinityRouter"
+SENT = (  # of a request
+    *("type", "asgi", "http_version", "method", "scheme"),
+    *("path", "raw_path", "query_string", "headers", "client"),
+)
 MOST_OPEN = 1000  # requests of one front or replica; the server's own max_queue refuses before
 
 
@@ -68,12 +72,8 @@ CONFIGS = (
 class Asked:
     """A request on its way to a replica."""
 
-    method: str
-    path: str
-    query: bytes
-    headers: list[tuple[bytes, bytes]]
+    scope: dict[str, Any]  # of ASGI
     body: bytes
-    client: tuple[str, int] | None
 
     @property
     def prompt(self) -> str:
@@ -94,15 +94,8 @@ class Front:
 
     async def __call__(self, request: Request) -> Response:
         """The answer of a replica, as it comes."""
-        scope = request.scope
-        asked = Asked(
-            scope["method"],
-            scope["path"],
-            scope["query_string"],
-            list(scope["headers"]),
-            await request.body(),
-            tuple(scope["client"]) if scope.get("client") else None,
-        )
+        sent = {name: request.scope[name] for name in SENT if name in request.scope}
+        asked = Asked({**sent, "headers": list(sent["headers"]), "root_path": ""}, await request.body())
         answer = self.replicas.answer.remote(asked)
         status, headers = await anext(answer)
         response = StreamingResponse(answer, status_code=status)
@@ -145,7 +138,7 @@ class Replica:
             await gone.wait()
             return {"type": "http.disconnect"}
 
-        work: asyncio.Task[None] = asyncio.create_task(self.app(scope_of(asked), receive, messages.put))  # type: ignore[arg-type]
+        work: asyncio.Task[None] = asyncio.create_task(self.app(asked.scope, receive, messages.put))  # type: ignore[arg-type]
         work.add_done_callback(lambda done: messages.put_nowait(None))
         try:
             while (message := await messages.get()) is not None:
@@ -160,24 +153,6 @@ class Replica:
     def __del__(self) -> None:
         if hasattr(self, "engine"):
             self.engine.stop()
-
-
-def scope_of(asked: Asked) -> dict[str, Any]:
-    """A request as ASGI describes it."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": asked.method,
-        "scheme": "http",
-        "path": asked.path,
-        "raw_path": asked.path.encode(),
-        "root_path": "",
-        "query_string": asked.query,
-        "headers": asked.headers,
-        "client": asked.client,
-        "server": None,
-    }
 
 
 def build(settings: dict[str, Any]) -> serve.Application:
