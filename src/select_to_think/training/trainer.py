@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,15 +35,6 @@ from select_to_think.training.module import AdapterModule
 from select_to_think.training.settings import AdapterTraining
 
 WARMUP = 0.05  # share of the steps
-
-
-class Sized(Protocol):
-    """One row of a batch."""
-
-    @property
-    def length(self) -> int:
-        """Its cost in tokens."""
-        ...
 
 
 def arguments(
@@ -109,14 +100,14 @@ class AdapterTrainer(Trainer):
     def __init__(
         self,
         module: AdapterModule,
-        train: Sequence[Sized],
-        held_out: Sequence[Sized],
+        train: Sequence[Any],
+        held_out: Sequence[Any],
         args: TrainingArguments,
         patience: int,
         collate: Callable[[Sequence[Any]], dict[str, Tensor]],
         progress: Progress | None = None,
     ) -> None:
-        """Train `module` on rows that `collate` makes a batch of."""
+        """Train `module` on rows that `collate` makes a batch of; their `length` is their cost in tokens."""
         super().__init__(
             model=module,
             args=args,
