@@ -67,7 +67,7 @@ class Checked:
 
 
 def configurations(
-    kinds: Iterable[type[Any]], settings: Mapping[str, Any], defaults: Mapping[str, Any], without: Collection[str] = ()
+    kinds: Iterable[Any], settings: Mapping[str, Any], defaults: Mapping[str, Any], without: Collection[str] = ()
 ) -> dict[type[Any], Any]:
     """Configurations by their class, from settings by name as a file or another program gives them: texts are read.
 

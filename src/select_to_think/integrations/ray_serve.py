@@ -40,10 +40,7 @@ from select_to_think.serving.settings import SERVED, AccessConfig
 
 # The public name of the same class, ray.serve.llm.request_router, cannot be imported without vLLM.
 ROUTER = "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router.PrefixCacheAffinityRouter"
-SENT = (  # of a request
-    *("type", "asgi", "http_version", "method", "scheme"),
-    *("path", "raw_path", "query_string", "headers", "client"),
-)
+SENT = "type asgi http_version method scheme path raw_path query_string headers client".split()  # of a request
 MOST_OPEN = 1000  # requests of one front or replica; the server's own max_queue refuses before
 
 

@@ -11,9 +11,9 @@ from transformers.initialization import no_init_weights
 from select_to_think.structures import unknown_name
 
 SIZES = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *("vocab_size", "tie_word_embeddings"),
-)
+    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size "
+    "tie_word_embeddings"
+).split()
 SHAPES = {
     "qwen2.5-0.5b": (896, 4864, 24, 14, 2, 151936, True),
     "qwen2.5-1.5b": (1536, 8960, 28, 12, 2, 151936, True),
@@ -32,9 +32,9 @@ def random_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel
     if shape not in SHAPES:
         raise unknown_name("shape", shape, SHAPES)
     torch.manual_seed(0)
-    config = Qwen2Config(**COMMON, **dict(zip(SIZES, SHAPES[shape], strict=True)))
+    sizes: dict[str, Any] = dict(zip(SIZES, SHAPES[shape], strict=True))
     with no_init_weights(), torch.device(device):
-        model: PreTrainedModel = Qwen2ForCausalLM._from_config(config, dtype=dtype)
+        model: PreTrainedModel = Qwen2ForCausalLM._from_config(Qwen2Config(**COMMON, **sizes), dtype=dtype)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("norm.weight"):
