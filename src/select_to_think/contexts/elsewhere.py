@@ -1,10 +1,8 @@
 """Contexts whose forwards are made elsewhere: what is asked is sent at once, and collected when it has been answered.
 
-A context here is its tokens. An engine may also decode by itself: many steps for one request (`Generate`), as far as
-the next divergence point.
+A context here is its tokens.
 
-Non-goals: who answers (`remote/backend.py`, the vLLM plug-in), and what happens at a divergence point
-(`policies/ahead.py`).
+Non-goals: who answers (`remote/backend.py`, the vLLM plug-in).
 """
 
 from __future__ import annotations
@@ -17,33 +15,17 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from select_to_think.contexts.protocol import Ask, Context
-from select_to_think.structures import Branch, Extend, Observation
+from select_to_think.structures import Branch, Extend
 
 PLENTY = 1 << 20  # contexts; they cost nothing here
 
 
-@dataclass(frozen=True, slots=True)
-class Generate(Extend):
-    """Append `tokens`, and go on with the most probable token; `observe` is what every step shows.
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A request on its way."""
 
-    Without `tokens`, what is under way is asked for its next steps.
-    """
-
-    max_new_tokens: int = 1
-    stop_ids: frozenset[int] = frozenset()
-    trigger: str | None = None  # pause where it fires; these hold where decoding begins
-    threshold: float = 0.0
-    first: int = 0  # step from which it may fire
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The next P steps, at least one. If `paused`, the trigger fired at the last one, where nothing is written."""
-
-    tokens: tuple[int, ...]  # (P,), or (P - 1,) if paused
-    seen: Observation  # (P, top_k)
-    paused: bool = False
-    statistic: float | None = None  # of the trigger, where it fired
+    future: Future[None]
+    length: int  # of the context before it
 
 
 class BackendElsewhere(ABC):
@@ -55,7 +37,7 @@ class BackendElsewhere(ABC):
     def __init__(self) -> None:
         """Nothing is asked yet."""
         self.forwards = 0
-        self.sent: dict[Ask, tuple[Future[None], int]] = {}  # with the length of the context before it
+        self.sent: dict[Ask, Sent] = {}
         self.answered: SimpleQueue[Ask] = SimpleQueue()
 
     @abstractmethod
@@ -86,7 +68,7 @@ class BackendElsewhere(ABC):
     def close(self, context: Context) -> None:
         """Drop what was asked about the context."""
         for ask in [ask for ask in self.sent if ask.context is context]:
-            self.sent.pop(ask)[0].cancel()
+            self.sent.pop(ask).future.cancel()
 
     def adopt(self, context: Context, leaf: int) -> None:
         """Let the context go on with a leaf of its last branch."""
@@ -98,7 +80,7 @@ class BackendElsewhere(ABC):
         length = len(ask.context)
         if isinstance(ask.request, Extend):
             ask.context.append(ask.request.tokens)
-        self.sent[ask] = self.start(self.deliver(ask, self.question(ask))), length
+        self.sent[ask] = Sent(self.start(self.deliver(ask, self.question(ask))), length)
 
     async def deliver(self, ask: Ask, answer: Callable[[], Awaitable[Any]]) -> None:
         """Put an answered request where `step` finds it."""
@@ -119,9 +101,9 @@ class BackendElsewhere(ABC):
                 wait = 0.0 if found else patience_s
                 ask = self.answered.get(timeout=wait) if wait else self.answered.get_nowait()
                 if ask in self.sent:
-                    _, length = self.sent.pop(ask)
+                    sent = self.sent.pop(ask)
                     if isinstance(ask.answer, Exception):
-                        ask.context.truncate(length)
+                        ask.context.truncate(sent.length)
                     else:
                         self.settle(ask)
                     found.append(ask)

@@ -1,6 +1,6 @@
 """The decisions of `Greedy` and `Select` where an engine decodes by itself, and pauses at divergence points.
 
-The trigger is the engine's (`contexts/elsewhere.py`); what is selected there, and how, is the policy's.
+The trigger is the engine's (`contexts/generation.py`); what is selected there, and how, is the policy's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from select_to_think.contexts.elsewhere import Generate, Piece
+from select_to_think.contexts.generation import Generate, Piece
 from select_to_think.policies.base import Answer, Limits, Policy, Task
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.select import Select, chosen
