@@ -20,7 +20,7 @@ from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item, load_pair_split
 from select_to_think.evaluation.trained_on import assert_not_trained_on
 from select_to_think.files import Journal
-from select_to_think.models.layers import apply_layers
+from select_to_think.models.layers import apply_layers, fold
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.verifier import load_verifier
@@ -34,8 +34,8 @@ from select_to_think.training.disputes import JudgedDispute, JudgedItem, judge_d
 from select_to_think.training.head import last_states
 from select_to_think.training.settings import VerifierTrainConfig
 from select_to_think.training.verifier import (
-    VerifierModule,
     calibration_curve,
+    new_network,
     read_prompts,
     right_choices,
     train_verifier,
@@ -120,16 +120,14 @@ def test_states_and_letters_are_those_of_single_forwards(session, prompt) -> Non
 
 def test_folded_layers_are_the_network_at_inference() -> None:
     torch.manual_seed(0)
-    module = VerifierModule(8)
-    hidden, labels = torch.randn(64, 8), torch.rand(64) < 0.5
-    module.train()
+    made, hidden = new_network(8), torch.randn(64, 8)
     for _ in range(3):
-        module(hidden + 1, labels)
-    module.eval()
+        made(hidden + 1)
+    made.eval()
     with torch.no_grad():
-        logits = module(hidden, labels)["logits"]
-    np.testing.assert_allclose(apply_layers(module.folded(), hidden.numpy()), logits.numpy(), atol=1e-5)
-    assert [weight.shape for weight, _ in module.folded()] == [(16, 8), (8, 16), (4, 8), (1, 4)]
+        logits = made(hidden)[:, 0]
+    np.testing.assert_allclose(apply_layers(fold(made), hidden.numpy()), logits.numpy(), atol=1e-5)
+    assert [weight.shape for weight, _ in fold(made)] == [(16, 8), (8, 16), (4, 8), (1, 4)]
 
 
 def test_disputes_are_judged_by_what_the_slm_makes_of_each_segment(session, tmp_path: Path) -> None:

@@ -5,21 +5,22 @@ Non-goals: training, and what the output means (`trigger_head.py`, `verifier.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from torch import Tensor
+from torch import nn
 from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from select_to_think.models.adapter import read_tensors
 from select_to_think.models.loading import LoadedModel
 from select_to_think.structures import Floats, S2TError
 
-NORM_EPS = 1e-5
 Layers = tuple[tuple[Floats, Floats], ...]  # (out, in) weights and (out,) biases, fp32
 
 
@@ -31,23 +32,25 @@ def apply_layers(layers: Layers, inputs: Floats) -> Floats:
 
 
 @torch.no_grad()
-def fold(linears: Iterable[tuple[Sequence[Tensor], Sequence[Tensor] | None]]) -> Layers:
-    """The layers at inference of a network of linear layers (weight, bias), each with its batch norm (weight, bias,
-    mean, variance), if any. Behind a norm there is a ReLU, without one there is nothing: then two layers become one.
+def fold(network: Iterable[nn.Module]) -> Layers:
+    """The layers at inference of linear layers, batch norms, ReLU and dropout, in their order.
+
+    A norm becomes a part of the linear layer before it, and linear layers without a ReLU between them become one.
     """
-    layers: list[tuple[Tensor, Tensor]] = []
-    before: tuple[Tensor, Tensor] | None = None  # a linear layer with nothing behind it
-    for linear, norm in linears:
-        weight, bias = (each.double() for each in linear)
-        if before is not None:
-            weight, bias = weight @ before[0], weight @ before[1] + bias
-        before = weight, bias
-        if norm is not None:
-            scale, shift, mean, variance = (each.double() for each in norm)
-            layers.append(fuse_linear_bn_weights(weight, bias, mean, variance, NORM_EPS, scale, shift))
-            before = None
-    layers += [] if before is None else [before]
-    return tuple((weight.float().numpy(), bias.float().numpy()) for weight, bias in layers)
+    layers: list[Any] = []
+    last: Any = None  # (weight, bias) behind which there is nothing as yet
+    for module in deepcopy(nn.ModuleList(network)).double():
+        if isinstance(module, nn.Linear):
+            weight, bias = module.weight, module.bias
+            last = (weight, bias) if last is None else (weight @ last[0], weight @ last[1] + bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            norm: Any = module
+            mean, variance = norm.running_mean, norm.running_var
+            last = fuse_linear_bn_weights(last[0], last[1], mean, variance, norm.eps, norm.weight, norm.bias)
+        elif isinstance(module, nn.ReLU):
+            layers.append(last)
+            last = None
+    return tuple((weight.float().numpy(), bias.float().numpy()) for weight, bias in (*layers, last))
 
 
 def save_layers(file: Path, layers: Layers) -> None:

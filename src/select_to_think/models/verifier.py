@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import nn
 
 from select_to_think.config import VerifierPlace
 from select_to_think.files import finite, read_record, write_json_atomic
@@ -74,16 +75,19 @@ def read_published(file: Path, slm: LoadedModel) -> Layers:
     """
     tensors = read_tensors(file, without="num_batches_tracked")
     remedy = "give the state dict of a published verifier as safetensors"
-    parts: list[tuple[list[Tensor], list[Tensor] | None]] = []
+    network: list[nn.Module] = []
     try:
         numbers = {int(name.split(".")[1]) for name in tensors if not name.startswith("linear.")}
         for place in (*(f"mlp.{number}" for number in sorted(numbers)), "linear"):
-            own = [tensors[f"{place}.{name}"] for name in ("weight", "bias")]
-            if f"{place}.running_mean" in tensors:
-                parts[-1] = parts[-1][0], own + [tensors[f"{place}.running_{name}"] for name in ("mean", "var")]
+            own = {name.rpartition(".")[2]: each for name, each in tensors.items() if name.startswith(f"{place}.")}
+            if "running_mean" in own:
+                own["num_batches_tracked"] = torch.tensor(0)
+                network += [nn.BatchNorm1d(len(own["weight"])), nn.ReLU()]
+                network[-2].load_state_dict(own)
             else:
-                parts.append((own, None))
-        *layers, (weight, bias) = fold(parts)
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+                network.append(nn.Linear(*own["weight"].shape[::-1]))
+                network[-1].load_state_dict(own)
+        *layers, (weight, bias) = fold(network)
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
         raise S2TError(f"{file} does not hold such a network; {remedy}") from error
     return fitting((*layers, (-weight, -bias)), file, slm, remedy)

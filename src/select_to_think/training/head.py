@@ -41,45 +41,44 @@ def last_states(slm: LoadedModel, rows: Sequence[Sequence[int]], counts: Sequenc
     return torch.cat(states)
 
 
-def fit_head(
-    module: nn.Module,
-    hidden: Tensor,
-    labels: Tensor,
-    work: Path,
-    *,
-    epochs: float,
-    batch: int,
-    learning_rate: float,
-    seed: int,
-    weight_decay: float = 0.0,
-    progress: Progress | None = None,
-) -> float:
-    """Train `module` in place on (N, H) states and (N,) labels; returns the seconds it took.
+class WithLoss(nn.Module):
+    """A network of one output, as `transformers.Trainer` wants it."""
 
-    `module` takes `hidden` and `labels` and returns its `loss` and `logits`.
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Binary cross-entropy of (B, H) states against (B,) marks."""
+        logits = self.network(hidden)[:, 0]
+        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels.float()), "logits": logits}
+
+
+def fit_head(
+    network: nn.Module, hidden: Tensor, labels: Tensor, work: Path, progress: Progress | None = None, **settings: Any
+) -> float:
+    """Train `network`, (B, H) -> (B, 1), in place on (N, H) states and (N,) labels; returns the seconds it took.
+
+    `settings` are those of `TrainingArguments` that the two networks do not share.
 
     Raises:
         S2TError: the loss diverged.
     """
     args = TrainingArguments(
         output_dir=str(work),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
         lr_scheduler_type="cosine",
         save_strategy="no",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
         report_to="none",
-        seed=seed,
         use_cpu=True,  # the states are on the host, and the head is tiny
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         disable_tqdm=True,
+        **settings,
     )
     trainer = Trainer(
-        model=module,
+        model=WithLoss(network),
         args=args,
         train_dataset=range(len(labels)),
         data_collator=lambda rows: {"hidden": hidden[rows], "labels": labels[rows]},

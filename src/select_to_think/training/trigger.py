@@ -26,7 +26,7 @@ from select_to_think.checked import check_number
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import LARGEST_SEED
 from select_to_think.evaluation.trained_on import write_trained_on
-from select_to_think.models.layers import Layers, apply_layers
+from select_to_think.models.layers import Layers, apply_layers, fold
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
@@ -120,21 +120,23 @@ def mark(parts: Sequence[Steps], budget: float) -> tuple[float, list[Marks]]:
 def fit_layers(
     steps: Steps, labels: Marks, config: TriggerTrainConfig, seed: int, work: Path, progress: Progress | None
 ) -> tuple[Layers, float]:
-    """Train a head; its layers, and the seconds it took."""
+    """Train a head with one hidden layer (or none); its layers, and the seconds it took."""
     set_seed(seed)
-    module = HeadModule(steps.hidden, config.hidden_size)
+    sizes = [steps.hidden.shape[1], *([config.hidden_size] if config.hidden_size else []), 1]
+    modules = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())][:-1]
+    standardised = Standardised(steps.hidden)
     seconds = fit_head(
-        module,
+        nn.Sequential(standardised, *modules),
         steps.hidden,
         torch.from_numpy(labels),
         work,
-        epochs=config.epochs,
-        batch=config.batch_steps,
+        progress,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_steps,
         learning_rate=config.learning_rate,
         seed=seed,
-        progress=progress,
     )
-    return module.folded(), seconds
+    return standardised.before(fold(modules)), seconds
 
 
 def calibrated(layers: Layers, steps: Steps) -> TriggerHead:
@@ -165,38 +167,28 @@ def collect_steps(slm: LoadedModel, trajectories: Sequence[Trajectory]) -> Steps
     return Steps(hidden, np.concatenate([np.array(each.kl_nats, np.float32) for each in trajectories]))
 
 
-class HeadModule(nn.Module):
-    """The head in training: standardised input, one hidden layer with ReLU (or none)."""
+class Standardised(nn.Module):
+    """States less their mean, by their spread."""
 
     mean: Tensor  # (H,)
     spread: Tensor  # (H,)
 
-    def __init__(self, hidden: Tensor, width: int) -> None:
-        """Take mean and spread of the input from `hidden` (N, H)."""
+    def __init__(self, hidden: Tensor) -> None:
+        """Of `hidden` (N, H)."""
         super().__init__()
         self.register_buffer("mean", hidden.mean(0))
         self.register_buffer("spread", hidden.std(0).clamp_min(1e-6))
-        sizes = [hidden.shape[1], *([width] if width else []), 1]
-        self.linears = [nn.Linear(a, b) for a, b in pairwise(sizes)]
-        self.registered = nn.ModuleList(self.linears)
 
-    def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy of (B, H) states against (B,) marks."""
-        x = (hidden - self.mean) / self.spread
-        for i, linear in enumerate(self.linears):
-            x = linear(x.relu() if i else x)
-        loss = nn.functional.binary_cross_entropy_with_logits(x[:, 0], labels.float())
-        return {"loss": loss, "logits": x[:, 0]}
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, H) of (B, H)."""
+        return (hidden - self.mean) / self.spread
 
-    def folded(self) -> Layers:
-        """The layers with the standardisation folded into the first."""
-        layers = [
-            (linear.weight.detach().double().cpu(), linear.bias.detach().double().cpu()) for linear in self.linears
-        ]
-        weight, bias = layers[0]
-        weight = weight / self.spread.double().cpu()
-        layers[0] = (weight, bias - weight @ self.mean.double().cpu())
-        return tuple((w.float().numpy(), b.float().numpy()) for w, b in layers)
+    def before(self, layers: Layers) -> Layers:
+        """The layers behind this as layers that do it themselves."""
+        (weight, bias), *others = layers
+        scaled = weight.astype(np.float64) / self.spread.double().numpy()
+        shifted = bias - scaled @ self.mean.double().numpy()
+        return ((scaled.astype(np.float32), shifted.astype(np.float32)), *others)
 
 
 def quality(logits: Floats, marks: Marks, threshold: float) -> dict[str, float]:

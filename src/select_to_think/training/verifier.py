@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,19 +149,19 @@ def write(
 def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: Path) -> tuple[Layers, float]:
     """Train a network; its layers, and the seconds it took."""
     set_seed(seed)
-    module = VerifierModule(prompts.hidden.shape[-1], config.network)
+    network = new_network(prompts.hidden.shape[-1], config.network)
     seconds = fit_head(
-        module,
+        network,
         prompts.hidden.flatten(0, 1),
         prompts.right.flatten(),
         work,
-        epochs=config.epochs,
-        batch=config.batch_prompts,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_prompts,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         seed=seed,
     )
-    return module.folded(), seconds
+    return fold(network), seconds
 
 
 def read_prompts(
@@ -191,31 +191,14 @@ def both_orders(prompt: VerifierPrompt, disputes: Sequence[tuple[Item, JudgedDis
     return ids
 
 
-class VerifierModule(nn.Module):
-    """The network in training."""
-
-    def __init__(self, hidden_size: int, form: Definition = "ours") -> None:
-        """Layers of 2h, h, h/2 and 1 outputs; in the published form the third is linear."""
-        super().__init__()
-        sizes = (hidden_size, 2 * hidden_size, hidden_size, max(1, hidden_size // 2))
-        self.linears = [nn.Linear(a, b) for a, b in pairwise((*sizes, 1))]
-        self.norms = [nn.BatchNorm1d(size) for size in (sizes[1:] if form == "ours" else sizes[1:-1])]
-        self.registered = nn.ModuleList([*self.linears, *self.norms])
-        self.dropout = nn.Dropout(DROPOUT)
-
-    def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy of (B, H) states against (B,) marks."""
-        x = hidden
-        for linear, norm in zip_longest(self.linears[:-1], self.norms):
-            x = self.dropout(norm(linear(x)).relu() if norm else linear(x))
-        logits = self.linears[-1](x)[:, 0]
-        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels.float()), "logits": logits}
-
-    def folded(self) -> Layers:
-        """The layers as they act at inference."""
-        linears = [(linear.weight, linear.bias) for linear in self.linears]
-        norms: list[Any] = [(norm.weight, norm.bias, norm.running_mean, norm.running_var) for norm in self.norms]
-        return fold(zip_longest(linears, norms))
+def new_network(hidden_size: int, form: Definition = "ours") -> nn.Sequential:
+    """Layers of 2h, h, h/2 and 1 outputs; in the published form the third is linear."""
+    sizes = hidden_size, 2 * hidden_size, hidden_size, max(1, hidden_size // 2)
+    modules: list[nn.Module] = []
+    for place, (before, size) in enumerate(pairwise(sizes)):
+        plain = form == "paper" and place == 2
+        modules += [nn.Linear(before, size), *([] if plain else [nn.BatchNorm1d(size), nn.ReLU()]), nn.Dropout(DROPOUT)]
+    return nn.Sequential(*modules, nn.Linear(sizes[-1], 1))
 
 
 def quality(layers: Layers, prompts: Prompts) -> dict[str, Any]:
