@@ -69,12 +69,6 @@ class Written:
     logprobs: tuple[float, ...]  # nats; 0 before `own`
     text: bytes
 
-    @classmethod
-    def by_others(cls, ids: Sequence[int], pieces: Sequence[bytes], text: bytes) -> Written:
-        """A text as the LLM's tokenizer writes it."""
-        ends = tuple(accumulate(len(pieces[i]) for i in ids))
-        return cls(len(ids), tuple(ids), ends, (0.0,) * len(ids), text)
-
     def followed_by(self, token: int, logprob: float, piece: bytes) -> Written:
         """The same and one token more, chosen by the LLM."""
         text = self.text + piece
@@ -141,7 +135,9 @@ class Listener:
         text = self.translation.slm.read(answer)
         pieces = self.translation.llm.pieces
         if self.written is None or not self.written.continues(text):
-            self.written = Written.by_others(self.rewrite(answer), pieces, text)
+            ids = tuple(self.rewrite(answer))  # chosen by others
+            ends = tuple(accumulate(len(pieces[i]) for i in ids))
+            self.written = Written(len(ids), ids, ends, (0.0,) * len(ids), text)
         while (found := self.told(self.written, len(text))) is None:
             path = (*self.llm_prompt, *self.written.ids)
             yield from self.hold(path[:-1])
