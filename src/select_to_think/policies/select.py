@@ -123,10 +123,12 @@ class Select(Policy):
         candidates = tuple(map(int, seen.top_ids[0, : len(logprobs)]))
         return Triggered(candidates, logprobs, look, line, None if last else self.observe)
 
-    def finish(self, answer: Answer, discarded: int = 0) -> Generation:
+    def finish(self, answer: Answer, counts: Counts | None = None) -> Generation:
         """The finished sequence; a token that the LLM selected is not one that it generated."""
-        written = sum(step.fired and not step.llm_failed for step in answer.steps) if self.selector.writes else 0
-        return answer.finish(Counts(llm_tokens_generated=written, slm_tokens_discarded=discarded))
+        counts = counts or Counts()
+        if self.selector.writes:
+            counts.llm_tokens_generated = sum(step.fired and not step.llm_failed for step in answer.steps)
+        return answer.finish(counts)
 
 
 def chosen(step: StepRecord, triggered: Triggered, choice: Choice) -> tuple[StepRecord, int | None]:
