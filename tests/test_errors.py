@@ -351,22 +351,13 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
             pass
 
 
-class Linear(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 1)
-
-    def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        logits = self.layer(hidden)[:, 0]
-        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels.float()), "logits": logits}
-
-
 @pytest.mark.parametrize(("rate", "fine"), [(1e-2, True), (1e9, False), (1e38, False)])
 def test_a_head_that_diverged_is_not_kept(rate: float, fine: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     hidden, labels = torch.randn(64, 4), torch.arange(64) % 2 == 0
     with contextlib.nullcontext() if fine else pytest.raises(S2TError, match="diverged"):
-        fit_head(Linear(), hidden, labels, tmp_path, epochs=2, batch=16, learning_rate=rate, seed=0)
+        sizes = {"num_train_epochs": 2, "per_device_train_batch_size": 16}
+        fit_head(nn.Linear(4, 1), hidden, labels, tmp_path, learning_rate=rate, seed=0, **sizes)
 
 
 def test_a_line_is_checked_as_a_whole() -> None:

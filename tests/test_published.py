@@ -22,7 +22,7 @@ from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, Selec
 from select_to_think.evaluation.calibrate import calibrate, calibrate_coupled, save_calibration
 from select_to_think.evaluation.items import Item, load_pair_split
 from select_to_think.evaluation.plain import PlainModel
-from select_to_think.models.layers import apply_layers
+from select_to_think.models.layers import apply_layers, fold
 from select_to_think.models.verifier import read_published
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.policies.base import Limits, Task
@@ -31,7 +31,7 @@ from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
-from select_to_think.training.verifier import VerifierModule, take_published
+from select_to_think.training.verifier import new_network, take_published
 from select_to_think.triggers.entropy import ENTROPY_PAPER
 from select_to_think.triggers.kl import KL_PAPER
 from tiny import ARCHITECTURES, tiny_loaded, tiny_model
@@ -257,15 +257,15 @@ def test_a_damaged_published_network_is_one_line(tmp_path: Path, spoil) -> None:
 
 def test_the_published_form_is_what_its_training_makes() -> None:
     torch.manual_seed(0)
-    module, hidden, labels = VerifierModule(8, "paper"), torch.randn(64, 8), torch.rand(64) < 0.5
+    made, hidden = new_network(8, "paper"), torch.randn(64, 8)
     for _ in range(3):
-        module(hidden + 1, labels)
-    module.eval()
+        made(hidden + 1)
+    made.eval()
     with torch.no_grad():
-        logits = module(hidden, labels)["logits"]
-    np.testing.assert_allclose(apply_layers(module.folded(), hidden.numpy()), logits.numpy(), atol=1e-5)
-    assert [weight.shape for weight, _ in module.folded()] == [(16, 8), (8, 16), (1, 8)]
-    assert sum(isinstance(each, nn.BatchNorm1d) for each in module.registered) == 2
+        logits = made(hidden)[:, 0]
+    np.testing.assert_allclose(apply_layers(fold(made), hidden.numpy()), logits.numpy(), atol=1e-5)
+    assert [weight.shape for weight, _ in fold(made)] == [(16, 8), (8, 16), (1, 8)]
+    assert sum(isinstance(each, nn.BatchNorm1d) for each in made) == 2
 
 
 def test_mentor_mlp_with_a_published_network_is_the_published_loop(bundled, disputed, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_settings_are_read_as_a_command_line_gives_them() -> None:
 
 def test_what_the_router_compares() -> None:
     def prompt(body: bytes) -> str:
-        return Asked("POST", "/v1/chat/completions", b"", [], body, None).prompt
+        return Asked({}, body).prompt
 
     assert prompt(json.dumps({"prompt": "Once"}).encode()) == "Once"
     first = [{"role": "user", "content": "What is seven and five?"}]

@@ -688,13 +688,14 @@ class Dead(TransformersBackend):
 def test_where_the_llm_is_not_reached_the_slm_goes_on_or_the_answer_ends(plain, name: str, lives: int) -> None:
     backends = {**plain, "llm": Dead(copy.deepcopy(models()["llm"]), config=SMALL, cost=20.0)}
     kind = KINDS[name]
-    policy = replace(kind.policy, goes_on=True)
+    policy = replace(kind.policy, goes_on=True, limits=replace(kind.policy.limits, alternatives=2))
     if isinstance(policy, Select):
         policy = replace(policy, selector=replace(policy.selector, goes_on=True))
     backends["llm"].lives = lives
     found = result(drive(Runtime(backends), {0: (0, replace(kind, policy=policy).run(1))})[0])
     failed = [i for i, step in enumerate(found.steps) if step.llm_failed]
     assert found.counts.llm_failures == len(failed) > 0
+    assert {len(step.alternatives) for step in found.steps} == {2}
     assert all(found.steps[i].token == found.steps[i].greedy_token and not found.steps[i].flip for i in failed)
     if lives == 0:
         assert found.tokens == alone("greedy", 1)[0][: len(found.tokens)] and not found.counts.llm_tokens_generated

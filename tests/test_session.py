@@ -19,6 +19,7 @@ from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training.settings import ScorerConfig
 from select_to_think.triggers.calibration import Calibration
+from select_to_think.triggers.table import TRIGGERS
 from tiny import tiny_loaded, tiny_model, tiny_tokenizer
 from training_fixtures import write_scorer
 
@@ -217,6 +218,14 @@ def test_the_bundled_pair_says_what_its_numbers_mean_and_s2t_local_solves_what_g
     assert "The answer is 35." in greedy.text and "The answer is 11." in local.text
     assert local.flip_count == 2 and local.counts.llm_forwards == 0
     assert "llm" not in vars(session), "s2t-local must not load the LLM"
+
+
+@pytest.mark.parametrize("name", TRIGGERS)
+def test_a_budget_of_nothing_never_fires_and_one_of_all_always(name: str) -> None:
+    session = Session.load()
+    never, always = (session.trigger(name, budget) for budget in (0.0, 1.0))
+    assert not never.fires(0.999 if name == "random" else 1e9, 50)
+    assert always.fires(0.001 if name == "random" else -1e9, 50)
 
 
 def test_block_verified_equals_step_by_step_on_the_bundled_pair() -> None:

@@ -19,8 +19,7 @@ from select_to_think.models.adapter import inject_adapter, load_adapter
 from select_to_think.models.scorer import load_scorer
 from select_to_think.structures import S2TError
 from select_to_think.training.groups import group_count, make_examples
-from select_to_think.training.metrics import group_metrics
-from select_to_think.training.scorer import split_data, train_scorer
+from select_to_think.training.scorer import group_metrics, split_data, train_scorer
 from select_to_think.training.settings import ScorerConfig
 from training_fixtures import loaded, make_trajectories, shake_switch
 
@@ -244,10 +243,10 @@ def test_peft_reads_the_folder(tmp_path: Path) -> None:
 def test_the_split_is_by_item_and_the_vocabulary_needs_no_spare_rows() -> None:
     slm = loaded()
     train, held_out = split_data(slm, make_trajectories(60), None)
-    assert not {e.item_id for e in train} & {e.item_id for e in held_out}
+    assert not {e.id for e in train} & {e.id for e in held_out}
     assert len(train) + len(held_out) == 60
     more, _ = split_data(slm, make_trajectories(60) + make_trajectories(30, seed=1), None)
-    assert {e.item_id for e in train} <= {e.item_id for e in more}
+    assert {e.id for e in train} <= {e.id for e in more}
     assert len(make_examples(make_trajectories(5))) == 5
 
 

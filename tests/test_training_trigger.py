@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pytest
 import torch
 
 from select_to_think.collect.records import Trajectory
+from select_to_think.config import PairConfig
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import load_trigger_head
+from select_to_think.session import Session
 from select_to_think.structures import S2TError
+from select_to_think.training import head
 from select_to_think.training.settings import TriggerTrainConfig
-from select_to_think.training.trigger import collect_steps, hidden_states, quality, train_trigger
+from select_to_think.training.trigger import collect_steps, quality, train_trigger
 from training_fixtures import loaded, make_trajectories
 
 QUICK = TriggerTrainConfig(trigger_budget=0.2, hidden_size=16, epochs=20, batch_steps=64, learning_rate=1e-2)
@@ -36,17 +40,14 @@ def hidden_states_of(slm: LoadedModel, t: Trajectory) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def test_hidden_states_are_those_before_each_output_token() -> None:
+def test_hidden_states_are_those_before_each_output_token(monkeypatch: pytest.MonkeyPatch) -> None:
     slm, trajectories = loaded(), make_trajectories(3)
-    with torch.no_grad():
-        batched = hidden_states(slm, trajectories)
-    torch.testing.assert_close(
-        batched, torch.cat([hidden_states_of(slm, t) for t in trajectories]), atol=1e-5, rtol=1e-4
-    )
-    steps = collect_steps(slm, trajectories)
-    order = sorted(trajectories, key=lambda t: len(t.prompt_ids) + len(t.output_ids))
-    torch.testing.assert_close(steps.hidden, torch.cat([hidden_states_of(slm, t) for t in order]), atol=1e-5, rtol=1e-4)
-    assert steps.kl_nats.tolist() == pytest.approx([kl for t in order for kl in t.kl_nats])
+    expected = torch.cat([hidden_states_of(slm, t) for t in trajectories])
+    for tokens in (1, 60, 16384):
+        monkeypatch.setattr(head, "BATCH_TOKENS", tokens)
+        steps = collect_steps(slm, trajectories)
+        torch.testing.assert_close(steps.hidden, expected, atol=1e-5, rtol=1e-4)
+        assert steps.kl_nats.tolist() == pytest.approx([kl for t in trajectories for kl in t.kl_nats])
 
 
 @pytest.mark.parametrize("width", [0, 16])
@@ -58,13 +59,14 @@ def test_it_learns_and_reads_back(tmp_path: Path, width: int) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in slm.model.state_dict().items())
     assert report["roc_auc"] > 0.9 and report["recall"] > 0.5 and report["precision"] > 0.5
     assert report["spent_budget"] == pytest.approx(0.2, abs=0.1)
-    head = load_trigger_head(tmp_path / "head", slm)
-    assert head.training == report
-    assert len(head.quantiles) == 1001 and (np.diff(head.quantiles) >= 0).all()
-    assert head.threshold(0.0) == head.quantiles[-1] and head.threshold(1.0) == head.quantiles[0]
+    read = load_trigger_head(tmp_path / "head", slm)
+    assert json.loads((tmp_path / "head" / "trigger_head.json").read_text())["training"] == report
+    assert len(read.quantiles) == 1001 and (np.diff(read.quantiles) >= 0).all()
+    session = Session(PairConfig(trigger_head=str(tmp_path / "head")), slm=slm)
+    assert session.trigger("learned", 0.2).threshold == pytest.approx(read.quantiles[800])
     states = hidden_states_of(slm, data[0]).numpy()
-    assert head(states).shape == (len(states),)
-    assert head(states[:1])[0] == pytest.approx(head(states)[0], abs=1e-4)
+    assert read(states).shape == (len(states),)
+    assert read(states[:1])[0] == pytest.approx(read(states)[0], abs=1e-4)
     assert [path.name for path in tmp_path.iterdir()] == ["head"]
 
 

@@ -74,7 +74,9 @@ def run(policy, slm, llm, between=None, rows=4):
         asked = policy.about(Task(text, lambda tokens: None))
         asked = replace(asked, guesses=between is None) if isinstance(asked, Mentor) else asked
         own = asked.run(ids(slm, text), text)
-        return own if between is None else interpret(own, between, ids(slm, text), ids(llm, text), 512)
+        if between is None:
+            return own
+        return interpret(own, Listener(between, len(ids(slm, text)), tuple(ids(llm, text)), 512))
 
     return results_of(backends, map(start, TEXTS), rows=rows, roles=roles)
 

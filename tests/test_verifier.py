@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +17,10 @@ from recipe.batches import split_pieces
 from recipe.verifier_items import OPTION_TOKENS, draw_options
 from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
 from select_to_think.evaluation.grading import grade
-from select_to_think.evaluation.items import load_pair_split
+from select_to_think.evaluation.items import Item, load_pair_split
 from select_to_think.evaluation.trained_on import assert_not_trained_on
 from select_to_think.files import Journal
-from select_to_think.models.layers import apply_layers
+from select_to_think.models.layers import apply_layers, fold
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.verifier import load_verifier
@@ -29,17 +30,16 @@ from select_to_think.pairs.problems import stream_puzzles
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training import verifier as training
-from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
+from select_to_think.training.disputes import JudgedDispute, JudgedItem, judge_disputes
+from select_to_think.training.head import last_states
 from select_to_think.training.settings import VerifierTrainConfig
 from select_to_think.training.verifier import (
-    VerifierModule,
     calibration_curve,
-    last_states,
+    new_network,
     read_prompts,
     right_choices,
     train_verifier,
 )
-from select_to_think.verifiers.base import Dispute
 from tiny import tiny_loaded
 
 MENTOR = MentorConfig()
@@ -105,31 +105,29 @@ def test_word_boundaries_of_a_byte_level_vocabulary(session) -> None:
 
 
 def test_states_and_letters_are_those_of_single_forwards(session, prompt) -> None:
-    dispute = Dispute([300, 301, 302], [303, 304], [305, 306, 307])
-    judged = [Judged(str(i), question, dispute, True, False) for i, question in enumerate(("Who?", "What is this?"))]
+    dispute = JudgedDispute([300, 301, 302], [303, 304], [305, 306, 307], (True, False))
+    judged = [(Item(str(i), question, ""), dispute) for i, question in enumerate(("Who?", "What is this?"))]
     read = read_prompts(session.slm, prompt, judged)
     assert read.right.tolist() == [[False, True]] * 2
-    for i, each in enumerate(judged):
+    for i, (item, _) in enumerate(judged):
         pairs = (dispute.slm, dispute.mentor), (dispute.mentor, dispute.slm)
         for j, pair in enumerate(pairs):
-            ids = prompt.about(each.question).ids(dispute.before, *pair)
+            ids = prompt.about(item.question).ids(dispute.before, *pair)
             odds = reference.next_logprobs(session.slm.model, ids)[list(prompt.letters)]
             assert read.free[i, j] == pytest.approx(float(odds[1] - odds[0]), abs=1e-3)
-            torch.testing.assert_close(read.hidden[i, j], last_states(session.slm, [ids])[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(read.hidden[i, j], last_states(session.slm, [ids], [1])[0], atol=1e-4, rtol=1e-4)
 
 
 def test_folded_layers_are_the_network_at_inference() -> None:
     torch.manual_seed(0)
-    module = VerifierModule(8)
-    hidden, labels = torch.randn(64, 8), torch.rand(64) < 0.5
-    module.train()
+    made, hidden = new_network(8), torch.randn(64, 8)
     for _ in range(3):
-        module(hidden + 1, labels)
-    module.eval()
+        made(hidden + 1)
+    made.eval()
     with torch.no_grad():
-        logits = module(hidden, labels)["logits"]
-    np.testing.assert_allclose(apply_layers(module.folded(), hidden.numpy()), logits.numpy(), atol=1e-5)
-    assert [weight.shape for weight, _ in module.folded()] == [(16, 8), (8, 16), (4, 8), (1, 4)]
+        logits = made(hidden)[:, 0]
+    np.testing.assert_allclose(apply_layers(fold(made), hidden.numpy()), logits.numpy(), atol=1e-5)
+    assert [weight.shape for weight, _ in fold(made)] == [(16, 8), (8, 16), (4, 8), (1, 4)]
 
 
 def test_disputes_are_judged_by_what_the_slm_makes_of_each_segment(session, tmp_path: Path) -> None:
@@ -137,11 +135,10 @@ def test_disputes_are_judged_by_what_the_slm_makes_of_each_segment(session, tmp_
     decode, mentor = DecodeConfig(max_new_tokens=80), MentorConfig(consult_rate=1.0)
     with Journal(tmp_path / "disputes", JudgedItem) as journal:
         found = judge_disputes(session, items, decode, mentor, journal)
-    for each in found[:3]:
-        item = next(item for item in items if item.id == each.item_id)
+    for item, dispute in found[:3]:
         prompt = session.prompt(item.question, 80, with_llm=True)
-        for segment, right in ((each.dispute.slm, each.slm_right), (each.dispute.mentor, each.mentor_right)):
-            begun = [*each.dispute.before, *segment]
+        for segment, right in zip((dispute.slm, dispute.mentor), dispute.right, strict=True):
+            begun = [*dispute.before, *segment]
             rest = [] if begun[-1] in session.stop_ids else [*prompt, *begun]
             if rest:
                 begun += reference.greedy(session.slm.model, rest, 80 - len(begun), set(session.stop_ids))
@@ -150,7 +147,7 @@ def test_disputes_are_judged_by_what_the_slm_makes_of_each_segment(session, tmp_
         assert judge_disputes(None, items, decode, mentor, journal) == found  # type: ignore[arg-type]
 
 
-def learnable(slm: LoadedModel, count: int) -> list[Judged]:
+def learnable(slm: LoadedModel, count: int) -> list[tuple[Item, JudgedDispute]]:
     """Disputes in which the segment with a certain token is right."""
     random = Random(0)
     found = []
@@ -158,14 +155,14 @@ def learnable(slm: LoadedModel, count: int) -> list[Judged]:
         sides = [[random.randrange(300, 340), 400 + side, 410] for side in range(2)]
         mentor_right = random.random() < 0.7
         slm_side, mentor_side = sides if mentor_right else sides[::-1]
-        dispute = Dispute([random.randrange(300, 340)], slm_side, mentor_side)
-        found.append(Judged(f"item-{i}", "Which?", dispute, not mentor_right, mentor_right))
+        dispute = JudgedDispute([random.randrange(300, 340)], slm_side, mentor_side, (not mentor_right, mentor_right))
+        found.append((Item(f"item-{i}", "Which?", ""), dispute))
     return found
 
 
 def test_it_learns_publishes_and_reads_back(session, tmp_path: Path, monkeypatch) -> None:
     items = load_pair_split("train", limit_per_domain=1)
-    ties = [replace(each, slm_right=True, mentor_right=True) for each in learnable(session.slm, 5)]
+    ties = [(item, replace(dispute, right=(True, True))) for item, dispute in learnable(session.slm, 5)]
     monkeypatch.setattr(training, "judge_disputes", lambda *_: learnable(session.slm, 200) + ties)
     config, out = VerifierTrainConfig(epochs=30, learning_rate=3e-3), tmp_path / "verifier"
     report = train_verifier(session, items, config, MENTOR, DecodeConfig(), out)
@@ -173,8 +170,8 @@ def test_it_learns_publishes_and_reads_back(session, tmp_path: Path, monkeypatch
     assert (report["disputes"], report["ties"], report["trained"] + report["measured"]) == (205, 5, 200)
     assert report["calibration"][0]["right"] < 0.3 and report["calibration"][-1]["right"] > 0.7
     assert [path.name for path in tmp_path.iterdir()] == ["verifier"]
-    head = load_verifier(out, session.slm, WORDING)
-    assert head.training == report
+    assert [bias.size for _, bias in load_verifier(out, session.slm, WORDING)][-1] == 1
+    assert json.loads((out / "verifier.json").read_text())["training"] == report
     with pytest.raises(S2TError, match="train"):
         assert_not_trained_on(items, out, purpose="test")
     with pytest.raises(S2TError, match="another prompt"):

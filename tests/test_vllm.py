@@ -6,6 +6,7 @@ The real engine is tested by `make test-engines`.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from fastapi.testclient import TestClient
 
 from fake_vllm import FakeEngine, vllm_modules
 from select_to_think.cli.data import pair_items
+from select_to_think.cli.options import flatten
+from select_to_think.cli.serve import serve
 from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.session import Session
 from select_to_think.structures import Generation, S2TError
@@ -281,9 +284,33 @@ def test_the_plug_in_leaves_vllms_addresses_and_asks_for_its_key(served: TestCli
 
 
 def test_settings_of_the_plug_in_are_checked(ours: SimpleNamespace) -> None:
+    def made(**settings: Any) -> Any:
+        engine = SimpleNamespace(vllm_config=SimpleNamespace(additional_config={"s2t": settings}))
+        return asyncio.run(ours.plugin.Plugin().init_state(engine, None, None))
+
     with pytest.raises(S2TError, match="did you mean 'trigger_budget'"):
-        ours.plugin.settings_of({"triger_budget": 0.1})
+        made(triger_budget=0.1)
     with pytest.raises(S2TError, match="trigger_budget"):
-        ours.plugin.settings_of({"trigger_budget": 2.0})
+        made(trigger_budget=2.0)
     with pytest.raises(S2TError, match="slm"):
-        ours.plugin.settings_of({"slm": "elsewhere"})
+        made(slm="elsewhere")
+
+
+def test_settings_of_the_plug_in_default_to_those_of_the_server(
+    ours: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Any] = []
+
+    def catalogue(session: Any, server: Any, settings: MethodSettings) -> None:
+        used.extend([server, settings.decode])
+        raise S2TError("enough")
+
+    monkeypatch.setattr(ours.plugin, "VllmSession", lambda client, loop, pair, runtime: used.extend([pair, runtime]))
+    monkeypatch.setattr(ours.plugin, "Catalogue", catalogue)
+    config = SimpleNamespace(additional_config={}, scheduler_config=SimpleNamespace(max_num_seqs=4))
+    with pytest.raises(S2TError, match="enough"):
+        asyncio.run(ours.plugin.Plugin().init_state(SimpleNamespace(vllm_config=config), None, None))
+    offered = inspect.signature(flatten(serve)).parameters
+    found = {name: value for each in used for name, value in vars(each).items() if name in offered}
+    assert {"max_wait_steps", "prefix_cache_tokens", "on_llm_failure", "port", "pair"} <= found.keys()
+    assert found == {name: offered[name].default for name in found}

@@ -5,6 +5,7 @@ Non-goals: the settings (`config.py`).
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field
 from functools import cache
 from numbers import Integral, Real
@@ -63,6 +64,34 @@ class Checked:
                 check_number(name, value, int in allowed, spec.metadata["low"], spec.metadata["high"])
             elif not names and not isinstance(value, (str, Path) if allowed[0] in (str, Path) else allowed):
                 raise S2TError(f"{name} must be of type {allowed[0].__name__}, got {value!r}")
+
+
+def configurations(
+    kinds: Iterable[Any], settings: Mapping[str, Any], defaults: Mapping[str, Any], without: Collection[str] = ()
+) -> dict[type[Any], Any]:
+    """Configurations by their class, from settings by name as a file or another program gives them: texts are read.
+
+    `defaults` take the place of the classes' own; the names in `without` may not be set.
+
+    Raises:
+        S2TError: a name that none of them has, or a value that it does not take.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    names = {kind: value_types(kind) for kind in kinds}
+    known = [name for own in names.values() for name in own if name not in without]
+    for name in settings:
+        if name not in known:
+            raise unknown_name("setting", name, known)
+    found, given = {}, {**defaults, **settings}
+    for kind, fields in names.items():
+        own = {name: given[name] for name in fields if name in given}
+        try:
+            found[kind] = TypeAdapter(kind).validate_python(own)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise S2TError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from error
+    return found
 
 
 def check_number(name: str, value: Any, whole: bool, low: float | None, high: float | None) -> None:

@@ -112,6 +112,18 @@ class SelectConfig(Checked):
 
 
 @dataclass(frozen=True)
+class ScorerForm:
+    """How a candidate c is scored. bins (arXiv 2604.26940): E(c), the expected value of bins 0 ... 1 in equal steps.
+    anchored, adapted: E(c) / score_temperature + anchor * log p(c), of the SLM or of the SLM with the adapter on.
+    """
+
+    mode: ScorerMode
+    score: ScoreKind
+    score_temperature: float
+    anchor: float
+
+
+@dataclass(frozen=True)
 class MentorConfig(Checked):
     """MentorCollab: when the LLM, as mentor, is asked for a word, and how the SLM judges between two segments."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from select_to_think.config import MentorConfig, MethodSettings, SelectConfig
@@ -192,11 +193,12 @@ def free(session: Session, mentor: MentorConfig) -> Verifier:
 
 def trained(session: Session, mentor: MentorConfig) -> Verifier:
     """A network on the SLM's hidden state."""
+    from select_to_think.models.layers import apply_layers
     from select_to_think.models.verifier import load_verifier
 
     prompt = prompt_of(session, mentor).read_at(mentor.verifier_state)
-    head = load_verifier(session.verifier_folder, session.slm, prompt.wording)
-    return MLPVerifier(prompt, mentor.order, head)
+    layers = load_verifier(session.verifier_folder, session.slm, prompt.wording)
+    return MLPVerifier(prompt, mentor.order, partial(apply_layers, layers))
 
 
 def coin(session: Session, mentor: MentorConfig) -> Verifier:

@@ -39,7 +39,7 @@ from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.policies.base import Task
 from select_to_think.policies.bias import biased
-from select_to_think.policies.interpreter import interpret
+from select_to_think.policies.interpreter import Listener, interpret
 from select_to_think.policies.label import Label, Labels
 from select_to_think.policies.score import score_output
 from select_to_think.runs import Committed, Event, Finished, Run
@@ -243,7 +243,8 @@ class Session(Artefacts):
         """A run behind `prompt` that asks the LLM, whether or not the LLM has the SLM's vocabulary."""
         if self.shares_vocabulary:
             return run
-        return interpret(run, self.translation, prompt, self.llm_prompt(question), self.llm.max_positions)
+        llm_prompt = tuple(self.llm_prompt(question))
+        return interpret(run, Listener(self.translation, len(prompt), llm_prompt, self.llm.max_positions))
 
     def label(
         self,

@@ -29,7 +29,7 @@ from select_to_think.evaluation.settings import decode_settings, fingerprints
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on
 from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.policies.label import Labels
-from select_to_think.structures import Floats, Progress, S2TError, comma_separated, unknown_name
+from select_to_think.structures import Progress, S2TError, comma_separated, unknown_name
 from select_to_think.triggers.table import calibrated, find_trigger
 
 if TYPE_CHECKING:
@@ -178,12 +178,11 @@ def _group(position: int, trigger: str, statistic: float, token: int, labels: La
     """The SLM's top `size` tokens at one step, with what the LLM says of them and of the best other token."""
     candidates = tuple(map(int, labels.slm_ids[position, :size]))
     slm = tuple(map(float, labels.slm_logprobs[position, :size]))
-    llm = tuple(map(float, _require(labels.llm_logprobs)[position, :size]))
+    llm = tuple(map(float, labels.llm_logprobs[position, :size]))
     if len(candidates) < size or not np.isfinite([*slm, *llm]).all():
         usable = int(np.isfinite(slm).sum())
         raise S2TError(f"group_size is {size}, but only {usable} tokens can be candidates; choose a smaller one")
-    assert labels.llm_top_ids is not None
-    ranked = zip(labels.llm_top_ids[position], _require(labels.llm_top_logprobs)[position], strict=True)
+    ranked = zip(labels.llm_top_ids[position], labels.llm_top_logprobs[position], strict=True)
     outside = next((float(logprob) for other, logprob in ranked if int(other) not in candidates), None)
     if outside is not None and not np.isfinite(outside):
         outside = None
@@ -191,31 +190,20 @@ def _group(position: int, trigger: str, statistic: float, token: int, labels: La
     return Group(position, trigger, statistic, candidates, slm, llm, outside, chosen)
 
 
-def _require(values: Floats | None) -> Floats:
-    assert values is not None, "labels with the LLM hold this field"
-    return values
-
-
 def summarise(folder: Path) -> CollectSummary:
     """Count what a finished collection holds. Raises S2TError as `read_trajectories`."""
     counts: Counter[str] = Counter()
-    total: dict[str, int] = {"trajectories": 0, "steps": 0, "groups": 0, "inside": 0}
+    trajectories = steps = groups = inside = 0
     for trajectory in read_trajectories(folder):
-        total["trajectories"] += 1
-        total["steps"] += len(trajectory.output_ids)
-        total["groups"] += len(trajectory.groups)
+        trajectories += 1
+        steps += len(trajectory.output_ids)
+        groups += len(trajectory.groups)
         for group in trajectory.groups:
             counts.update(group.triggers)
             outside = group.llm_best_outside_logprob
-            total["inside"] += outside is None or max(group.llm_logprobs) >= outside
-    return CollectSummary(
-        folder=str(folder),
-        trajectories=total["trajectories"],
-        steps=total["steps"],
-        groups=total["groups"],
-        groups_by_trigger=dict(sorted(counts.items())),
-        llm_best_in_group=total["inside"] / total["groups"] if total["groups"] else None,
-    )
+            inside += outside is None or max(group.llm_logprobs) >= outside
+    by_trigger = dict(sorted(counts.items()))
+    return CollectSummary(str(folder), trajectories, steps, groups, by_trigger, inside / groups if groups else None)
 
 
 def summary_json(summary: CollectSummary) -> dict[str, Any]:

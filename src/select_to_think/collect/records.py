@@ -9,6 +9,7 @@ Non-goals: making records (`collect.py`) and writing them safely (`writer.py`).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,17 +76,7 @@ class Trajectory:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this trajectory."""
-        rounded: dict[str, Any] = _rounded(asdict(self))
-        return rounded
-
-
-def _rounded(value: Any) -> Any:
-    """`value` with every float in it rounded."""
-    if isinstance(value, float):
-        return round(value, DECIMALS)
-    if isinstance(value, dict):
-        return {name: _rounded(entry) for name, entry in value.items()}
-    return [_rounded(entry) for entry in value] if isinstance(value, tuple) else value
+        return dict(json.loads(json.dumps(asdict(self)), parse_float=lambda text: round(float(text), DECIMALS)))
 
 
 class Shard(TypedDict):

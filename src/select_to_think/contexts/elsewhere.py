@@ -33,10 +33,11 @@ class BackendElsewhere(ABC):
     """One model elsewhere, many contexts."""
 
     remote = True
+    cost = 1.0
 
-    def __init__(self, cost: float = 1.0) -> None:
+    def __init__(self) -> None:
         """Nothing is asked yet."""
-        self.cost, self.forwards = cost, 0
+        self.forwards = 0
         self.sent: dict[Ask, Sent] = {}
         self.answered: SimpleQueue[Ask] = SimpleQueue()
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,14 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from select_to_think.contexts.masks import AttentionKinds, additive
-
-
-class Switch(Protocol):
-    """Turns a LoRA adapter on and off."""
-
-    def set_active(self, active: bool) -> None:
-        """Make the model's forwards use the adapter, or not."""
-        ...
+from select_to_think.models.adapter import AdapterSwitch
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +73,7 @@ class PrefixCache(DynamicCache):
         return torch.cat([prefix.keys, key_states], -2), torch.cat([prefix.values, value_states], -2)
 
 
-def base_leaf_forward(model: PreTrainedModel, switch: Switch, leaves: Leaves) -> Tensor:
+def base_leaf_forward(model: PreTrainedModel, switch: AdapterSwitch, leaves: Leaves) -> Tensor:
     """Activated mode: the prefix on base weights without gradient, then one forward of all leaves with the adapter on.
 
     Returns the leaves' hidden states after the final norm, (R, H); gradients reach the adapter through the leaves only.

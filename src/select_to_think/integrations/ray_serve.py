@@ -18,16 +18,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from select_to_think.checked import Checked, option
+from select_to_think.checked import Checked, configurations, option
 from select_to_think.config import (
     DecodeConfig,
     MentorConfig,
@@ -37,13 +36,12 @@ from select_to_think.config import (
     SelectConfig,
     ServeConfig,
 )
-from select_to_think.serving.settings import SERVED_DECODE, SERVED_RUNTIME, AccessConfig
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.serving.settings import SERVED, AccessConfig
 
 # The public name of the same class, ray.serve.llm.request_router, cannot be imported without vLLM.
 ROUTER = "ray.llm._internal.serve.routing_policies.prefix_aware.prefix_aware_router.PrefixCacheAffinityRouter"
+SENT = "type asgi http_version method scheme path raw_path query_string headers client".split()  # of a request
 MOST_OPEN = 1000  # requests of one front or replica; the server's own max_queue refuses before
-Kind = TypeVar("Kind", bound=Checked)
 
 
 @dataclass(frozen=True)
@@ -55,16 +53,24 @@ class ReplicaConfig(Checked):
     gpus: float = option(0.0, "GPUs of a replica; at 0.5 two share one.", low=0.0)
 
 
+CONFIGS = (
+    ReplicaConfig,
+    PairConfig,
+    DecodeConfig,
+    SelectConfig,
+    MentorConfig,
+    RuntimeConfig,
+    ServeConfig,
+    AccessConfig,
+)
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request on its way to a replica."""
 
-    method: str
-    path: str
-    query: bytes
-    headers: list[tuple[bytes, bytes]]
+    scope: dict[str, Any]  # of ASGI
     body: bytes
-    client: tuple[str, int] | None
 
     @property
     def prompt(self) -> str:
@@ -85,15 +91,8 @@ class Front:
 
     async def __call__(self, request: Request) -> Response:
         """The answer of a replica, as it comes."""
-        scope = request.scope
-        asked = Asked(
-            scope["method"],
-            scope["path"],
-            scope["query_string"],
-            list(scope["headers"]),
-            await request.body(),
-            tuple(scope["client"]) if scope.get("client") else None,
-        )
+        sent = {name: request.scope[name] for name in SENT if name in request.scope}
+        asked = Asked({**sent, "headers": list(sent["headers"]), "root_path": ""}, await request.body())
         answer = self.replicas.answer.remote(asked)
         status, headers = await anext(answer)
         response = StreamingResponse(answer, status_code=status)
@@ -104,16 +103,15 @@ class Front:
 class Replica:
     """The application of `s2t serve`, in a process of the cluster."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, own: Mapping[type, Any]) -> None:
         from select_to_think.serving.access import ApiKeys
         from select_to_think.serving.assembly import application, metered_engine
         from select_to_think.serving.catalogue import Catalogue
         from select_to_think.session import Session
 
-        decode, server = chosen(DecodeConfig, SERVED_DECODE | settings), chosen(ServeConfig, settings)
-        asked = MethodSettings(decode, chosen(SelectConfig, settings), chosen(MentorConfig, settings))
-        access = chosen(AccessConfig, settings)
-        session = Session.load(chosen(PairConfig, settings), chosen(RuntimeConfig, SERVED_RUNTIME | settings))
+        decode, server, access = own[DecodeConfig], own[ServeConfig], own[AccessConfig]
+        asked = MethodSettings(decode, own[SelectConfig], own[MentorConfig])
+        session = Session.load(own[PairConfig], own[RuntimeConfig])
         catalogue = Catalogue(session, server, asked)
         self.engine = metered_engine(session, max_rows=decode.max_batch, max_queue=server.max_queue)
         keys = ApiKeys.load(access.api_key_file)
@@ -137,7 +135,7 @@ class Replica:
             await gone.wait()
             return {"type": "http.disconnect"}
 
-        work: asyncio.Task[None] = asyncio.create_task(self.app(scope_of(asked), receive, messages.put))  # type: ignore[arg-type]
+        work: asyncio.Task[None] = asyncio.create_task(self.app(asked.scope, receive, messages.put))  # type: ignore[arg-type]
         work.add_done_callback(lambda done: messages.put_nowait(None))
         try:
             while (message := await messages.get()) is not None:
@@ -154,62 +152,14 @@ class Replica:
             self.engine.stop()
 
 
-def scope_of(asked: Asked) -> dict[str, Any]:
-    """A request as ASGI describes it."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": asked.method,
-        "scheme": "http",
-        "path": asked.path,
-        "raw_path": asked.path.encode(),
-        "root_path": "",
-        "query_string": asked.query,
-        "headers": asked.headers,
-        "client": asked.client,
-        "server": None,
-    }
-
-
-def chosen(kind: type[Kind], settings: Mapping[str, Any]) -> Kind:
-    """A configuration from those settings that are its own; texts are read as `serve run` gives them.
-
-    Raises:
-        S2TError: a value that it does not take.
-    """
-    own = {each.name: settings[each.name] for each in fields(kind) if each.name in settings}  # type: ignore[arg-type]
-    try:
-        found: Kind = TypeAdapter(kind).validate_python(own)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise S2TError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from error
-    return found
-
-
 def build(settings: dict[str, Any]) -> serve.Application:
     """The application, for `serve run` and `serve deploy`.
 
     Raises:
         S2TError: an unknown setting, or a value that it does not take.
     """
-    kinds = (
-        ReplicaConfig,
-        PairConfig,
-        DecodeConfig,
-        SelectConfig,
-        MentorConfig,
-        RuntimeConfig,
-        ServeConfig,
-        AccessConfig,
-    )
-    known = [each.name for kind in kinds for each in fields(kind)]
-    for name in settings:
-        if name not in known:
-            raise unknown_name("setting", name, known)
-    for kind in kinds:
-        chosen(kind, settings)
-    size = chosen(ReplicaConfig, settings)
+    own = configurations(CONFIGS, settings, SERVED)
+    size = own[ReplicaConfig]
     options = {"num_cpus": size.cpus, "num_gpus": size.gpus}
     replicas = serve.deployment(
         Replica,
@@ -218,6 +168,6 @@ def build(settings: dict[str, Any]) -> serve.Application:
         ray_actor_options=options,
         max_ongoing_requests=MOST_OPEN,
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
-    ).bind(settings)
+    ).bind(own)
     front = serve.deployment(Front, name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=MOST_OPEN)
     return front.bind(replicas)

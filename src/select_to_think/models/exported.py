@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from select_to_think.config import PairConfig, ScoreKind, ScorerMode
+from select_to_think.config import PairConfig, ScorerForm
 from select_to_think.files import read_record
 
 MANIFEST = "s2t.json"
@@ -18,15 +18,9 @@ SCORER, DISTILL, CALIBRATION = "scorer", "distill", "calibration.json"  # beside
 
 
 @dataclass(frozen=True)
-class ScoreRows:
-    """How an engine scores: softmax over the logits of `bin_ids`, the expected value of bins 0 ... 1 in equal steps;
-    for the scores "anchored" and "adapted" divided by the temperature, plus `anchor` times the candidate's
-    log-probability, of the SLM or of the SLM with the LoRA on."""
+class ScoreRows(ScorerForm):
+    """How an engine scores: the bins' distribution is the softmax over the logits of `bin_ids`."""
 
-    mode: ScorerMode
-    score: ScoreKind
-    score_temperature: float
-    anchor: float
     bin_ids: Sequence[int]  # rows of the vocabulary head, in the order of the bins
 
 

@@ -6,13 +6,16 @@ Non-goals: training, and what the output means (`trigger_head.py`, `verifier.py`
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
+from torch import nn
+from torch.nn.utils.fusion import fuse_linear_bn_weights
 
 from select_to_think.models.adapter import read_tensors
 from select_to_think.models.loading import LoadedModel
@@ -28,35 +31,26 @@ def apply_layers(layers: Layers, inputs: Floats) -> Floats:
     return inputs[:, 0]
 
 
-@dataclass(frozen=True)
-class Norm:
-    """A batch norm at inference, (out,) each."""
+@torch.no_grad()
+def fold(network: Iterable[nn.Module]) -> Layers:
+    """The layers at inference of linear layers, batch norms, ReLU and dropout, in their order.
 
-    scale: Floats
-    shift: Floats
-    mean: Floats
-    variance: Floats
-    eps: float = 1e-5
-
-
-def fold(linears: Iterable[tuple[Floats, Floats, Norm | None]]) -> Layers:
-    """The layers of a network of (weight, bias, norm): behind a norm there is a ReLU, without one there is nothing.
-
-    norm(W x + b) = (s W) x + s (b - mean) + shift with s = scale / spread; linear layers in a row become one.
+    A norm becomes a part of the linear layer before it, and linear layers without a ReLU between them become one.
     """
-    layers: list[tuple[Any, Any]] = []
-    before: tuple[Any, Any] | None = None  # a linear layer with nothing behind it
-    for pair in linears:
-        weight, bias, norm = pair[0].astype(np.float64), pair[1].astype(np.float64), pair[2]
-        if before is not None:
-            weight, bias = weight @ before[0], weight @ before[1] + bias
-        before = weight, bias
-        if norm is not None:
-            factor = norm.scale / np.sqrt(norm.variance.astype(np.float64) + norm.eps)
-            layers.append((factor[:, None] * weight, factor * (bias - norm.mean) + norm.shift))
-            before = None
-    layers += [] if before is None else [before]
-    return tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers)
+    layers: list[Any] = []
+    last: Any = None  # (weight, bias) behind which there is nothing as yet
+    for module in deepcopy(nn.ModuleList(network)).double():
+        if isinstance(module, nn.Linear):
+            weight, bias = module.weight, module.bias
+            last = (weight, bias) if last is None else (weight @ last[0], weight @ last[1] + bias)
+        elif isinstance(module, nn.BatchNorm1d):
+            norm: Any = module
+            mean, variance = norm.running_mean, norm.running_var
+            last = fuse_linear_bn_weights(last[0], last[1], mean, variance, norm.eps, norm.weight, norm.bias)
+        elif isinstance(module, nn.ReLU):
+            layers.append(last)
+            last = None
+    return tuple((weight.float().numpy(), bias.float().numpy()) for weight, bias in (*layers, last))
 
 
 def save_layers(file: Path, layers: Layers) -> None:

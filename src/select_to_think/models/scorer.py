@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from select_to_think.config import ScoreKind, ScorerMode
+from select_to_think.config import ScoreKind, ScorerForm, ScorerMode
 from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import AdapterSwitch, check_fingerprint, read_tensors, save_adapter
 from select_to_think.structures import S2TError
@@ -56,14 +56,10 @@ class About:
 
 
 @dataclass(frozen=True)
-class Scorer:
+class Scorer(ScorerForm):
     """The part of a scorer that is not the adapter."""
 
-    mode: ScorerMode
-    score: ScoreKind
-    score_temperature: float
     bin_rows: Tensor  # (bins, hidden_size), fp32
-    anchor: float  # multiple of the log-probability; unused by the score "bins"
     path: Path
     merged: bool = False  # the SLM's weights have its adapter
 
@@ -89,5 +85,5 @@ def load_scorer(path: str | Path, slm: LoadedModel) -> Scorer:
     hidden_size = slm.model.config.get_text_config().hidden_size
     if {name: tuple(each.shape) for name, each in head.items()} != {"bins": (about.bins, hidden_size), "anchor": ()}:
         raise S2TError(f"{folder / 'score_head.safetensors'} does not fit {slm.name}; {REMEDY}")
-    anchor = float(head["anchor"])
-    return Scorer(about.mode, about.score, about.score_temperature, head["bins"], anchor, folder, about.merged)
+    form = about.mode, about.score, about.score_temperature, float(head["anchor"])
+    return Scorer(*form, head["bins"], folder, about.merged)

@@ -10,44 +10,20 @@ from transformers.initialization import no_init_weights
 
 from select_to_think.structures import unknown_name
 
-COMMON: dict[str, Any] = {"vocab_size": 151936, "max_position_embeddings": 32768, "rope_theta": 1e6}
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen2.5-0.5b": {
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-    },
-    "qwen2.5-1.5b": {
-        "hidden_size": 1536,
-        "intermediate_size": 8960,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-    },
-    "qwen2.5-7b": {
-        "vocab_size": 152064,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-    },
-    "qwen2.5-32b": {
-        "vocab_size": 152064,
-        "hidden_size": 5120,
-        "intermediate_size": 27648,
-        "num_hidden_layers": 64,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 8,
-    },
+SIZES = (
+    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size "
+    "tie_word_embeddings"
+).split()
+SHAPES = {
+    "qwen2.5-0.5b": (896, 4864, 24, 14, 2, 151936, True),
+    "qwen2.5-1.5b": (1536, 8960, 28, 12, 2, 151936, True),
+    "qwen2.5-7b": (3584, 18944, 28, 28, 4, 152064, False),
+    "qwen2.5-32b": (5120, 27648, 64, 40, 8, 152064, False),
 }
+COMMON: dict[str, Any] = {"max_position_embeddings": 32768, "rope_theta": 1e6}
 
 
-def random_model(shape: str, device: str, dtype: torch.dtype, seed: int = 0) -> PreTrainedModel:
+def random_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
     """A model of that shape with small random weights, in eval mode.
 
     Raises:
@@ -55,9 +31,10 @@ def random_model(shape: str, device: str, dtype: torch.dtype, seed: int = 0) -> 
     """
     if shape not in SHAPES:
         raise unknown_name("shape", shape, SHAPES)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = dict(zip(SIZES, SHAPES[shape], strict=True))
     with no_init_weights(), torch.device(device):
-        model: PreTrainedModel = Qwen2ForCausalLM._from_config(Qwen2Config(**(COMMON | SHAPES[shape])), dtype=dtype)
+        model: PreTrainedModel = Qwen2ForCausalLM._from_config(Qwen2Config(**COMMON, **sizes), dtype=dtype)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("norm.weight"):

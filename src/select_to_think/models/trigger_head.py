@@ -49,22 +49,17 @@ class TriggerHead:
 
     layers: Layers
     quantiles: Floats  # (1001,) of the logit on held-out steps: 0, 0.001, ... 1
-    training: Mapping[str, Any]  # what the training reported
 
     def __call__(self, hidden: Floats) -> Floats:
         """Logits of hidden states (last layer after the final norm), (P, H) -> (P,)."""
         return apply_layers(self.layers, hidden)
 
-    def threshold(self, budget: float) -> float:
-        """The logit above which a fraction `budget` of held-out steps lies."""
-        return float(np.interp(1 - budget, np.linspace(0, 1, len(self.quantiles)), self.quantiles))
 
-
-def save_trigger_head(folder: Path, head: TriggerHead, slm_fingerprint: str) -> None:
+def save_trigger_head(folder: Path, head: TriggerHead, slm: LoadedModel, training: Mapping[str, Any]) -> None:
     """Write the two files into an existing folder."""
     save_layers(folder / "trigger_head.safetensors", head.layers)
     quantiles = head.quantiles.astype(float).tolist()
-    about = About(head.layers[0][0].shape[1], slm_fingerprint, quantiles, head.training)
+    about = About(head.layers[0][0].shape[1], slm.fingerprint, quantiles, training)
     write_json_atomic(folder / "trigger_head.json", finite(asdict(about)))
 
 
@@ -78,4 +73,4 @@ def load_trigger_head(path: str | Path, slm: LoadedModel) -> TriggerHead:
     about = read_record(About, folder / "trigger_head.json", remedy=REMEDY)
     check_fingerprint(folder, about.slm_fingerprint, slm)
     layers = load_layers(folder / "trigger_head.safetensors", slm, remedy=REMEDY)
-    return TriggerHead(layers, np.array(about.quantiles, np.float32), about.training)
+    return TriggerHead(layers, np.array(about.quantiles, np.float32))

@@ -13,12 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import nn
+
 from select_to_think.config import VerifierPlace
 from select_to_think.files import finite, read_record, write_json_atomic
 from select_to_think.models.adapter import check_fingerprint, read_tensors
-from select_to_think.models.layers import Layers, Norm, apply_layers, fitting, fold, load_layers, save_layers
+from select_to_think.models.layers import Layers, fitting, fold, load_layers, save_layers
 from select_to_think.models.loading import LoadedModel
-from select_to_think.structures import Floats, S2TError
+from select_to_think.structures import S2TError
 
 NAME = "verifier"
 Wording = tuple[str, str | None, VerifierPlace]  # template, opening and place of a prompt
@@ -37,30 +40,15 @@ class About:
     schema: Literal[1] = 1
 
 
-@dataclass(frozen=True)
-class VerifierHead:
-    """Layers with ReLU between, such as h -> 2h -> h -> h/2 -> 1; its sigmoid is the probability that option B is the
-    better one."""
-
-    layers: Layers
-    prompt: Wording  # that it was trained behind
-    training: Mapping[str, Any]  # what the training reported
-
-    def __call__(self, hidden: Floats) -> Floats:
-        """Logits of hidden states (last layer after the final norm), (P, H) -> (P,)."""
-        return apply_layers(self.layers, hidden)
-
-
-def save_verifier(folder: Path, head: VerifierHead, slm_fingerprint: str) -> None:
+def save_verifier(folder: Path, layers: Layers, about: About) -> None:
     """Write the two files into an existing folder."""
-    save_layers(folder / f"{NAME}.safetensors", head.layers)
-    template, opening, place = head.prompt
-    about = About(slm_fingerprint, template, opening, head.training, place)
+    save_layers(folder / f"{NAME}.safetensors", layers)
     write_json_atomic(folder / f"{NAME}.json", finite(asdict(about)))
 
 
-def load_verifier(path: str | Path, slm: LoadedModel, prompt: Wording) -> VerifierHead:
-    """Read a network that was trained for `slm` behind `prompt`.
+def load_verifier(path: str | Path, slm: LoadedModel, prompt: Wording) -> Layers:
+    """Read a network that was trained for `slm` behind `prompt`, such as h -> 2h -> h -> h/2 -> 1; its sigmoid is the
+    probability that option B is the better one.
 
     Raises:
         S2TError: none there, a damaged file, or one that was trained for another SLM or prompt.
@@ -73,8 +61,7 @@ def load_verifier(path: str | Path, slm: LoadedModel, prompt: Wording) -> Verifi
             f"{folder} was trained behind another prompt: leave --verifier-template alone, or {REMEDY} (with the same "
             "--preset)"
         )
-    layers = load_layers(folder / f"{NAME}.safetensors", slm, remedy=REMEDY)
-    return VerifierHead(layers, prompt, about.training)
+    return load_layers(folder / f"{NAME}.safetensors", slm, remedy=REMEDY)
 
 
 def read_published(file: Path, slm: LoadedModel) -> Layers:
@@ -86,20 +73,21 @@ def read_published(file: Path, slm: LoadedModel) -> Layers:
     Raises:
         S2TError: missing, damaged, or no such network on hidden states of `slm`.
     """
-    read = read_tensors(file, without="num_batches_tracked")
-    tensors = {name: tensor.float().numpy() for name, tensor in read.items()}
+    tensors = read_tensors(file, without="num_batches_tracked")
     remedy = "give the state dict of a published verifier as safetensors"
-    parts: list[tuple[Floats, Floats, Norm | None]] = []
+    network: list[nn.Module] = []
     try:
         numbers = {int(name.split(".")[1]) for name in tensors if not name.startswith("linear.")}
         for place in (*(f"mlp.{number}" for number in sorted(numbers)), "linear"):
-            weight, bias = (tensors[f"{place}.{name}"] for name in ("weight", "bias"))
-            if f"{place}.running_mean" in tensors:
-                mean, variance = (tensors[f"{place}.running_{name}"] for name in ("mean", "var"))
-                parts[-1] = (*parts[-1][:2], Norm(weight, bias, mean, variance))
+            own = {name.rpartition(".")[2]: each for name, each in tensors.items() if name.startswith(f"{place}.")}
+            if "running_mean" in own:
+                own["num_batches_tracked"] = torch.tensor(0)
+                network += [nn.BatchNorm1d(len(own["weight"])), nn.ReLU()]
+                network[-2].load_state_dict(own)
             else:
-                parts.append((weight, bias, None))
-        *layers, (weight, bias) = fold(parts)
-    except (KeyError, IndexError, ValueError) as error:
+                network.append(nn.Linear(*own["weight"].shape[::-1]))
+                network[-1].load_state_dict(own)
+        *layers, (weight, bias) = fold(network)
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
         raise S2TError(f"{file} does not hold such a network; {remedy}") from error
     return fitting((*layers, (-weight, -bias)), file, slm, remedy)

@@ -14,7 +14,7 @@ from select_to_think.policies.base import Answer, Limits, Policy, Task
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.select import Select, chosen
 from select_to_think.selectors.scorer import ScorerSelector
-from select_to_think.structures import Commit, Extend, Observe, PolicyRun, S2TError, StepRecord
+from select_to_think.structures import Commit, Counts, Extend, Observe, PolicyRun, S2TError, StepRecord
 from select_to_think.triggers.base import Trigger, TriggerKind
 from select_to_think.triggers.table import TRIGGERS
 
@@ -52,50 +52,31 @@ class Ahead(Policy):
                 yield Extend(model, unseen)
             triggered = select.triggered(piece.seen.line(len(piece.tokens)), last=True)
             choice = yield from select.selector.choose(triggered)
-            step, _ = chosen(self.step(piece, len(piece.tokens)), triggered, choice)
+            paused = self.limits.greedy(piece.seen, len(piece.tokens), statistic=piece.statistic)
+            step, _ = chosen(paused, triggered, choice)
             yield answer.add(step)
             fresh, unseen = (step.token,), [step.token]
-        return select.finish(answer) if select else answer.finish()
+        return select.finish(answer) if select else answer.finish(Counts())
 
     def request(self, fresh: Sequence[int], answer: Answer) -> Generate:
         """Go on behind `fresh`."""
-        limits, top_k = self.limits, max(1, self.limits.alternatives)
-        if self.select is None:
-            return Generate("slm", fresh, Observe(top_k), answer.room, limits.stop_ids)
-        trigger, begun = self.select.trigger, self.select.begun + len(answer.steps)
-        return Generate(
-            "slm",
-            fresh,
-            Observe(max(top_k, self.select.candidates)),
-            answer.room,
-            limits.stop_ids,
-            trigger.kind.name,
-            trigger.threshold,
-            max(0, trigger.warm_up_steps - begun),
-        )
+        limits, select = self.limits, self.select
+        top_k = max(1, limits.alternatives, select.candidates if select else 0)
+        asked = Generate("slm", fresh, Observe(top_k), answer.room, limits.stop_ids)
+        if select is None:
+            return asked
+        trigger, begun = select.trigger, select.begun + len(answer.steps)
+        first = max(0, trigger.warm_up_steps - begun)
+        return replace(asked, trigger=trigger.kind.name, threshold=trigger.threshold, first=first)
 
     def steps(self, piece: Piece, answer: Answer) -> list[StepRecord]:
         """The written steps of a piece, as far as the answer goes."""
         steps = []
         for place in range(len(piece.tokens)):
             if answer.room:
-                steps.append(self.step(piece, place))
+                steps.append(self.limits.greedy(piece.seen, place))
                 answer.add(steps[-1])
         return steps
-
-    def step(self, piece: Piece, place: int) -> StepRecord:
-        """A step as the SLM takes it."""
-        paused = place == len(piece.tokens)
-        greedy = int(piece.seen.top_ids[place, 0]) if paused else piece.tokens[place]
-        ids, logprobs = self.limits.best(piece.seen, place)
-        return StepRecord(
-            greedy,
-            float(piece.seen.top_logprobs[place, 0]),
-            greedy_token=greedy,
-            statistic=piece.statistic if paused else None,
-            alternatives=ids,
-            alternative_logprobs=logprobs,
-        )
 
 
 def ahead(policy: Policy) -> Ahead:

@@ -6,9 +6,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from select_to_think.structures import Commit, Counts, Generation, Observation, PolicyRun, Requests, StepRecord
+from select_to_think.models.detokenizer import StopStrings
+from select_to_think.structures import (
+    Chooser,
+    Commit,
+    Counts,
+    Generation,
+    Observation,
+    PolicyRun,
+    Requests,
+    StepRecord,
+)
 
 R = TypeVar("R")
 
@@ -61,21 +71,13 @@ def relayed(
         run.close()
 
 
-class StopWatch(Protocol):
-    """Reads an answer as it is written, and tells whether it holds a string that ends it."""
-
-    def ended_by(self, token: int) -> bool:
-        """Whether the text up to and with this token holds such a string."""
-        ...
-
-
 @dataclass(frozen=True)
 class Limits:
     """When a sequence ends, and how much is told of its steps."""
 
     stop_ids: frozenset[int]
     max_new_tokens: int
-    watch: Callable[[], StopWatch] | None = None  # makes what looks for stop strings in one answer
+    watch: Callable[[], StopStrings] | None = None  # makes what looks for stop strings in one answer
     alternatives: int = 0  # most probable tokens that each step carries ...
     alternative_ids: tuple[int, ...] = ()  # ... or these, where the policy asks for them
 
@@ -87,6 +89,20 @@ class Limits:
             return (), ()
         logprobs = tuple(v for v in map(float, seen.top_logprobs[line, : self.alternatives]) if v > -math.inf)
         return tuple(map(int, seen.top_ids[line, : len(logprobs)])), logprobs
+
+    def greedy(self, seen: Observation, line: int = 0, chooser: Chooser = "slm", **known: Any) -> StepRecord:
+        """The most probable token of a line as a step of `chooser`, with what else is `known` of the step."""
+        token = int(seen.top_ids[line, 0])
+        ids, logprobs = self.best(seen, line)
+        return StepRecord(
+            token,
+            float(seen.top_logprobs[line, 0]),
+            greedy_token=token if chooser == "slm" else None,
+            chooser=chooser,
+            alternatives=ids,
+            alternative_logprobs=logprobs,
+            **known,
+        )
 
 
 class Answer:
@@ -112,9 +128,8 @@ class Answer:
         """Tokens that may still be written; 0 once the sequence has ended."""
         return 0 if self.ended else self.limits.max_new_tokens - len(self.steps)
 
-    def finish(self, llm_tokens_generated: int = 0, counts: Counts | None = None) -> Generation:
-        """The finished sequence; the runtime adds what it cost."""
-        counts = counts or Counts(llm_tokens_generated=llm_tokens_generated)
+    def finish(self, counts: Counts) -> Generation:
+        """The finished sequence; the runtime adds what it cost to `counts`."""
         counts.llm_failures = sum(step.llm_failed for step in self.steps)
         tokens = tuple(step.token for step in self.steps)
         return Generation(tokens, "stop" if self.ended else "length", tuple(self.steps), counts)

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -34,18 +33,6 @@ from select_to_think.structures import Observation, Observe
 
 HEALED = 3  # LLM tokens
 LOOKED_AHEAD = 16
-
-
-class Look(Protocol):
-    """The LLM's distributions behind the leaves of a branch."""
-
-    def p(self, leaf: Tokens, token: int) -> float:
-        """Probability of `token` behind a leaf."""
-        ...
-
-    def likely(self, leaf: Tokens) -> Iterable[tuple[int, float]]:
-        """The most probable tokens behind a leaf, with their probabilities."""
-        ...
 
 
 class CandidateQuery:
@@ -88,7 +75,7 @@ class CandidateQuery:
             choice = self.translation.special_to_slm(top)
         return Observation(np.array([[choice]]), seen.top_logprobs[line : line + 1, :1], asked_logprobs=scores)
 
-    def log_scores(self, look: Look) -> list[float]:
+    def log_scores(self, look: Asked | Seen) -> list[float]:
         """The scores, in nats."""
         shares = {size: self.share(size, look) for size in self.crossing}
         whole = 1 + sum(
@@ -107,7 +94,7 @@ class CandidateQuery:
             scores.append(math.log(total / whole) if total > 0 else -math.inf)
         return scores
 
-    def behind(self, candidate: int, look: Look) -> float:
+    def behind(self, candidate: int, look: Asked | Seen) -> float:
         """Probability that the LLM goes on with a candidate behind its own tokens of the running text."""
         translation, data = self.translation, self.translation.slm.pieces[candidate]
         if not data:
@@ -132,7 +119,7 @@ class CandidateQuery:
         """The running text without its last `size` tokens."""
         return self.tail[: len(self.tail) - size]
 
-    def share(self, size: int, look: Look) -> float:
+    def share(self, size: int, look: Asked | Seen) -> float:
         """1 / the probability of the last `size` tokens of the running text behind the others."""
         reached = math.prod(look.p(self.cut(n), self.tail[len(self.tail) - n]) for n in range(size, 0, -1))
         return 1 / reached if reached else 0.0
@@ -156,16 +143,18 @@ class Asked:
 
 
 class Seen:
-    """The LLM's answer to a query."""
+    """The LLM's answer to a query: its distributions behind the leaves of the branch."""
 
     def __init__(self, query: CandidateQuery, seen: Observation) -> None:
         self.lines, self.seen = query.lines, seen
         self.places = [{token: place for place, token in enumerate(tokens)} for tokens in query.asked]
 
     def p(self, leaf: Tokens, token: int) -> float:
+        """Probability of `token` behind a leaf."""
         line = self.lines[leaf]
         return math.exp(self.seen.asked_logprobs[line, self.places[line][token]])
 
     def likely(self, leaf: Tokens) -> Iterable[tuple[int, float]]:
+        """The most probable tokens behind a leaf, with their probabilities."""
         line = self.lines[leaf]
         return zip(map(int, self.seen.top_ids[line]), np.exp(self.seen.top_logprobs[line]).tolist(), strict=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from select_to_think.policies.base import Answer, Limits, Policy
-from select_to_think.structures import Extend, Observe, PolicyRun, StepRecord
+from select_to_think.structures import Counts, Extend, Observe, PolicyRun
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Greedy(Policy):
     """The most probable token at every step."""
 
     limits: Limits
-    model: str = "slm"
+    model: Literal["slm", "llm"] = "slm"
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; `seed` is not used."""
@@ -24,17 +25,7 @@ class Greedy(Policy):
         observe = Observe(max(1, limits.alternatives), ids=asked)
         while answer.room:
             seen = yield Extend(self.model, fresh, observe)
-            token, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
-            ids, logprobs = limits.best(seen)
-            step = StepRecord(
-                token,
-                logprob,
-                greedy_token=None if by_llm else token,
-                llm_top_token=token if by_llm else None,
-                chooser="llm" if by_llm else "slm",
-                alternatives=ids,
-                alternative_logprobs=logprobs,
-            )
-            yield answer.add(step)
-            fresh = (token,)
-        return answer.finish(llm_tokens_generated=len(answer.steps) if by_llm else 0)
+            step = limits.greedy(seen, chooser=self.model)
+            yield answer.add(replace(step, llm_top_token=step.token) if by_llm else step)
+            fresh = (step.token,)
+        return answer.finish(Counts(llm_tokens_generated=len(answer.steps) if by_llm else 0))

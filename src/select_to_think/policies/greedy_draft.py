@@ -9,30 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from select_to_think.policies.base import Limits
-from select_to_think.structures import Extend, Observation, Observe, Requests, Truncate, shared_length
-
-
-@dataclass(frozen=True, slots=True)
-class Drafted:
-    """One greedy token of a draft."""
-
-    token: int
-    logprob: float  # nats
-    alternatives: tuple[int, ...] = ()
-    alternative_logprobs: tuple[float, ...] = ()
+from select_to_think.structures import Extend, Observe, Requests, StepRecord, Truncate, shared_length
 
 
 @dataclass(slots=True)
 class GreedyDraft:
     """One model's draft. `text` is shared: prompt and settled output, to which the owner appends before `settle`."""
 
-    model: str
+    model: Literal["slm", "llm"]
     text: list[int]
     limits: Limits
-    draft: list[Drafted] = field(default_factory=list)
+    draft: list[StepRecord] = field(default_factory=list)
     held: int = 0  # tokens in the model's context: of a draft, all but the newest
 
     @property
@@ -45,14 +35,9 @@ class GreedyDraft:
         """Tokens that are looked at."""
         return max(1, self.limits.alternatives)
 
-    def drafted(self, seen: Observation, line: int) -> Drafted:
-        """The token that a line of an observation gives."""
-        token, logprob = int(seen.top_ids[line, 0]), float(seen.top_logprobs[line, 0])
-        return Drafted(token, logprob, *self.limits.best(seen, line))
-
     def tokens(self, size: int) -> tuple[int, ...]:
         """The first `size` tokens of the draft."""
-        return tuple(drafted.token for drafted in self.draft[:size])
+        return tuple(step.token for step in self.draft[:size])
 
     def write(self, size: int) -> Generator[Requests, Any, None]:
         """Go on until the draft has `size` tokens or has ended."""
@@ -60,7 +45,7 @@ class GreedyDraft:
             fresh = [self.draft[-1].token] if self.draft else self.text[self.held :]
             seen = yield Extend(self.model, fresh, Observe(self.top_k))
             self.held += len(fresh)
-            self.draft.append(self.drafted(seen, 0))
+            self.draft.append(self.limits.greedy(seen, chooser=self.model))
 
     def guess(self, tokens: Sequence[int]) -> Generator[Requests, Any, None]:
         """Draft as far as the model writes `tokens`, and one token more, in a single forward.
@@ -76,7 +61,7 @@ class GreedyDraft:
         seen = yield Extend(self.model, inputs, Observe(self.top_k, every=True))
         written = [int(token) for token in seen.top_ids[:, 0]]
         kept = shared_length(written, inputs[1:]) + 1
-        self.draft += [self.drafted(seen, line) for line in range(kept)]
+        self.draft += [self.limits.greedy(seen, line, self.model) for line in range(kept)]
         self.held = len(self.text) + len(self.draft) - 1
         if kept < len(inputs):
             yield Truncate(self.model, self.held)

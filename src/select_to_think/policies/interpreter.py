@@ -43,30 +43,13 @@ R = TypeVar("R", Generation, Labels)
 LONGEST_ROLL = 24  # LLM tokens written for one SLM token, at most
 
 
-def interpret(
-    run: Generator[Requests, Any, R],
-    translation: Translation,
-    prompt: Sequence[int],
-    llm_prompt: Sequence[int],
-    llm_positions: int,
-) -> Generator[Requests, Any, R]:
-    """The same run over an LLM with another vocabulary.
+def interpret(run: Generator[Requests, Any, R], listener: Listener) -> Generator[Requests, Any, R]:
+    """The same run over an LLM with another vocabulary, which `listener` asks."""
 
-    Args:
-        run: a policy's run behind `prompt`.
-        translation: between the SLM's vocabulary and the LLM's.
-        prompt: the prompt in SLM tokens, as the policy was given it.
-        llm_prompt: the prompt in the LLM's own tokens and template.
-        llm_positions: length of the LLM's context in tokens.
-    """
-    return _interpret(run, Listener(translation, len(prompt), tuple(llm_prompt), llm_positions))
-
-
-def _interpret(run: Generator[Requests, Any, R], listener: Listener) -> Generator[Requests, Any, R]:
     def hear(request: Requests) -> Generator[Requests, Any, Any]:
         if isinstance(request, Fork):
             copies = [listener.copy() for _ in request.children]
-            request = Fork([_interpret(*pair) for pair in zip(request.children, copies, strict=True)])
+            request = Fork([interpret(*pair) for pair in zip(request.children, copies, strict=True)])
         if isinstance(request, tuple):
             return (yield from listener.hear_all(request))
         if isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
@@ -85,12 +68,6 @@ class Written:
     ends: tuple[int, ...]  # where in `text` each token ends
     logprobs: tuple[float, ...]  # nats; 0 before `own`
     text: bytes
-
-    @classmethod
-    def by_others(cls, ids: Sequence[int], pieces: Sequence[bytes], text: bytes) -> Written:
-        """A text as the LLM's tokenizer writes it."""
-        ends = tuple(accumulate(len(pieces[i]) for i in ids))
-        return cls(len(ids), tuple(ids), ends, (0.0,) * len(ids), text)
 
     def followed_by(self, token: int, logprob: float, piece: bytes) -> Written:
         """The same and one token more, chosen by the LLM."""
@@ -114,9 +91,9 @@ class Listener:
     """One sequence: its SLM tokens as the policy has them, and the LLM's context."""
 
     translation: Translation
-    prompt_length: int  # SLM tokens
-    llm_prompt: tuple[int, ...]
-    room: int  # LLM tokens
+    prompt_length: int  # SLM tokens, as the policy was given it
+    llm_prompt: tuple[int, ...]  # the same in the LLM's own tokens and template
+    room: int  # LLM tokens of its context
     tokens: list[int] = field(default_factory=list)  # SLM tokens, prompt included
     held: tuple[int, ...] = ()  # LLM tokens in the LLM's context
     written: Written | None = None
@@ -158,7 +135,9 @@ class Listener:
         text = self.translation.slm.read(answer)
         pieces = self.translation.llm.pieces
         if self.written is None or not self.written.continues(text):
-            self.written = Written.by_others(self.rewrite(answer), pieces, text)
+            ids = tuple(self.rewrite(answer))  # chosen by others
+            ends = tuple(accumulate(len(pieces[i]) for i in ids))
+            self.written = Written(len(ids), ids, ends, (0.0,) * len(ids), text)
         while (found := self.told(self.written, len(text))) is None:
             path = (*self.llm_prompt, *self.written.ids)
             yield from self.hold(path[:-1])

@@ -18,16 +18,16 @@ from select_to_think.triggers.table import calibrated
 class Labels:
     """What both models say at each of the P output tokens of a finished sequence (one forward each).
 
-    Row p describes the distribution from which output token p was chosen. Without an LLM its fields are None.
+    Row p describes the distribution from which output token p was chosen. The fields that were asked for are there.
     """
 
     slm_ids: Ids  # (P, S) the SLM's top-S tokens, best first
     slm_logprobs: Floats  # (P, S) nats
     statistics: Mapping[str, Floats]  # trigger -> (P,) its statistic; those that need an LLM only with one
-    hidden: Floats | None = None  # (P, hidden_size) of the SLM
-    llm_logprobs: Floats | None = None  # (P, S) of `slm_ids`, nats
-    llm_top_ids: Ids | None = None  # (P, S) the LLM's top-S tokens, best first
-    llm_top_logprobs: Floats | None = None  # (P, S) nats
+    hidden: Floats = None  # type: ignore[assignment]  # (P, hidden_size) of the SLM
+    llm_logprobs: Floats = None  # type: ignore[assignment]  # (P, S) of `slm_ids`, nats
+    llm_top_ids: Ids = None  # type: ignore[assignment]  # (P, S) the LLM's top-S tokens, best first
+    llm_top_logprobs: Floats = None  # type: ignore[assignment]  # (P, S) nats
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Label:
         yield Extend("slm", prompt[:-1])
         inputs = [prompt[-1], *tokens[:-1]]  # the token before each labelled one
         slm = yield Extend("slm", inputs, Observe(self.support, entropy=True, hidden=self.hidden, every=True))
-        llm: Observation | None = None
+        llm = Observation()
         if self.with_llm:
             yield Extend("llm", prompt[:-1])
             llm = yield Extend("llm", inputs, Observe(self.support, ids=tuple(map(tuple, slm.top_ids)), every=True))
@@ -52,12 +52,5 @@ class Label:
             for kind in calibrated(with_llm=self.with_llm)
             if kind.statistic is not None
         }
-        return Labels(
-            slm_ids=slm.top_ids,
-            slm_logprobs=slm.top_logprobs,
-            statistics=statistics,
-            hidden=slm.hidden if self.hidden else None,
-            llm_logprobs=None if llm is None else llm.asked_logprobs,
-            llm_top_ids=None if llm is None else llm.top_ids,
-            llm_top_logprobs=None if llm is None else llm.top_logprobs,
-        )
+        ours = slm.top_ids, slm.top_logprobs, statistics, slm.hidden
+        return Labels(*ours, llm.asked_logprobs, llm.top_ids, llm.top_logprobs)

@@ -18,7 +18,7 @@ from typing import Any
 
 from select_to_think.models.words import Words
 from select_to_think.policies.base import Answer, Limits, Policy, Task
-from select_to_think.policies.greedy_draft import Drafted, GreedyDraft
+from select_to_think.policies.greedy_draft import GreedyDraft
 from select_to_think.structures import (
     Counts,
     ModelUnavailable,
@@ -55,7 +55,7 @@ class Mentor(Policy):
         answer = Answer(self.limits)
         while room := answer.room:
             word = yield from self.word(slm, room)
-            settled = own(slm.draft[:word])
+            settled = slm.draft[:word]
             if random.random() < self.consult_rate:
                 counts.consultations += 1
                 segment = yield from self.contradiction(mentor, slm.tokens(word), room)
@@ -72,7 +72,7 @@ class Mentor(Policy):
             text += tokens
             for draft in (slm, mentor):
                 yield from draft.settle(tokens)
-        return answer.finish(counts=counts)
+        return answer.finish(counts)
 
     def word(self, draft: GreedyDraft, room: int) -> Generator[Requests, Any, int]:
         """Let a model write its next word, of at most `room` tokens; returns its length."""
@@ -106,22 +106,7 @@ class Mentor(Policy):
         return min(size, len(mentor.draft))
 
 
-def own(draft: Sequence[Drafted]) -> list[StepRecord]:
-    """Steps that the SLM took undisputed."""
-    return [replace(step(each), greedy_token=each.token) for each in draft]
-
-
-def step(drafted: Drafted) -> StepRecord:
-    """A drafted token as a step."""
-    return StepRecord(
-        drafted.token,
-        drafted.logprob,
-        alternatives=drafted.alternatives,
-        alternative_logprobs=drafted.alternative_logprobs,
-    )
-
-
-def decide(slm: Sequence[Drafted], mentor: Sequence[Drafted], margin: float) -> list[StepRecord]:
+def decide(slm: Sequence[StepRecord], mentor: Sequence[StepRecord], margin: float) -> list[StepRecord]:
     """The steps of the segment that a margin takes. The first one in dispute holds both segments, each with the
     verifier's probability that it is the better one; `candidate_logprobs` are each model's own."""
     tokens = [tuple(each.token for each in draft) for draft in (slm, mentor)]
@@ -132,7 +117,7 @@ def decide(slm: Sequence[Drafted], mentor: Sequence[Drafted], margin: float) -> 
         for draft, segment, score in zip((slm, mentor), tokens, (1 - trust, trust), strict=True)
         if len(draft) > same
     ]
-    rest = [replace(step(each), chooser="llm") for each in mentor[same:]] if margin > 0 else own(slm[same:])
+    rest = list((mentor if margin > 0 else slm)[same:])
     if rest:
         rest[0] = replace(
             rest[0],
@@ -143,7 +128,7 @@ def decide(slm: Sequence[Drafted], mentor: Sequence[Drafted], margin: float) -> 
             scores=tuple(score for _, _, score in options),
             segments=tuple(segment for _, segment, _ in options),
         )
-    return own(slm[:same]) + rest
+    return [*slm[:same], *rest]
 
 
 def count(counts: Counts, dispute: Dispute, margin: float) -> None:

@@ -96,9 +96,7 @@ class Optimistic(Select):
             for step in steps:
                 if answer.room:
                     yield answer.add(step)
-        finished = self.finish(answer)
-        finished.counts.add(guesses.discarded)
-        return finished
+        return self.finish(answer, guesses.discarded)
 
 
 @dataclass(eq=False)

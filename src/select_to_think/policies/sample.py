@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from select_to_think.policies.base import Answer, Limits, Policy
-from select_to_think.structures import Extend, Observe, PolicyRun, Sampling, StepRecord
+from select_to_think.structures import Counts, Extend, Observe, PolicyRun, Sampling, StepRecord
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,4 @@ class Sample(Policy):
                 StepRecord(seen.sampled_id, seen.sampled_logprob, alternatives=ids, alternative_logprobs=logprobs)
             )
             fresh = (seen.sampled_id,)
-        return answer.finish()
+        return answer.finish(Counts())

@@ -20,6 +20,7 @@ from select_to_think.policies.base import Answer, Limits, Policy, Task
 from select_to_think.selectors.base import Choice, Selector, Triggered
 from select_to_think.structures import (
     Adopt,
+    Counts,
     Extend,
     Generation,
     ModelUnavailable,
@@ -92,8 +93,7 @@ class Select(Policy):
         behind the `last` step.
         """
         if look is None and self.trigger.kind.needs_llm:
-            greedy, logprob = int(seen.top_ids[0, 0]), float(seen.top_logprobs[0, 0])
-            return StepRecord(greedy, logprob, greedy_token=greedy, llm_failed=True), None
+            return self.limits.greedy(seen, llm_failed=True), None
         step = self.proposal(seen, look, line, random)
         if not self.fires(step, number):
             return step, None
@@ -107,16 +107,10 @@ class Select(Policy):
 
     def proposal(self, seen: Observation, look: Observation | None, line: int, random: Random) -> StepRecord:
         """The step as the SLM would take it, with the trigger's statistic."""
-        greedy = int(seen.top_ids[0, 0])
-        ids, ids_logprobs = self.limits.best(seen)
-        return StepRecord(
-            greedy,
-            float(seen.top_logprobs[0, 0]),
-            greedy_token=greedy,
+        return self.limits.greedy(
+            seen,
             statistic=self.trigger.statistic(seen, None if look is None else look.line(line), random),
             llm_top_token=None if look is None else int(look.top_ids[line, 0]),
-            alternatives=ids,
-            alternative_logprobs=ids_logprobs,
         )
 
     def fires(self, step: StepRecord, number: int) -> bool:
@@ -129,10 +123,12 @@ class Select(Policy):
         candidates = tuple(map(int, seen.top_ids[0, : len(logprobs)]))
         return Triggered(candidates, logprobs, look, line, None if last else self.observe)
 
-    def finish(self, answer: Answer) -> Generation:
+    def finish(self, answer: Answer, counts: Counts | None = None) -> Generation:
         """The finished sequence; a token that the LLM selected is not one that it generated."""
-        written = sum(step.fired and not step.llm_failed for step in answer.steps)
-        return answer.finish(written if self.selector.writes else 0)
+        counts = counts or Counts()
+        if self.selector.writes:
+            counts.llm_tokens_generated = sum(step.fired and not step.llm_failed for step in answer.steps)
+        return answer.finish(counts)
 
 
 def chosen(step: StepRecord, triggered: Triggered, choice: Choice) -> tuple[StepRecord, int | None]:

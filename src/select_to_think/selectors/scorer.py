@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from select_to_think.config import ScoreKind, ScorerMode
+from select_to_think.config import ScorerForm
 from select_to_think.selectors.base import Choice, Triggered, shown
 from select_to_think.structures import Branch, Extend, Floats, Observation, Observe, Requests
 
@@ -16,11 +16,8 @@ ASKED_FIRST = 2  # candidates of a sparing selector
 
 
 @dataclass(frozen=True)
-class ScorerSelector:
+class ScorerSelector(ScorerForm):
     """Argmax of the score of each candidate: one branch of K leaves on the cache that is already there.
-
-    bins (arXiv 2604.26940): the expected bin E(c). anchored: E(c) / T + a log p_SLM(c). adapted: E(c) / T + a log p(c)
-    by the SLM with the adapter on, which has read the sequence in a context of its own (proposer).
 
     coupled: the SLM's own leaves score. activated: leaves under the adapter of the role "scorer", on the SLM's context.
     proposer: the leaves of a context of their own, "scorer".
@@ -29,10 +26,6 @@ class ScorerSelector:
     at nothing behind them; the others have the score minus infinity.
     """
 
-    mode: ScorerMode
-    score: ScoreKind
-    temperature: float
-    anchor: float
     sparing: bool = False
 
     writes: ClassVar[bool] = False
@@ -64,7 +57,7 @@ class ScorerSelector:
         """The scores of K candidates with these expected bins (K,), or with one for all."""
         if self.score == "bins":
             return np.float64(expected) + 0 * logprobs
-        return np.float64(expected) / self.temperature + self.anchor * logprobs
+        return np.float64(expected) / self.score_temperature + self.anchor * logprobs
 
     def choice(self, step: Triggered, scores: Any, ahead: Observation | None = None) -> Choice:
         """The best candidate."""

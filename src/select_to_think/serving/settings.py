@@ -16,6 +16,7 @@ from select_to_think.structures import S2TError, comma_separated, unknown_name
 ORIGIN = re.compile(r"https?://[a-z0-9._-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 SERVED_DECODE: dict[str, Any] = {"max_batch": 64, "on_llm_failure": "continue"}  # defaults of a server
 SERVED_RUNTIME: dict[str, Any] = {"max_wait_steps": 32, "prefix_cache_tokens": 1 << 14}
+SERVED = SERVED_DECODE | SERVED_RUNTIME
 HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")  # an address of IPv6 without its brackets
 
 

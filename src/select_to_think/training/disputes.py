@@ -9,12 +9,11 @@ Non-goals: the network (`training/verifier.py`).
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeInt
-from typing_extensions import TypedDict
 
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings
 from select_to_think.evaluation.grading import grade
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 
-class JudgedDispute(TypedDict):
+@dataclass(frozen=True, slots=True)
+class JudgedDispute(Dispute):
     """A dispute, and whether the SLM's and the mentor's segment led to the right answer."""
 
     before: list[NonNegativeInt]
@@ -47,17 +47,6 @@ class JudgedItem:
 
     id: str
     disputes: list[JudgedDispute]
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A dispute of one item and which of its segments led to the right answer."""
-
-    item_id: str
-    question: str
-    dispute: Dispute
-    slm_right: bool
-    mentor_right: bool
 
 
 @dataclass(frozen=True)
@@ -79,34 +68,23 @@ def judge_disputes(
     mentor: MentorConfig,
     journal: Journal[JudgedItem],
     progress: Progress | None = None,
-) -> list[Judged]:
-    """Every dispute of the items, judged. What the journal holds is not done again; `progress` counts items."""
+) -> list[tuple[Item, JudgedDispute]]:
+    """Every dispute of the items, with its item. What the journal holds is not done again; `progress` counts items."""
     done = {each.id: each.disputes for each in journal.records}
     todo = [item for item in items if item.id not in done]
     for start in range(0, len(todo), decode.max_batch):
         part = todo[start : start + decode.max_batch]
-        disputes = find_disputes(session, part, decode, mentor)
-        right = iter(outcomes(session, part, disputes, decode))
-        for item, found in zip(part, disputes, strict=True):
+        found = find_disputes(session, part, decode, mentor)
+        right = iter(outcomes(session, part, found, decode))
+        for item, disputes in zip(part, found, strict=True):
             done[item.id] = [
-                {
-                    "before": list(each.before),
-                    "slm": list(each.slm),
-                    "mentor": list(each.mentor),
-                    "right": (next(right), next(right)),
-                }
-                for each in found
+                JudgedDispute(list(each.before), list(each.slm), list(each.mentor), (next(right), next(right)))
+                for each in disputes
             ]
-            journal.append({"id": item.id, "disputes": done[item.id]})
+            journal.append(asdict(JudgedItem(item.id, done[item.id])))
             if progress:
                 progress(len(done), len(items))
-    return [judged(item, record) for item in items for record in done[item.id]]
-
-
-def judged(item: Item, record: JudgedDispute) -> Judged:
-    """One dispute of the journal."""
-    dispute = Dispute(record["before"], record["slm"], record["mentor"])
-    return Judged(item.id, item.asked, dispute, *record["right"])
+    return [(item, dispute) for item in items for dispute in done[item.id]]
 
 
 def find_disputes(

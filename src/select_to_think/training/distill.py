@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
-from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig
+from select_to_think.evaluation.settings import fingerprints
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal, write_jsonl_atomic
 from select_to_think.models.distilled import About, save_distilled
@@ -40,21 +40,12 @@ from select_to_think.training.labels import FILE as LABELS
 from select_to_think.training.labels import top_labels
 from select_to_think.training.module import DistillModule
 from select_to_think.training.settings import DistillConfig
-from select_to_think.training.trainer import AdapterTrainer, arguments, epochs_of, row_sums, train_and_publish
+from select_to_think.training.trainer import AdapterTrainer, arguments, row_sums, train_and_publish
 
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
 METHODS = {"kd": "sample", "sft": "llm"}  # who answers the problems
-METRICS = ("nats_per_token", "agreement")
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A training problem as the model is asked it."""
-
-    item_id: str
-    prompt_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +58,9 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A problem with an answer to learn from."""
+    """A problem with an answer to learn from, or without one as yet."""
 
-    item_id: str
+    id: str  # of the item
     tokens: Ids  # (T,) prompt and answer
     start: int  # index of the answer's first token, at least 1
     label: tuple[Ids, Floats] | None = None  # (T - start, K) the LLM's top tokens and their log-probabilities in nats
@@ -119,8 +110,9 @@ def train_distill(
         top_k = config.llm_top_k if config.kind == "kd" else 0
         llm = session.local_llm.trainable if config.kind == "kd" and not top_k else None  # or refuse before the work
         train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
-        begin(work, settings_of(session, config, decode, len(train)))
-        args = arguments(config, work, decode.seed, session.slm.trainable.device, best=METRICS[0], greater=False)
+        settings = {"config": asdict(config), "decode": asdict(decode)}
+        begin(work, {**settings, "problems": len(train), "models": fingerprints(session)})
+        args = arguments(config, work, decode.seed, session.slm.trainable.device, best="nats_per_token", greater=False)
         with args.main_process_first(local=False):  # the others read what it wrote
             with stage("answering the training problems") as progress:
                 answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
@@ -130,22 +122,15 @@ def train_distill(
         if completions is not None and is_leader():
             write_completions(completions, session, answers)
         set_seed(decode.seed)
-        module = DistillModule(session.slm.trainable, config, forbidden_ids(session), llm)
+        forbidden = reserved_ids(session.slm) | reserved_ids(session.llm)
+        module = DistillModule(session.slm.trainable, config, sorted(forbidden), llm)
         _, progress = stack.enter_context(module.lent()), stack.enter_context(stage("distilling"))
         sides = answers[: len(train)], answers[len(train) :]
-        trainer = DistillTrainer(module, *sides, args, config.patience, collate, mean_metrics, progress)
-        before = trainer.evaluate()
+        trainer = DistillTrainer(module, *sides, args, config.patience, collate, progress)
+        trainer.before = trainer.evaluate()
         vars(module).pop("_is_accelerate_prepared", None)  # for evaluation only: it would train without its neighbours
-
-        summary = partial(summarise, trainer, *sides, before)
         fill = partial(save, session, module, config, decode, question_keys)
-        return train_and_publish(trainer, work, out, resume, summary, fill)
-
-
-def settings_of(session: Session, config: DistillConfig, decode: DecodeConfig, problems: int) -> dict[str, Any]:
-    """With what a training is begun, and must be gone on with."""
-    fingerprints = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
-    return {"config": asdict(config), "decode": asdict(decode), "problems": problems, **fingerprints}
+        return train_and_publish(trainer, work, out, resume, fill)
 
 
 def save(
@@ -164,35 +149,30 @@ def save(
     write_trained_on(folder, question_keys)
 
 
-def problems_of(session: Session, trajectories: Iterable[Trajectory], max_new_tokens: int) -> list[Problem]:
+def problems_of(session: Session, trajectories: Iterable[Trajectory], max_new_tokens: int) -> list[Answer]:
     """The problems of the trajectories that a scorer learns from.
 
     Raises:
         S2TError: there are none, or a prompt does not fit the context.
     """
-    problems = [Problem(each.id, each.prompt_ids) for each in trajectories if each.groups]
+    problems = [Answer(t.id, np.array(t.prompt_ids, np.int64), len(t.prompt_ids)) for t in trajectories if t.groups]
     if not problems:
         raise S2TError("the collection holds no candidate groups: collect more items or raise the budgets")
     room = min(session.slm.max_positions, session.llm.max_positions) - max_new_tokens
     for problem in problems:
-        if len(problem.prompt_ids) > room:
+        if problem.length > room:
             raise S2TError(
-                f"the prompt of item {problem.item_id!r} has {len(problem.prompt_ids)} tokens, which with "
+                f"the prompt of item {problem.id!r} has {problem.length} tokens, which with "
                 f"{max_new_tokens} new ones exceed the context: lower --max-new-tokens"
             )
-        if max(problem.prompt_ids) >= session.slm.vocab_size:
+        if problem.tokens.max() >= session.slm.vocab_size:
             raise S2TError(f"the collection is not of {session.slm.name}: collect with the SLM to be trained")
     return problems
 
 
-def forbidden_ids(session: Session) -> list[int]:
-    """Ids that neither model may write."""
-    return sorted(reserved_ids(session.slm) | reserved_ids(session.llm))
-
-
 def write_answers(
     session: Session,
-    problems: Sequence[Problem],
+    problems: Sequence[Answer],
     method: str,
     decode: DecodeConfig,
     work: Path,
@@ -202,7 +182,7 @@ def write_answers(
     with Journal(work / ANSWERS, Written) as journal:
         outputs = {each.index: each.output_ids for each in journal.records}
         todo = [index for index in range(len(problems)) if index not in outputs]
-        for place, generation in session.stream((problems[index].prompt_ids for index in todo), method, decode):
+        for place, generation in session.stream((problems[index].tokens.tolist() for index in todo), method, decode):
             index = todo[place]
             outputs[index] = list(generation.tokens)
             if is_leader():
@@ -210,7 +190,7 @@ def write_answers(
             if progress is not None:
                 progress(len(outputs), len(problems))
     return [
-        Answer(problem.item_id, np.array([*problem.prompt_ids, *outputs[index]], np.int64), len(problem.prompt_ids))
+        replace(problem, tokens=np.concatenate([problem.tokens, np.array(outputs[index], np.int64)]))
         for index, problem in enumerate(problems)
     ]
 
@@ -231,7 +211,7 @@ def write_completions(file: Path, session: Session, answers: Sequence[Answer]) -
         file,
         (
             {
-                "id": each.item_id,
+                "id": each.id,
                 "prompt": tokenizer.decode(each.tokens[: each.start].tolist()),
                 "completion": session.text(each.tokens[each.start :].tolist()),
             }
@@ -265,6 +245,9 @@ def collate(batch: Sequence[Answer]) -> dict[str, Tensor]:
 class DistillTrainer(AdapterTrainer):
     """Means over the tokens of the answers."""
 
+    metrics = reported = "nats_per_token", "agreement"
+    before: Mapping[str, float]  # what an evaluation said before the training
+
     def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(answer tokens,)."""
         return torch.tensor([len(batch["places"])], dtype=torch.float32)
@@ -278,29 +261,14 @@ class DistillTrainer(AdapterTrainer):
         values = torch.stack([torch.ones_like(out["losses"]), out["losses"], out["agree"].float()], 1)
         return row_sums(out["rows"], values, len(batch["ids"]))
 
-
-def mean_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Means over all held-out tokens of the sums (answers, 3) of `measured`."""
-    tokens, nats, agree = np.asarray(prediction.predictions).sum(0).tolist()
-    return dict(zip(METRICS, (nats / tokens, agree / tokens), strict=True))
-
-
-def summarise(
-    trainer: Trainer, learned: Sequence[Answer], measured: Sequence[Answer], before: Mapping[str, float]
-) -> dict[str, Any]:
-    """The numbers of a finished training, as JSON."""
-    epochs = epochs_of(trainer, METRICS)
-    best = min(epochs, key=lambda epoch: epoch[METRICS[0]])
-    model: Any = trainer.model
-    return {
-        "answers": len(learned),
-        "tokens": sum(answer.length - answer.start for answer in learned),
-        "validation_tokens": sum(answer.length - answer.start for answer in measured),
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "steps": trainer.state.global_step,
-        "seconds": trainer.state.log_history[-1]["train_runtime"],
-        "before": {name: before[f"eval_{name}"] for name in METRICS},
-        **{name: best[name] for name in METRICS},
-        "best_epoch": best["epoch"],
-        "epochs": epochs,
-    }
+    def summary(self) -> dict[str, Any]:
+        """With what was learned from, and the metrics before."""
+        sides: Any = self.train_dataset, self.eval_dataset
+        tokens = [sum(answer.length - answer.start for answer in side) for side in sides]
+        return {
+            "answers": len(sides[0]),
+            "tokens": tokens[0],
+            "validation_tokens": tokens[1],
+            "before": {name: self.before[f"eval_{name}"] for name in self.metrics},
+            **super().summary(),
+        }

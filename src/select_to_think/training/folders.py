@@ -16,7 +16,6 @@ from pathlib import Path
 
 from select_to_think.files import Json, only_writer, read_json, require_same_settings, unwritable, write_json_atomic
 from select_to_think.structures import S2TError
-from select_to_think.training.card import write_card
 
 SETTINGS = "settings.json"  # in a working folder: with what the training was begun
 ANSWERS = "answers.jsonl"  # in a working folder: what is trained on, where it had to be generated
@@ -107,8 +106,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise S2TError(f"cannot write {path}: {reason}; free space there or choose another place") from error
 
 
-def publish(out: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder, then rename it to `out`.
+def publish(out: Path, *writers: Callable[[Path], None]) -> None:
+    """Let all `writers` fill a temporary folder, then rename it to `out`. With what was trained goes its card.
 
     Raises:
         S2TError: a full disk or an unwritable path; nothing is left under the final name.
@@ -117,17 +116,8 @@ def publish(out: Path, write: Callable[[Path], None]) -> None:
     with disk_errors(out):
         try:
             temporary.mkdir(parents=True)
-            write(temporary)
+            for write in writers:
+                write(temporary)
             os.replace(temporary, out)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def publish_trained(out: Path, write: Callable[[Path], None]) -> None:
-    """The same of something that was trained: a card goes with it."""
-
-    def fill(folder: Path) -> None:
-        write(folder)
-        write_card(folder)
-
-    publish(out, fill)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from select_to_think.collect.records import Trajectory
+from select_to_think.evaluation.workers import Identified
 from select_to_think.structures import Floats, Ids, S2TError
 
 VALIDATION_SHARE = 0.1
@@ -24,7 +25,7 @@ VALIDATION_SHARE = 0.1
 class Example:
     """One rollout as arrays, with its G groups of K candidates."""
 
-    item_id: str
+    id: str  # of the item
     tokens: Ids  # (T,) prompt and output
     positions: Ids  # (G,) index in `tokens` of the token that the group proposes, ascending
     candidates: Ids  # (G, K)
@@ -60,7 +61,7 @@ def make_example(trajectory: Trajectory) -> Example:
     """
     groups = sorted(trajectory.groups, key=lambda group: group.position)
     example = Example(
-        item_id=trajectory.id,
+        id=trajectory.id,
         tokens=np.array([*trajectory.prompt_ids, *trajectory.output_ids], np.int64),
         positions=len(trajectory.prompt_ids) + np.array([group.position for group in groups], np.int64),
         candidates=np.array([group.candidates for group in groups], np.int64),
@@ -78,16 +79,7 @@ def is_held_out(item_id: str, share: float = VALIDATION_SHARE, salt: str = "") -
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-class OfItem(Protocol):
-    """Something that belongs to one item."""
-
-    @property
-    def item_id(self) -> str:
-        """The item's id."""
-        ...
-
-
-Part = TypeVar("Part", bound=OfItem)
+Part = TypeVar("Part", bound=Identified)
 
 
 def split(examples: Sequence[Part]) -> tuple[list[Part], list[Part]]:
@@ -98,7 +90,7 @@ def split(examples: Sequence[Part]) -> tuple[list[Part], list[Part]]:
     """
     sides: tuple[list[Part], list[Part]] = ([], [])
     for each in examples:
-        sides[is_held_out(each.item_id)].append(each)
+        sides[is_held_out(each.id)].append(each)
     if not all(sides):
         raise S2TError(f"{len(examples)} trajectories are too few to hold some out for validation: collect more items")
     return sides

@@ -24,52 +24,61 @@ WORST_LOSS = 2 * math.log(2)  # mean of the last epoch: twice that of a coin is 
 BATCH_TOKENS = 16384  # of the forwards that compute hidden states
 
 
-def padded_states(slm: LoadedModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    """(B, T, H) after the final norm, on the SLM's device, of B rows of token ids; T is the longest row's length."""
-    padded = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # on the right: causal
-    states: Tensor = slm.trainable.base_model(input_ids=padded.to(slm.device), use_cache=False).last_hidden_state
-    return states
+@torch.no_grad()
+def last_states(slm: LoadedModel, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+    """The last `counts[i]` hidden states (after the final norm) of each row of token ids, one row after the other,
+    (sum of counts, H) fp32 on the host. Rows of similar length are read together."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    states = [torch.empty(0)] * len(rows)
+    while order:
+        size = max(1, BATCH_TOKENS // len(rows[order[-1]]))
+        batch, order = order[-size:], order[:-size]
+        padded = nn.utils.rnn.pad_sequence([torch.tensor(rows[i]) for i in batch], batch_first=True)  # behind: causal
+        hidden = slm.trainable.base_model(input_ids=padded.to(slm.device), use_cache=False).last_hidden_state
+        for line, i in enumerate(batch):
+            end = len(rows[i])
+            states[i] = hidden[line, end - counts[i] : end].to("cpu", torch.float32, copy=True)
+    return torch.cat(states)
+
+
+class WithLoss(nn.Module):
+    """A network of one output, as `transformers.Trainer` wants it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Binary cross-entropy of (B, H) states against (B,) marks."""
+        logits = self.network(hidden)[:, 0]
+        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels.float()), "logits": logits}
 
 
 def fit_head(
-    module: nn.Module,
-    hidden: Tensor,
-    labels: Tensor,
-    work: Path,
-    *,
-    epochs: float,
-    batch: int,
-    learning_rate: float,
-    seed: int,
-    weight_decay: float = 0.0,
-    progress: Progress | None = None,
+    network: nn.Module, hidden: Tensor, labels: Tensor, work: Path, progress: Progress | None = None, **settings: Any
 ) -> float:
-    """Train `module` in place on (N, H) states and (N,) labels; returns the seconds it took.
+    """Train `network`, (B, H) -> (B, 1), in place on (N, H) states and (N,) labels; returns the seconds it took.
 
-    `module` takes `hidden` and `labels` and returns its `loss` and `logits`.
+    `settings` are those of `TrainingArguments` that the two networks do not share.
 
     Raises:
         S2TError: the loss diverged.
     """
     args = TrainingArguments(
         output_dir=str(work),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
         lr_scheduler_type="cosine",
         save_strategy="no",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,
         report_to="none",
-        seed=seed,
         use_cpu=True,  # the states are on the host, and the head is tiny
         dataloader_pin_memory=False,
         remove_unused_columns=False,
         disable_tqdm=True,
+        **settings,
     )
     trainer = Trainer(
-        model=module,
+        model=WithLoss(network),
         args=args,
         train_dataset=range(len(labels)),
         data_collator=lambda rows: {"hidden": hidden[rows], "labels": labels[rows]},

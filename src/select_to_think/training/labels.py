@@ -69,7 +69,6 @@ def top_labels(
             progress(len(pairs) - len(todo), len(pairs))
         prompts, answers = [pair[0] for _, pair in todo], [pair[1] for _, pair in todo]
         for place, found in session.label(prompts, answers, decode=decode) if todo else ():
-            assert found.llm_top_ids is not None and found.llm_top_logprobs is not None, "the LLM was asked"
             ids, logprobs = found.llm_top_ids[:, :top_k].tolist(), found.llm_top_logprobs[:, :top_k]
             label = Label(todo[place][0], ids, np.round(logprobs.astype(float), DECIMALS).tolist())
             known[label.key] = label

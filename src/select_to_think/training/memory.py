@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -41,8 +41,7 @@ class Memory:
 
     def to_json(self) -> dict[str, int]:
         """As a summary holds it."""
-        parts = {"weights": self.weights, "states": self.states, "step": self.step, "needed": self.needed}
-        return {f"{name}_bytes": size for name, size in parts.items()}
+        return {f"{name}_bytes": size for name, size in {**asdict(self), "needed": self.needed}.items()}
 
 
 class Live(TorchDispatchMode):

@@ -229,14 +229,18 @@ class DistillModule(AdapterModule):
             losses, agree = by_rows(self.divergence, self.vocabulary, states, wanted)
         return {"losses": losses, "agree": agree, "rows": rows}
 
+    def logprobs(self, states: Tensor) -> Tensor:
+        """Of the tokens that both heads have, after final states, (N, H) -> (N, common)."""
+        return log_probabilities(logits_of(self.slm, states)[:, : self.common], self.forbidden)
+
     def imitation(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of (N,) tokens after (N, H) states, and whether they are the most probable ones."""
-        logprobs = log_probabilities(logits_of(self.slm, states)[:, : self.common], self.forbidden)
+        logprobs = self.logprobs(states)
         return -logprobs.gather(-1, targets[:, None])[:, 0], logprobs.argmax(-1) == targets
 
     def top_divergence(self, states: Tensor, ids: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """KL to the LLM over its top tokens (N, K) and one bucket for all else; whether the best one is the same."""
-        logprobs = log_probabilities(logits_of(self.slm, states)[:, : self.common], self.forbidden)
+        logprobs = self.logprobs(states)
         losses = bucketed_kl_nats(wanted, logprobs.gather(-1, ids)).float()
         return losses, logprobs.argmax(-1) == ids[:, 0]
 

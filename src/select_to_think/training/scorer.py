@@ -5,15 +5,16 @@ Non-goals: the loop (`trainer.py`), the forwards (`module.py`, `contexts/packed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
-from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
 from select_to_think.checked import check_number
@@ -23,10 +24,9 @@ from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.scorer import About, has_score, save_scorer
 from select_to_think.models.vocabulary import reserved_ids
-from select_to_think.structures import Progress, S2TError
+from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.training.folders import begin, working_folder
-from select_to_think.training.groups import Example, collate, group_count, make_examples, split
-from select_to_think.training.metrics import group_metrics, mean_metrics, summarise
+from select_to_think.training.groups import Example, collate, group_count, make_examples, split, token_forwards
 from select_to_think.training.module import ScorerModule
 from select_to_think.training.settings import ScorerConfig
 from select_to_think.training.trainer import AdapterTrainer, arguments, row_sums, train_and_publish
@@ -78,14 +78,16 @@ def train_scorer(
         module = ScorerModule(slm.trainable, config, sorted(reserved_ids(slm)))
 
         def write(folder: Path, summary: dict[str, Any]) -> None:
-            about = describe(slm, config, seed, summary)
+            made_as = config.mode, config.score, config.bins, config.score_temperature
+            training = {**summary, "seed": seed, "config": asdict(config)}
+            about = About(*made_as, slm.fingerprint, slm.name, training)
             save_scorer(folder, module.switch, module.bin_rows, module.anchor.item(), about)
             write_trained_on(folder, question_keys)
 
         with module.lent():
-            trainer = ScorerTrainer(module, train, held_out, args, progress)
-            measured = partial(summarise, trainer, module, train, held_out)
-            return train_and_publish(trainer, work, out, resume, measured, write)
+            pack = partial(collate, whole=module.whole)
+            trainer = ScorerTrainer(module, train, held_out, args, config.patience, pack, progress)
+            return train_and_publish(trainer, work, out, resume, write)
 
 
 def split_data(
@@ -101,7 +103,7 @@ def split_data(
         train, held_out = split(train)
     else:
         held_out = make_examples(validation)
-        shared = {e.item_id for e in train} & {e.item_id for e in held_out}
+        shared = {e.id for e in train} & {e.id for e in held_out}
         if shared:
             raise S2TError(f"item {min(shared)!r} is in both collections: validate on other items")
     largest = max(int(max(e.tokens.max(), e.candidates.max())) for e in (*train, *held_out))
@@ -115,18 +117,8 @@ def split_data(
 class ScorerTrainer(AdapterTrainer):
     """Means over groups, and over prefix tokens for the language KL."""
 
-    def __init__(
-        self,
-        module: ScorerModule,
-        train: Sequence[Example],
-        held_out: Sequence[Example],
-        args: TrainingArguments,
-        progress: Progress | None = None,
-    ) -> None:
-        """See `train_scorer`."""
-        self.settings = module.settings
-        pack = partial(collate, whole=module.whole)
-        super().__init__(module, train, held_out, args, self.settings.patience, pack, mean_metrics, progress)
+    metrics = "agree_at_1", "spearman", "cross_entropy"
+    reported = "loss", *metrics
 
     def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(groups, real prefix tokens)."""
@@ -136,10 +128,11 @@ class ScorerTrainer(AdapterTrainer):
         """Mean over groups of cross-entropy (and KL), plus the mean over prefix tokens of the language KL."""
         groups, tokens = counts
         loss: Tensor = out["choice"] / groups
+        module: Any = self.model
         if "group_kl" in out:
-            loss = loss + self.settings.group_kl_weight * out["group_kl"] / groups
+            loss = loss + module.settings.group_kl_weight * out["group_kl"] / groups
         if "lm_kl" in out:
-            loss = loss + self.settings.lm_kl_weight * out["lm_kl"] / tokens
+            loss = loss + module.settings.lm_kl_weight * out["lm_kl"] / tokens
         return loss
 
     def measured(self, batch: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> Tensor:
@@ -147,8 +140,32 @@ class ScorerTrainer(AdapterTrainer):
         groups = group_metrics(out["logits"].float().cpu().numpy(), batch["llm_logprobs"].cpu().numpy())
         return row_sums(batch["group_rows"], torch.from_numpy(groups), len(batch["prefix_ids"]))
 
+    def summary(self) -> dict[str, Any]:
+        """With what was learned from, what greedy choices would agree in, and the anchor."""
+        module, train, held_out = cast(Any, (self.model, self.train_dataset, self.eval_dataset))
+        greedy = sum(int((e.slm_logprobs.argmax(1) == e.llm_logprobs.argmax(1)).sum()) for e in held_out)
+        return {
+            "trajectories": len(train),
+            "groups": group_count(train),
+            "validation_groups": group_count(held_out),
+            "token_forwards_per_epoch": token_forwards(train, packed=module.settings.packed, whole=module.whole),
+            "greedy_agree_at_1": greedy / group_count(held_out),
+            **super().summary(),
+            "anchor": module.anchor.item() if module.settings.score != "bins" else None,
+        }
 
-def describe(slm: LoadedModel, config: ScorerConfig, seed: int, summary: dict[str, Any]) -> About:
-    """The content of `scorer.json`."""
-    training = {**summary, "seed": seed, "config": asdict(config)}
-    return About(config.mode, config.score, config.bins, config.score_temperature, slm.fingerprint, slm.name, training)
+
+def group_metrics(logits: Floats, llm_logprobs: Floats) -> Floats:
+    """Per group (1, agreement, Spearman's rho, cross-entropy), (G, K) x (G, K) -> (G, 4).
+
+    Agreement: the best-scored candidate is the LLM's best one. Rho compares the two rankings of the candidates (ties
+    share ranks) and is 0 where one of them is constant.
+    """
+    best = llm_logprobs.argmax(1)
+    ranks = [rankdata(values, axis=1) for values in (logits, llm_logprobs)]
+    x, y = (r - r.mean(1, keepdims=True) for r in ranks)
+    scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    rho = np.divide((x * y).sum(1), scale, out=np.zeros(len(x)), where=scale > 0)
+    shifted = logits - logits.max(1, keepdims=True)
+    entropy = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(best)), best]
+    return np.stack([np.ones(len(best)), logits.argmax(1) == best, rho, entropy], 1).astype(np.float32)

@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,21 +28,13 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
-from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish_trained
+from select_to_think.training.card import write_card
+from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish
 from select_to_think.training.memory import Memory, predict, require
 from select_to_think.training.module import AdapterModule
 from select_to_think.training.settings import AdapterTraining
 
 WARMUP = 0.05  # share of the steps
-
-
-class Sized(Protocol):
-    """One row of a batch."""
-
-    @property
-    def length(self) -> int:
-        """Its cost in tokens."""
-        ...
 
 
 def arguments(
@@ -97,29 +90,31 @@ def arguments(
 class AdapterTrainer(Trainer):
     """Sums of losses, divided by counts over the whole optimiser step: accumulated batches and devices together.
 
-    A subclass says what is counted (`sizes`), how sums and counts become the loss (`mean_loss`) and what an evaluation
-    sums up (`measured`).
+    A subclass says what is counted (`sizes`), how sums and counts become the loss (`mean_loss`), and what an evaluation
+    adds up (`measured`): ones, and what the means by `metrics` are of.
     """
+
+    metrics: ClassVar[tuple[str, ...]]
+    reported: ClassVar[tuple[str, ...]]  # of each epoch
 
     def __init__(
         self,
         module: AdapterModule,
-        train: Sequence[Sized],
-        held_out: Sequence[Sized],
+        train: Sequence[Any],
+        held_out: Sequence[Any],
         args: TrainingArguments,
         patience: int,
         collate: Callable[[Sequence[Any]], dict[str, Tensor]],
-        metrics: Callable[[EvalPrediction], dict[str, float]],
         progress: Progress | None = None,
     ) -> None:
-        """Train `module` on rows that `collate` makes a batch of; `metrics` reads the sums of `measured`."""
+        """Train `module` on rows that `collate` makes a batch of; their `length` is their cost in tokens."""
         super().__init__(
             model=module,
             args=args,
             train_dataset=train,
             eval_dataset=held_out,
             data_collator=collate,
-            compute_metrics=metrics,
+            compute_metrics=self.means,
             callbacks=[EarlyStoppingCallback(patience)],
         )
         self.model_accepts_loss_kwargs = True  # the loss is divided here, not by the number of accumulated batches
@@ -151,8 +146,40 @@ class AdapterTrainer(Trainer):
         raise NotImplementedError
 
     def measured(self, batch: Mapping[str, Tensor], out: Mapping[str, Tensor]) -> Tensor:
-        """What an evaluation adds up over all rows, (B, metrics)."""
+        """What an evaluation adds up over all rows, (B, 1 + metrics)."""
         raise NotImplementedError
+
+    def means(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The metrics of an evaluation."""
+        count, *sums = np.asarray(prediction.predictions).sum(0).tolist()
+        return {name: total / count for name, total in zip(self.metrics, sums, strict=True)}
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of a finished training, as JSON."""
+        epochs = self.epochs()
+        name, choose = str(self.args.metric_for_best_model), max if self.args.greater_is_better else min
+        best = choose(epochs, key=lambda epoch: epoch[name])
+        module: Any = self.model
+        return {
+            "trainable_parameters": sum(each.numel() for each in module.parameters() if each.requires_grad),
+            "steps": self.state.global_step,
+            "seconds": self.state.log_history[-1]["train_runtime"],
+            **{name: best[name] for name in self.metrics},
+            "best_epoch": best["epoch"],
+            "epochs": epochs,
+        }
+
+    def epochs(self) -> list[dict[str, float]]:
+        """Per epoch the mean training loss and what the evaluation said."""
+        history = self.state.log_history
+        losses = [(entry["epoch"], entry["loss"]) for entry in history if "loss" in entry]
+        epochs: list[dict[str, float]] = []
+        for entry in (entry for entry in history if "eval_loss" in entry):
+            start = epochs[-1]["epoch"] if epochs else 0.0
+            within = [loss for epoch, loss in losses if start < epoch <= entry["epoch"]]
+            loss = {"train_loss": float(np.mean(within))} if within else {}
+            epochs.append({"epoch": entry["epoch"], **loss, **{name: entry[f"eval_{name}"] for name in self.reported}})
+        return epochs
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         """Batches of similar length, in random order; the same for any number of processes."""
@@ -201,29 +228,14 @@ def row_sums(rows: Tensor, values: Tensor, count: int) -> Tensor:
     return sums.index_add_(0, rows.cpu(), values.double().cpu())
 
 
-def epochs_of(trainer: Trainer, names: Sequence[str]) -> list[dict[str, float]]:
-    """Per epoch the mean training loss and, under the given names, what the evaluation said."""
-    history = trainer.state.log_history
-    losses = [(entry["epoch"], entry["loss"]) for entry in history if "loss" in entry]
-    epochs: list[dict[str, float]] = []
-    for entry in (entry for entry in history if "eval_loss" in entry):
-        start = epochs[-1]["epoch"] if epochs else 0.0
-        within = [loss for epoch, loss in losses if start < epoch <= entry["epoch"]]
-        scores = {name: entry[f"eval_{name}"] for name in names}
-        loss = {"train_loss": float(np.mean(within))} if within else {}
-        epochs.append({"epoch": entry["epoch"], **loss, **scores})
-    return epochs
-
-
 def train_and_publish(
     trainer: AdapterTrainer,
     work: Path,
     out: Path,
     resume: bool,
-    summarise: Callable[[], dict[str, Any]],
-    write: Callable[[Path, dict[str, Any]], None],
+    write: Callable[..., None],
 ) -> dict[str, Any]:
-    """Train to the end and let `write` fill the new folder `out` with what `summarise` says.
+    """Train to the end and let `write` fill the new folder `out`; returns the summary.
 
     What memory the training will need is found out first, and stands in the summary under `memory`. TensorBoard's
     curves, if any, go with what was trained.
@@ -236,14 +248,13 @@ def train_and_publish(
         require(memory, trainer.args.device)
     with disk_errors(work):
         trainer.train(resume_from_checkpoint=last_checkpoint(work) if resume else None)
-        summary = {**summarise(), "memory": memory and memory.to_json()}
+        summary = {**trainer.summary(), "memory": memory and memory.to_json()}
         trainer.accelerator.wait_for_everyone()
 
-    def fill(folder: Path) -> None:
-        write(folder, summary)
+    def keep_curves(folder: Path) -> None:
         if (work / "runs").exists():
             shutil.copytree(work / "runs", folder / "runs")
 
     if is_leader():
-        publish_trained(out, fill)
+        publish(out, partial(write, summary=summary), keep_curves, write_card)
     return summary

@@ -11,8 +11,7 @@ Non-goals: the decision at inference (`triggers/learned.py`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,16 @@ from select_to_think.checked import check_number
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import LARGEST_SEED
 from select_to_think.evaluation.trained_on import write_trained_on
-from select_to_think.models.layers import Layers
+from select_to_think.models.layers import Layers, apply_layers, fold
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.folders import begin, disk_errors, publish_trained, working_folder
+from select_to_think.training.card import write_card
+from select_to_think.training.folders import begin, disk_errors, publish, working_folder
 from select_to_think.training.groups import is_held_out
-from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
+from select_to_think.training.head import fit_head, last_states, roc_auc
 from select_to_think.training.settings import TriggerTrainConfig
+from select_to_think.triggers.calibration import QUANTILES, exceeded
 
 CALIBRATION_SHARE = MEASURED_SHARE = 0.15
 Marks = NDArray[np.bool_]
@@ -90,18 +91,17 @@ def train_trigger(
             "items": [len(part) for part in parts],
             "steps": [len(part.kl_nats) for part in steps],
             "seconds": seconds,
-            **quality(head(measured.hidden.numpy()), labels[2], head.threshold(config.trigger_budget)),
+            **quality(head(measured.hidden.numpy()), labels[2], exceeded(head.quantiles, config.trigger_budget)),
             "seed": seed,
             "config": asdict(config),
         }
-        publish_trained(out, partial(write, head=replace(head, training=summary), slm=slm, question_keys=question_keys))
+
+        def write(folder: Path) -> None:
+            save_trigger_head(folder, head, slm, summary)
+            write_trained_on(folder, question_keys)
+
+        publish(out, write, write_card)
     return summary
-
-
-def write(folder: Path, head: TriggerHead, slm: LoadedModel, question_keys: Iterable[str]) -> None:
-    """Fill the folder of a head."""
-    save_trigger_head(folder, head, slm.fingerprint)
-    write_trained_on(folder, question_keys)
 
 
 def mark(parts: Sequence[Steps], budget: float) -> tuple[float, list[Marks]]:
@@ -120,27 +120,29 @@ def mark(parts: Sequence[Steps], budget: float) -> tuple[float, list[Marks]]:
 def fit_layers(
     steps: Steps, labels: Marks, config: TriggerTrainConfig, seed: int, work: Path, progress: Progress | None
 ) -> tuple[Layers, float]:
-    """Train a head; its layers, and the seconds it took."""
+    """Train a head with one hidden layer (or none); its layers, and the seconds it took."""
     set_seed(seed)
-    module = HeadModule(steps.hidden, config.hidden_size)
+    sizes = [steps.hidden.shape[1], *([config.hidden_size] if config.hidden_size else []), 1]
+    modules = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())][:-1]
+    standardised = Standardised(steps.hidden)
     seconds = fit_head(
-        module,
+        nn.Sequential(standardised, *modules),
         steps.hidden,
         torch.from_numpy(labels),
         work,
-        epochs=config.epochs,
-        batch=config.batch_steps,
+        progress,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_steps,
         learning_rate=config.learning_rate,
         seed=seed,
-        progress=progress,
     )
-    return module.folded(), seconds
+    return standardised.before(fold(modules)), seconds
 
 
 def calibrated(layers: Layers, steps: Steps) -> TriggerHead:
     """The head with the quantiles of its logit over `steps`."""
-    logits = TriggerHead(layers, np.zeros(1, np.float32), {})(steps.hidden.numpy())
-    return TriggerHead(layers, np.quantile(logits, np.linspace(0, 1, 1001)).astype(np.float32), {})
+    logits = apply_layers(layers, steps.hidden.numpy())
+    return TriggerHead(layers, np.quantile(logits, np.linspace(0, 1, QUANTILES)).astype(np.float32))
 
 
 def split_items(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], list[Trajectory], list[Trajectory]]:
@@ -151,70 +153,42 @@ def split_items(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], l
     """
     parts: tuple[list[Trajectory], list[Trajectory], list[Trajectory]] = ([], [], [])
     for each in trajectories:
-        if is_held_out(each.id, CALIBRATION_SHARE, salt="calibrate"):
-            parts[1].append(each)
-        else:
-            parts[2 if is_held_out(each.id, MEASURED_SHARE / (1 - CALIBRATION_SHARE), salt="measure") else 0].append(
-                each
-            )
+        measured = is_held_out(each.id, MEASURED_SHARE / (1 - CALIBRATION_SHARE), salt="measure")
+        parts[1 if is_held_out(each.id, CALIBRATION_SHARE, salt="calibrate") else 2 * measured].append(each)
     if not all(parts):
         raise S2TError(f"{sum(map(len, parts))} trajectories are too few to hold some out: collect more items")
     return parts
 
 
-@torch.no_grad()
 def collect_steps(slm: LoadedModel, trajectories: Sequence[Trajectory]) -> Steps:
-    """Hidden states of every output step, by plain forwards over whole trajectories on the base SLM."""
-    order = sorted(trajectories, key=lambda t: len(t.prompt_ids) + len(t.output_ids))
-    states, batch = [], list[Trajectory]()
-    for i, each in enumerate(order):
-        batch.append(each)
-        width = len(order[min(i + 1, len(order) - 1)].prompt_ids) + len(order[min(i + 1, len(order) - 1)].output_ids)
-        if i + 1 == len(order) or width * (len(batch) + 1) > BATCH_TOKENS:
-            states.append(hidden_states(slm, batch))
-            batch = []
-    return Steps(torch.cat(states), np.concatenate([np.array(t.kl_nats, np.float32) for t in order]))
+    """Every output step, with the state of the base SLM before its token."""
+    before = [(*each.prompt_ids, *each.output_ids[:-1]) for each in trajectories]
+    hidden = last_states(slm, before, [len(each.output_ids) for each in trajectories])
+    return Steps(hidden, np.concatenate([np.array(each.kl_nats, np.float32) for each in trajectories]))
 
 
-def hidden_states(slm: LoadedModel, batch: Sequence[Trajectory]) -> Tensor:
-    """(steps of all rows, H) fp32 on the host; row p of a trajectory is the state before its output token p."""
-    hidden = padded_states(slm, [(*t.prompt_ids, *t.output_ids) for t in batch]).float().cpu()
-    starts = [len(t.prompt_ids) - 1 for t in batch]
-    return torch.cat([hidden[i, s : s + len(t.output_ids)] for i, (s, t) in enumerate(zip(starts, batch, strict=True))])
-
-
-class HeadModule(nn.Module):
-    """The head in training: standardised input, one hidden layer with ReLU (or none)."""
+class Standardised(nn.Module):
+    """States less their mean, by their spread."""
 
     mean: Tensor  # (H,)
     spread: Tensor  # (H,)
 
-    def __init__(self, hidden: Tensor, width: int) -> None:
-        """Take mean and spread of the input from `hidden` (N, H)."""
+    def __init__(self, hidden: Tensor) -> None:
+        """Of `hidden` (N, H)."""
         super().__init__()
         self.register_buffer("mean", hidden.mean(0))
         self.register_buffer("spread", hidden.std(0).clamp_min(1e-6))
-        sizes = [hidden.shape[1], *([width] if width else []), 1]
-        self.linears = [nn.Linear(a, b) for a, b in pairwise(sizes)]
-        self.registered = nn.ModuleList(self.linears)
 
-    def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy of (B, H) states against (B,) marks."""
-        x = (hidden - self.mean) / self.spread
-        for i, linear in enumerate(self.linears):
-            x = linear(x.relu() if i else x)
-        loss = nn.functional.binary_cross_entropy_with_logits(x[:, 0], labels.float())
-        return {"loss": loss, "logits": x[:, 0]}
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, H) of (B, H)."""
+        return (hidden - self.mean) / self.spread
 
-    def folded(self) -> Layers:
-        """The layers with the standardisation folded into the first."""
-        layers = [
-            (linear.weight.detach().double().cpu(), linear.bias.detach().double().cpu()) for linear in self.linears
-        ]
-        weight, bias = layers[0]
-        weight = weight / self.spread.double().cpu()
-        layers[0] = (weight, bias - weight @ self.mean.double().cpu())
-        return tuple((w.float().numpy(), b.float().numpy()) for w, b in layers)
+    def before(self, layers: Layers) -> Layers:
+        """The layers behind this as layers that do it themselves."""
+        (weight, bias), *others = layers
+        scaled = weight.astype(np.float64) / self.spread.double().numpy()
+        shifted = bias - scaled @ self.mean.double().numpy()
+        return ((scaled.astype(np.float32), shifted.astype(np.float32)), *others)
 
 
 def quality(logits: Floats, marks: Marks, threshold: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,23 +27,20 @@ from transformers.trainer_utils import set_seed
 
 from select_to_think.config import DecodeConfig, Definition, MentorConfig
 from select_to_think.evaluation.items import Item, question_key
+from select_to_think.evaluation.settings import fingerprints
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
-from select_to_think.models.layers import Layers, Norm, apply_layers, fold
+from select_to_think.methods import prompt_of
+from select_to_think.models.layers import Layers, apply_layers, fold
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.verifier import VerifierHead, read_published, save_verifier
+from select_to_think.models.verifier import About, read_published, save_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.disputes import Judged, JudgedItem, judge_disputes
-from select_to_think.training.folders import (
-    ANSWERS,
-    begin,
-    disk_errors,
-    publish_trained,
-    working_folder,
-)
+from select_to_think.training.card import write_card
+from select_to_think.training.disputes import JudgedDispute, JudgedItem, judge_disputes
+from select_to_think.training.folders import ANSWERS, begin, disk_errors, publish, working_folder
 from select_to_think.training.groups import is_held_out
-from select_to_think.training.head import BATCH_TOKENS, fit_head, padded_states, roc_auc
+from select_to_think.training.head import fit_head, last_states, roc_auc
 from select_to_think.training.settings import VerifierTrainConfig
 
 if TYPE_CHECKING:
@@ -51,7 +48,6 @@ if TYPE_CHECKING:
 
 DROPOUT = 0.1
 CURVE_BINS = 10
-STATE = ("weight", "bias", "running_mean", "running_var")  # of a batch norm
 
 
 @dataclass(frozen=True)
@@ -96,14 +92,13 @@ def train_verifier(
     """
     settings = {"mentor": asdict(mentor), "decode": asdict(decode), "items": len(items)}
     _ = session.slm.trainable  # or refuse before the work
-    models = {"slm_fingerprint": session.slm.fingerprint, "llm_fingerprint": session.llm.fingerprint}
     with working_folder(out, resume=resume) as work, disk_errors(work):
-        begin(work, {**settings, **models})
-        prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
+        begin(work, {**settings, "models": fingerprints(session)})
+        prompt = prompt_of(session, mentor)
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
-        telling = [each for each in found if each.slm_right != each.mentor_right]
-        sides = [[each for each in telling if is_held_out(each.item_id) == held_out] for held_out in (False, True)]
+        telling = [(item, dispute) for item, dispute in found if dispute.right[0] != dispute.right[1]]
+        sides = [[pair for pair in telling if is_held_out(pair[0].id) == held_out] for held_out in (False, True)]
         if not all(sides):
             (work / ANSWERS).unlink()  # the remedy is other settings, and those cannot go on from here
             raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
@@ -112,7 +107,7 @@ def train_verifier(
         summary = {
             "disputes": len(found),
             "ties": len(found) - len(telling),
-            "mentor_right": sum(each.mentor_right for each in telling) / len(telling),
+            "mentor_right": sum(dispute.right[1] for _, dispute in telling) / len(telling),
             "trained": len(fit.right),
             "measured": len(measured.right),
             "seconds": seconds,
@@ -120,8 +115,7 @@ def train_verifier(
             "config": asdict(config),
             **settings,
         }
-        head = VerifierHead(layers, prompt.read_at(mentor.verifier_state).wording, summary)
-        publish_trained(out, partial(write, head=head, slm=session.slm, items=items))
+        publish(out, partial(write, session, layers, mentor, summary, items), write_card)
     return summary
 
 
@@ -133,110 +127,78 @@ def take_published(session: Session, file: Path, mentor: MentorConfig, out: Path
     """
     if out.exists():
         raise S2TError(f"{out} already exists: remove it or name another --out")
-    prompt = VerifierPrompt(session.slm, mentor.verifier_template, mentor.verifier_opening, mentor.verifier_place)
     summary = {"published": file.name}
-    head = VerifierHead(read_published(file, session.slm), prompt.read_at(mentor.verifier_state).wording, summary)
-    publish_trained(out, partial(write, head=head, slm=session.slm, items=()))
+    publish(out, partial(write, session, read_published(file, session.slm), mentor, summary, ()), write_card)
     return summary
 
 
-def write(folder: Path, head: VerifierHead, slm: LoadedModel, items: Sequence[Item]) -> None:
+def write(
+    session: Session,
+    layers: Layers,
+    mentor: MentorConfig,
+    summary: dict[str, Any],
+    items: Sequence[Item],
+    folder: Path,
+) -> None:
     """Fill the folder of a verifier."""
-    save_verifier(folder, head, slm.fingerprint)
+    template, opening, place = prompt_of(session, mentor).read_at(mentor.verifier_state).wording
+    save_verifier(folder, layers, About(session.slm.fingerprint, template, opening, summary, place))
     write_trained_on(folder, map(question_key, items))
 
 
 def fit_layers(prompts: Prompts, config: VerifierTrainConfig, seed: int, work: Path) -> tuple[Layers, float]:
     """Train a network; its layers, and the seconds it took."""
     set_seed(seed)
-    module = VerifierModule(prompts.hidden.shape[-1], config.network)
+    network = new_network(prompts.hidden.shape[-1], config.network)
     seconds = fit_head(
-        module,
+        network,
         prompts.hidden.flatten(0, 1),
         prompts.right.flatten(),
         work,
-        epochs=config.epochs,
-        batch=config.batch_prompts,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_prompts,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         seed=seed,
     )
-    return module.folded(), seconds
+    return fold(network), seconds
 
 
-@torch.no_grad()
 def read_prompts(
-    slm: LoadedModel, prompt: VerifierPrompt, disputes: Sequence[Judged], state: str = "behind"
+    slm: LoadedModel,
+    prompt: VerifierPrompt,
+    disputes: Sequence[tuple[Item, JudgedDispute]],
+    state: str = "behind",
 ) -> Prompts:
     """Ask the SLM about every dispute, in both orders; there is at least one."""
     asked = both_orders(prompt, disputes)
-    hidden = free = last_states(slm, asked)
+    hidden = free = last_states(slm, asked, [1] * len(asked))
     if (read := both_orders(prompt.read_at(state), disputes)) != asked:
-        hidden = last_states(slm, read)
-    first, second = prompt.letters
-    head = slm.trainable.get_output_embeddings()
-    rows = head.weight[[first, second]].float().cpu()  # (2, H)
+        hidden = last_states(slm, read, [1] * len(read))
+    rows = slm.trainable.get_output_embeddings().weight.detach()[list(prompt.letters)].float().cpu()  # (2, H)
     odds = free @ (rows[1] - rows[0])
-    right = torch.tensor([[each.mentor_right, each.slm_right] for each in disputes])
+    right = torch.tensor([dispute.right[::-1] for _, dispute in disputes])
     return Prompts(hidden.view(len(disputes), 2, -1), right, odds.view(-1, 2).numpy())
 
 
-def both_orders(prompt: VerifierPrompt, disputes: Sequence[Judged]) -> list[list[int]]:
+def both_orders(prompt: VerifierPrompt, disputes: Sequence[tuple[Item, JudgedDispute]]) -> list[list[int]]:
     """Two prompts for each dispute: the SLM's segment first, then the mentor's."""
     ids: list[list[int]] = []
-    for each in disputes:
-        asked, dispute = prompt.about(each.question), each.dispute
+    for item, dispute in disputes:
+        asked = prompt.about(item.asked)
         ids.append(asked.ids(dispute.before, dispute.slm, dispute.mentor))
         ids.append(asked.ids(dispute.before, dispute.mentor, dispute.slm))
     return ids
 
 
-def last_states(slm: LoadedModel, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """(prompts, H) fp32 on the host: the state from which the token after each prompt would be chosen."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    states = torch.zeros(len(prompts), slm.model.config.get_text_config().hidden_size)
-    while order:
-        size = max(1, BATCH_TOKENS // len(prompts[order[-1]]))
-        batch, order = order[-size:], order[:-size]
-        hidden = padded_states(slm, [prompts[i] for i in batch])
-        ends = torch.tensor([len(prompts[i]) - 1 for i in batch], device=hidden.device)
-        states[batch] = hidden[torch.arange(len(batch), device=hidden.device), ends].float().cpu()
-    return states
-
-
-class VerifierModule(nn.Module):
-    """The network in training."""
-
-    def __init__(self, hidden_size: int, form: Definition = "ours") -> None:
-        """Layers of 2h, h, h/2 and 1 outputs; in the published form the third is linear."""
-        super().__init__()
-        sizes = (hidden_size, 2 * hidden_size, hidden_size, max(1, hidden_size // 2))
-        self.linears = [nn.Linear(a, b) for a, b in pairwise((*sizes, 1))]
-        self.norms = [nn.BatchNorm1d(size) for size in (sizes[1:] if form == "ours" else sizes[1:-1])]
-        self.registered = nn.ModuleList([*self.linears, *self.norms])
-        self.dropout = nn.Dropout(DROPOUT)
-
-    def forward(self, hidden: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Binary cross-entropy of (B, H) states against (B,) marks."""
-        x = hidden
-        for linear, norm in zip_longest(self.linears[:-1], self.norms):
-            x = self.dropout(norm(linear(x)).relu() if norm else linear(x))
-        logits = self.linears[-1](x)[:, 0]
-        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels.float()), "logits": logits}
-
-    def folded(self) -> Layers:
-        """The layers as they act at inference."""
-        parts: list[tuple[Any, Any, Norm | None]] = []
-        for linear, norm in zip_longest(self.linears, self.norms):
-            weight, bias = arrays(linear, "weight", "bias")
-            parts.append((weight, bias, Norm(*arrays(norm, *STATE)) if norm else None))
-        return fold(parts)
-
-
-def arrays(module: nn.Module, *names: str) -> list[Any]:
-    """Tensors of a module on the host."""
-    state = module.state_dict()
-    return [state[name].cpu().numpy() for name in names]
+def new_network(hidden_size: int, form: Definition = "ours") -> nn.Sequential:
+    """Layers of 2h, h, h/2 and 1 outputs; in the published form the third is linear."""
+    sizes = hidden_size, 2 * hidden_size, hidden_size, max(1, hidden_size // 2)
+    modules: list[nn.Module] = []
+    for place, (before, size) in enumerate(pairwise(sizes)):
+        plain = form == "paper" and place == 2
+        modules += [nn.Linear(before, size), *([] if plain else [nn.BatchNorm1d(size), nn.ReLU()]), nn.Dropout(DROPOUT)]
+    return nn.Sequential(*modules, nn.Linear(sizes[-1], 1))
 
 
 def quality(layers: Layers, prompts: Prompts) -> dict[str, Any]:

@@ -23,6 +23,13 @@ WARM_UP_STEPS = 3  # of the published code: the first steps of an answer, which 
 CALIBRATION = "calibration.json"  # its name where it comes with a pair or, for a coupled scorer, in the scorer's folder
 
 
+def exceeded(quantiles: Sequence[float] | Floats, budget: float) -> float:
+    """The value that a fraction `budget` exceeds of what has these 0 ... 1 quantiles; nothing at 0, anything at 1."""
+    if budget in (0, 1):
+        return math.inf if budget == 0 else -math.inf
+    return float(np.interp(1 - budget, np.linspace(0, 1, len(quantiles)), quantiles))
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Quantiles of trigger statistics over the steps of greedy answers of the SLM to calibration items, or, beside a
@@ -77,9 +84,7 @@ class Calibration:
             raise S2TError(
                 f"the {trigger} trigger is not calibrated for this pair{after}: run `s2t calibrate` with these models"
             )
-        if budget in (0, 1):
-            return math.inf if budget == 0 else -math.inf
-        return float(np.interp(1 - budget, np.linspace(0, 1, QUANTILES), table[trigger]))
+        return exceeded(table[trigger], budget)
 
     def dumps(self) -> str:
         """As JSON text."""

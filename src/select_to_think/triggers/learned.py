@@ -5,24 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from select_to_think.triggers.base import Trigger, TriggerKind
+from select_to_think.triggers.calibration import exceeded
 
 if TYPE_CHECKING:
     from select_to_think.artefacts import Artefacts
-    from select_to_think.models.trigger_head import TriggerHead
-
-
-def learned(threshold: float, head: TriggerHead) -> Trigger:
-    """The head's logit for "this is a divergence point" (the distilled trigger of arXiv 2604.26940)."""
-    return Trigger(LEARNED, threshold, lambda slm, llm, _: head(slm.hidden))
 
 
 def fit(pair: Artefacts, budget: float) -> Trigger:
-    """The pair's head, with the threshold of its own training."""
+    """The logit of the pair's head for "this is a divergence point" (the distilled trigger of arXiv 2604.26940), with
+    the threshold of its own training."""
     from select_to_think.models.trigger_head import load_trigger_head
 
     path = pair.artefact(pair.config.trigger_head, "trigger", "s2t train trigger")
     head = load_trigger_head(path, pair.slm)
-    return learned(head.threshold(budget), head)
+    return Trigger(LEARNED, exceeded(head.quantiles, budget), lambda slm, llm, _: head(slm.hidden))
 
 
 LEARNED = TriggerKind("learned", "a head on the SLM's hidden state, trained to predict kl", hidden=True, fit=fit)

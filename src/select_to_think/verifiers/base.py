@@ -13,16 +13,8 @@ from random import Random
 from typing import Any, Protocol, Self
 
 from select_to_think.config import Order
-from select_to_think.structures import (
-    Branch,
-    Extend,
-    Floats,
-    Observation,
-    Observe,
-    Requests,
-    Truncate,
-    shared_length,
-)
+from select_to_think.models.verifier_prompt import VerifierPrompt
+from select_to_think.structures import Branch, Extend, Floats, Observation, Observe, Requests, Truncate, shared_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +59,6 @@ class Verifier(Protocol):
         ...
 
 
-class Prompt(Protocol):
-    """Puts the two segments into a question to the SLM."""
-
-    @property
-    def longest(self) -> int:
-        """Tokens that the SLM can read."""
-        ...
-
-    @property
-    def letters(self) -> tuple[int, int]:
-        """The tokens with which the SLM would choose the first and the second segment."""
-        ...
-
-    def about(self, question: str) -> Self:
-        """The prompt for answers to `question`."""
-        ...
-
-    def ids(self, before: Sequence[int], first: Sequence[int], second: Sequence[int]) -> list[int]:
-        """The whole prompt, up to the letter."""
-        ...
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
-        ...
-
-
 @dataclass(frozen=True)
 class Asking(ABC):
     """Shows the SLM the SLM's segment as option A and the mentor's as B: the order of MentorCollab (arXiv 2602.05307),
@@ -102,7 +68,7 @@ class Asking(ABC):
     cancels out.
     """
 
-    prompt: Prompt
+    prompt: VerifierPrompt
     order: Order
 
     def about(self, question: str) -> Self:

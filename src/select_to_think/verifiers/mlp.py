@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from select_to_think.structures import Floats, Observation, Observe
 from select_to_think.verifiers.base import Asking
-
-if TYPE_CHECKING:
-    from select_to_think.models.verifier import VerifierHead
 
 
 @dataclass(frozen=True)
 class MLPVerifier(Asking):
     """The network's logit for "option B leads to the right answer", after MentorCollab-MLP (arXiv 2602.05307), whose
-    network reads another state (docs/methods.md, "What differs from the published code")."""
+    network reads another state (docs/methods.md, "What differs from the published code").
 
-    head: VerifierHead
+    `head` takes hidden states (last layer after the final norm), (P, H) -> (P,).
+    """
+
+    head: Callable[[Floats], Floats]
 
     def observe(self, prompts: int) -> Observe:
         """The hidden state."""

@@ -27,9 +27,9 @@ from select_to_think.structures import Branch, Extend, Observation, Observe, S2T
 class RemoteBackend(BackendElsewhere):
     """One model behind a server, many contexts."""
 
-    def __init__(self, server: Server, vocabulary: int, forbidden: Collection[int] = (), cost: float = 1.0) -> None:
+    def __init__(self, server: Server, vocabulary: int, forbidden: Collection[int]) -> None:
         """Ask `server`; ids from `vocabulary` on (padding), and those in `forbidden`, are never its choice."""
-        super().__init__(cost)
+        super().__init__()
         self.server, self.vocabulary, self.forbidden = server, vocabulary, frozenset(forbidden)
 
     def start(self, work: Coroutine[Any, Any, None]) -> Future[None]:

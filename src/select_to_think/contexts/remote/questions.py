@@ -44,15 +44,14 @@ def token_id(key: str) -> int:
 
 def nats(value: Any) -> float:
     """A log-probability. Raises `Unreadable` for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value > 1e-3:
-        raise Unreadable(f"an answer with {value!r} for a log-probability")
-    return float(value)
+    return number(value, "log-probability", -math.inf, 1e-3)
 
 
-def nonnegative(value: Any) -> float:
-    """A probability. Raises `Unreadable` for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise Unreadable(f"an answer with {value!r} for a probability")
+def number(value: Any, what: str, low: float, high: float) -> float:
+    """A finite number within bounds. Raises `Unreadable` for what is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not low <= value <= high:
+        raise Unreadable(f"an answer with {value!r} for a {what}")
     return float(value)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
-from select_to_think.contexts.remote.questions import Query, Seen, bounded, nats, nonnegative, pairs, ranked, token_id
+from select_to_think.contexts.remote.questions import Query, Seen, bounded, nats, number, pairs, ranked, token_id
 from select_to_think.contexts.remote.transport import Transport, Unreadable
 from select_to_think.structures import ModelUnavailable, S2TError
 
@@ -70,6 +70,8 @@ class Server(ABC):
 class Completions(Server):
     """What the servers with `/v1/completions` share."""
 
+    returns_ids: ClassVar[bool] = False  # whether a request may bear an id, which comes back
+
     async def complete(self, query: Query, asked: Mapping[str, Any], prompt: Any = None) -> dict[int, float]:
         """The log-probabilities that a completion of one token brings; the chosen token's stands first."""
         mark = f"{MARK}{uuid4().hex}"
@@ -88,11 +90,9 @@ class Completions(Server):
             self.check(answer, query, counted, cached, mark)
             return self.table(answer["choices"][0]["logprobs"])
 
-        return await self.transport.call("/v1/completions", {**body, **self.marked(mark)}, read)
-
-    def marked(self, mark: str) -> Mapping[str, Any]:
-        """How a request bears its id, where the server gives it back."""
-        return {}
+        if self.returns_ids:
+            body["request_id"] = mark
+        return await self.transport.call("/v1/completions", body, read)
 
     def table(self, logprobs: Mapping[str, Any]) -> dict[int, float]:
         """Log-probability by id, the chosen token first."""
@@ -108,6 +108,7 @@ class VLLM(Completions):
     kind, capability = "vllm", "exact_ids"
     longest_ids: ClassVar[int] = 128
     always: ClassVar[Mapping[str, Any]] = {"return_tokens_as_token_ids": True, **NO_PENALTIES}
+    returns_ids = True
 
     async def look(self, query: Query) -> Seen:
         """One request; several where many ids, or more than the best token, are asked beside ids."""
@@ -122,18 +123,13 @@ class VLLM(Completions):
             raise ModelUnavailable(f"{self.transport.url} did not tell all asked ids")
         return Seen(ranked(tables[0], query), {i: found[i] for i in query.ids})
 
-    def marked(self, mark: str) -> Mapping[str, Any]:
-        return {"request_id": mark}
-
 
 class Own(VLLM):
     """A server of this library (`s2t serve`), which refuses fields that it does not know."""
 
     kind = "s2t"
     always = {"return_tokens_as_token_ids": True}  # noqa: RUF012
-
-    def marked(self, mark: str) -> Mapping[str, Any]:
-        return {}
+    returns_ids = False
 
 
 class SGLang(Server):
@@ -220,7 +216,8 @@ class LlamaServer(Server):
             if not found:
                 raise Unreadable("an answer without probabilities")
             if value == "prob":
-                return {i: math.log(share) for i, share in found.items() if 0 < nonnegative(share) <= 1 + 1e-3}
+                shares = {i: number(share, "probability", 0.0, math.inf) for i, share in found.items()}
+                return {i: math.log(share) for i, share in shares.items() if 0 < share <= 1 + 1e-3}
             return {i: nats(v) for i, v in found.items()}
 
         return await self.transport.call("/completion", {**body, "response_fields": wanted, **settings}, read)
@@ -282,8 +279,4 @@ def inexact(server: Server) -> str:
     )
 
 
-TELLS: dict[Capability, str] = {
-    "exact_ids": "everything",
-    "renormalised": "probabilities among candidates",
-    "top_n": "the most probable tokens",
-}
+TELLS = {"renormalised": "probabilities among candidates", "top_n": "the most probable tokens"}

@@ -12,28 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from select_to_think.config import (
-    DecodeConfig,
-    MethodSettings,
-    PairConfig,
-    RuntimeConfig,
-    SelectConfig,
-    ServeConfig,
-)
+from select_to_think.checked import configurations
+from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig, ServeConfig
 from select_to_think.integrations.vllm.marks import OWN
 from select_to_think.integrations.vllm.session import VllmSession
 from select_to_think.serving.access import ApiKeys
 from select_to_think.serving.assembly import application, metered_engine
 from select_to_think.serving.catalogue import Catalogue
-from select_to_think.serving.settings import AccessConfig
-from select_to_think.structures import unknown_name
+from select_to_think.serving.settings import SERVED, AccessConfig
 
 PREFIX = "/s2t"
 CONFIGS = (PairConfig, RuntimeConfig, DecodeConfig, SelectConfig, ServeConfig, AccessConfig)
@@ -68,7 +59,8 @@ class Plugin:
         Raises:
             S2TError: unknown settings, a model that was not exported for this, or an engine that was started otherwise.
         """
-        own = settings_of(engine_client.vllm_config.additional_config.get(OWN, {}))
+        given = engine_client.vllm_config.additional_config.get(OWN, {})
+        own = configurations(CONFIGS, given, SERVED, without=GIVEN)
         rows = engine_client.vllm_config.scheduler_config.max_num_seqs
         session = VllmSession(engine_client, asyncio.get_running_loop(), own[PairConfig], own[RuntimeConfig])
         serve, settings = own[ServeConfig], MethodSettings(own[DecodeConfig], own[SelectConfig])
@@ -78,23 +70,6 @@ class Plugin:
         app = application(engine, catalogue, serve, settings, own[AccessConfig], keys, host)
         engine.start()
         self.mounted.app = app
-
-
-def settings_of(values: Mapping[str, Any]) -> dict[type, Any]:
-    """Settings by their dataclass.
-
-    Raises:
-        S2TError: an unknown name, or a value out of range.
-    """
-    known = {spec.name for config in CONFIGS for spec in fields(config)} - GIVEN
-    for name in values:
-        if name not in known:
-            raise unknown_name(f"setting of {OWN}", name, known)
-
-    def made(config: type) -> Any:
-        return config(**{spec.name: values[spec.name] for spec in fields(config) if spec.name in values})
-
-    return {config: made(config) for config in CONFIGS}
 
 
 def keys_of(args: Any) -> ApiKeys:
