@@ -113,15 +113,18 @@ async def ask(client: httpx.AsyncClient, job: Job, answer: Answer) -> None:
 
 
 async def events(response: httpx.Response) -> AsyncIterator[Any]:
-    """The JSON values of server-sent events, until [DONE]; a stream that ends without it is an error."""
-    rest = b""
+    """The JSON values of server-sent events before [DONE]; a stream that ends without it is an error.
+
+    It is read to its end, so that the connection serves the next request.
+    """
+    rest = event = b""
     async for data in response.aiter_raw():
         *whole, rest = (rest + data).split(b"\n\n")
         for event in whole:
-            if event == b"data: [DONE]":
-                return
-            yield json.loads(event.removeprefix(b"data: "))
-    raise ValueError("the stream ended without [DONE]")
+            if event != b"data: [DONE]":
+                yield json.loads(event.removeprefix(b"data: "))
+    if event != b"data: [DONE]":
+        raise ValueError("the stream ended without [DONE]")
 
 
 def take(answer: Answer, value: dict[str, Any]) -> None:
