@@ -79,21 +79,10 @@ def throughput(bench: Bench) -> Findings:
             }
         )
         costs.append({"server": 1e6 * spent / served, "offline": 1e6 * own / written})
+    to_one, to_offline = (median(each["many"] / each[name] for each in rates) for name in ("one", "offline"))
     rows = [
-        row(
-            "throughput",
-            "tokens/s at many streams / at one",
-            median(r["many"] / r["one"] for r in rates),
-            8,
-            at_least=True,
-        ),
-        row(
-            "throughput",
-            "tokens/s of server / offline",
-            median(r["many"] / r["offline"] for r in rates),
-            0.85,
-            at_least=True,
-        ),
+        row("throughput", "tokens/s at many streams / at one", to_one, 8, at_least=True),
+        row("throughput", "tokens/s of server / offline", to_offline, 0.85, at_least=True),
     ]
     return rows, {"tokens_per_second": rates, "cpu_microseconds_per_token": costs}
 
@@ -177,13 +166,14 @@ def vanish(bench: Bench) -> Findings:
     ], {"vanished": sum(1 for answer in left if answer.finish_reason is None and answer.times), "state": state}
 
 
-def long_prompt(config: BenchServeConfig, session: Session, questions: Sequence[str]) -> Findings:
+def long_prompt(bench: Bench) -> Findings:
     """A long prompt, while others read: between two of their tokens stands at most one piece of it.
 
     The bundled SLM has rotary positions and a short context; a copy of it that claims a longer one computes the same.
     """
-    length, endless = config.long_prompt_tokens, {str(token): -100 for token in session.stop_ids}
-    words = [token for question in questions for token in session.prompt(question, 1, with_llm=False)]
+    session, length = bench.session, bench.config.long_prompt_tokens
+    endless = {str(token): -100 for token in session.stop_ids}
+    words = [token for question in bench.questions for token in session.prompt(question, 1, with_llm=False)]
     with tempfile.TemporaryDirectory() as folder:
         slm, draw = Path(folder) / "slm", Random(0)
         shutil.copytree(bundled_model(session.config.pair, "slm"), slm)
@@ -223,29 +213,23 @@ def bench_serve(
     Raises:
         S2TError: an unknown part, or a server that fails.
     """
-    parts: dict[str, Callable[[Bench], Findings]] = {
-        "throughput": throughput,
-        "latency": latency,
-        "soak": soak,
-        "vanish": vanish,
-    }
     rows: list[dict[str, Any]] = []
     details: dict[str, Any] = {}
-    chosen, done = config.chosen, 0
-
-    def found(part: str, findings: Findings) -> None:
-        nonlocal done
-        rows.extend(findings[0])
-        details[part] = findings[1]
-        done += 1
-        if progress:
-            progress(done, len(chosen))
-
+    chosen = config.chosen
     with server("--pair", session.config.pair, "--max-queue", str(config.clients + config.requests)) as under_load:
         bench = Bench(config, session, under_load, questions)
-        for part in chosen:
-            if part in parts:
-                found(part, parts[part](bench))
-    if "long-prompt" in chosen:
-        found("long-prompt", long_prompt(config, session, questions))
+        for done, part in enumerate(chosen, 1):
+            found, details[part] = MEASURES[part](bench)
+            rows += found
+            if progress:
+                progress(done, len(chosen))
     return {"schema": 1, "rows": rows, "details": details, "config": asdict(config)}
+
+
+MEASURES: dict[str, Callable[[Bench], Findings]] = {
+    "throughput": throughput,
+    "latency": latency,
+    "soak": soak,
+    "vanish": vanish,
+    "long-prompt": long_prompt,
+}
