@@ -6,7 +6,7 @@ Non-goals: the forms in which it is sent (`chat.py`, `completions.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from select_to_think.evaluation.grading import extract
@@ -52,8 +52,7 @@ class Writing:
         self.session, self.order, self.trace, self.alternatives = session, order, trace, alternatives
         self.offset = len(order.echo)  # characters so far, those behind a stop string included
         self.text, self.stop = Detokenizer(session.slm.tokenizer), order.settings.stop
-        for token in order.begun:
-            self.text.push(token)
+        self.text.push(*order.begun)
         self.held = ""  # text that may be the beginning of a stop string
         self.stopped = False
         self.steps = 0
@@ -72,14 +71,16 @@ class Writing:
 
     def add(self, written: Written) -> Delta:
         """Final tokens."""
+        if not written.steps:
+            return Delta(self.shown(self.text.push(*written.tokens)))
         delta = Delta()
-        for number, token in enumerate(written.tokens):
-            added = self.text.push(token)
+        for step in written.steps:
+            added = self.text.push(step.token)
             delta.text += self.shown(added)
             if self.trace:
-                delta.steps.append(step_trace(self.session.text, written.steps[number], self.steps, added))
+                delta.steps.append(step_trace(self.session.text, step, self.steps, added))
             if self.alternatives is not None:
-                delta.logprobs.append(self.logprob(written.steps[number], self.offset))
+                delta.logprobs.append(self.logprob(step, self.offset))
             self.offset += len(added)
             self.steps += 1
         return delta
@@ -99,8 +100,8 @@ class Writing:
 
     def shown(self, added: str) -> str:
         """What can be told now that `added` is there: nothing from a stop string on, or from what may become one."""
-        if self.stopped:
-            return ""
+        if self.stopped or not self.stop:
+            return "" if self.stopped else added
         self.held += added
         found = [at for at in map(self.held.find, self.stop) if at >= 0]
         self.stopped = bool(found)
@@ -130,23 +131,28 @@ class Writing:
             "answer": extract(self.session.text(self.text.tokens, self.stop), "text").extracted,
             "seed": self.order.settings.decode.seed,
             "votes": list(self.ended.votes),
-            "counts": asdict(self.ended.counts),
+            "counts": plain(self.ended.counts),
         }
+
+
+def plain(counts: Counts) -> dict[str, int]:
+    """Counts by their names."""
+    return {name: getattr(counts, name) for name in counts.__slots__}
 
 
 def usage(writings: Sequence[Writing], scored: Sequence[Ended], n: int) -> dict[str, Any]:
     """What a request cost. Of `n` answers to one prompt, the prompt counts once."""
     ended = [writing.ended for writing in writings if writing.ended is not None]
-    counts = Counts()
+    spent = Counts()
     for each in (*scored, *ended):
-        counts.add(each.counts)
+        spent.add(each.counts)
     read, written = sum(len(writing.order.prompt) for writing in writings[::n]), sum(each.tokens for each in ended)
-    cached = max(counts.slm_tokens_cached, counts.llm_tokens_cached)
+    cached = max(spent.slm_tokens_cached, spent.llm_tokens_cached)
     triggered, flips = sum(each.triggered for each in ended), sum(each.flips for each in ended)
     return {
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
         "prompt_tokens_details": {"cached_tokens": min(read, cached)},
-        "s2t": {"triggered": triggered, "flips": flips, **asdict(counts)},
+        "s2t": {"triggered": triggered, "flips": flips, **plain(spent)},
     }

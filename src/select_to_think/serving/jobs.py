@@ -132,8 +132,10 @@ class Planner:
 
     def bias(self, request: Request, method: Method) -> tuple[tuple[int, float], ...]:
         """(token id, nats) of a request."""
-        size, pairs = self.session.slm.vocab_size, request.logit_bias or {}
-        if pairs and method.asks_llm and not self.session.shares_vocabulary:
+        if not (pairs := request.logit_bias or {}):
+            return ()
+        size = self.session.slm.vocab_size
+        if method.asks_llm and not self.session.shares_vocabulary:
             raise RequestError(f"{method.name} asks an LLM with other tokens: leave logit_bias out", param="logit_bias")
         if wrong := [token for token in pairs if not token.isdecimal() or len(token) > 10 or int(token) >= size]:
             raise RequestError(f"logit_bias: {wrong[0]!r} is no token id below {size}", param="logit_bias")

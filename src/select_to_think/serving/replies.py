@@ -180,7 +180,7 @@ class Reply:
         return {**self.common, "choices": [{"index": place, "finish_reason": None, **choice}], **usage}
 
     def usage(self) -> dict[str, Any]:
-        """What the request cost."""
+        """What the request has cost."""
         return usage(self.writings, self.scored, self.request.n or 1)
 
 
