@@ -46,7 +46,7 @@ def test_all_parts_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["long-prompt", "tokens of each other stream meanwhile"]["met"]
     (rates,) = found["details"]["throughput"]["tokens_per_second"]
     (costs,) = found["details"]["throughput"]["cpu_microseconds_per_token"]
-    assert costs["server"] > 0 and costs["offline"] > 0
+    assert rates["offline_one"] > 0 and costs["server"] > 0 and costs["offline"] > 0
     assert rows["throughput", "tokens/s of server / offline"]["value"] == rates["many"] / rates["offline"] > 0
     assert rows["latency", "p95 of first token, half load / none"]["value"] > 0
 

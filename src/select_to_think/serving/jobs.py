@@ -9,17 +9,10 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from select_to_think.artefacts import Question
-from select_to_think.config import (
-    LARGEST_SEED,
-    DecodeConfig,
-    MentorConfig,
-    MethodSettings,
-    SelectConfig,
-    ServeConfig,
-)
+from select_to_think.config import LARGEST_SEED, MethodSettings, ServeConfig
 from select_to_think.methods import Method, find_method
 from select_to_think.models.prompting import Conversation, require_text, tokens_of
 from select_to_think.presets import preset_values
@@ -36,7 +29,6 @@ COLDEST = 0.01  # temperature; below it sampling is taken as greedy decoding
 GREEDY = ("greedy", "distill", "llm")  # methods of one model, each step of which is one look at its distribution
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 SHORT = 4096  # bytes; longer requests are read by tokenizers beside the event loop
-Kind = TypeVar("Kind", DecodeConfig, SelectConfig, MentorConfig)
 
 
 @dataclass(frozen=True)
@@ -188,7 +180,7 @@ class Planner:
         return prompt, min(settings.decode.max_new_tokens, room - len(prompt)) if wanted is None else wanted
 
 
-def changed(config: Kind, values: Mapping[str, Any]) -> Kind:
+def changed(config: Any, values: Mapping[str, Any]) -> Any:
     """A configuration with those values that are its own."""
     own = {spec.name: values[spec.name] for spec in fields(config) if spec.name in values}
     return replace(config, **own) if own else config
