@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp
 
 from select_to_think import __version__
@@ -125,6 +125,9 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 }
 
 
+OPEN_METRICS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/openmetrics-text": {}}}}
+
+
 def add_models(app: FastAPI, catalogue: Catalogue) -> None:
     """What can be asked."""
 
@@ -197,7 +200,7 @@ def add_state(app: FastAPI, engine: DistantEngine, visits: Visits) -> None:
         found = await asyncio.to_thread(example_problems) if engine.session.folder else []
         return {"note": EXAMPLES_NOTE if found else "", "examples": found}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse, responses=OPEN_METRICS)
     async def metrics(request: Request) -> Response:
         """What happened, for Prometheus, in the text format or as OpenMetrics."""
         text, content_type = visits.text(request.headers.get("accept", ""), await engine.ask("metrics"))

@@ -56,7 +56,7 @@ class Server:
     def memory_mib(self) -> float:
         """Resident memory; what processes share counts once where the system tells each one's part."""
         found = [process.memory_full_info() for process in self.processes]
-        return sum(getattr(each, "pss", each.rss) for each in found) / 2**20
+        return float(sum(getattr(each, "pss", each.rss) for each in found)) / 2**20
 
     @property
     def cpu_seconds(self) -> float:
