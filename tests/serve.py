@@ -54,8 +54,10 @@ def serving(
     """`limits` are those of the engine."""
     serve = serve or ServeConfig(port=0)
     bound = bind(serve)
+    catalogue = Catalogue(session, serve, settings)
     engine = Engine(session, **limits)
-    server = Server(create_app(engine, Catalogue(session, serve, settings), serve, settings), engine, serve)
+    server = Server(create_app(engine.distant, catalogue, serve, settings), engine.distant, serve)
+    engine.start()
     thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
     thread.start()
     until(lambda: server.started)

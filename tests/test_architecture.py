@@ -166,7 +166,7 @@ def test_only_contexts_touch_the_cache(trees: dict[Path, ast.Module]) -> None:
 def test_nothing_unpickles(trees: dict[Path, ast.Module]) -> None:
     wrong = []
     for path, tree in trees.items():
-        if name_of(path).endswith("serving/distant.py"):  # reads what the process that it was forked from wrote
+        if name_of(path).endswith("serving/line.py"):  # reads what the process that it was forked from wrote
             continue
         wrong += [f"{name_of(path)}:{line} {m}" for m, line in imported(tree) if m.split(".")[0] in UNPICKLERS]
         for node in ast.walk(tree):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
+import threading
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
 import pytest
 
 from select_to_think.cli.app import main
@@ -46,7 +46,7 @@ def test_all_parts_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["long-prompt", "tokens of each other stream meanwhile"]["met"]
     (rates,) = found["details"]["throughput"]["tokens_per_second"]
     (costs,) = found["details"]["throughput"]["cpu_microseconds_per_token"]
-    assert costs["server"] > 0 and costs["offline"] > 0
+    assert rates["offline_one"] > 0 and costs["server"] > 0 and costs["offline"] > 0
     assert rows["throughput", "tokens/s of server / offline"]["value"] == rates["many"] / rates["offline"] > 0
     assert rows["latency", "p95 of first token, half load / none"]["value"] > 0
 
@@ -132,24 +132,32 @@ def test_the_client_tells_what_came() -> None:
         "refused": (429, json.dumps({"error": {"message": "later"}}).encode()),
     }
 
-    async def pieces(data: bytes) -> Any:
-        for at in range(0, len(data), 5):  # in the midst of lines and of characters
-            yield data[at : at + 5]
+    class Pretended(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-    def reply(request: httpx.Request) -> httpx.Response:
-        status, data = replies[json.loads(request.content)["kind"]]
-        return httpx.Response(status, content=pieces(data))
+        def do_POST(self) -> None:
+            peers.append(self.client_address)
+            status, data = replies[json.loads(self.rfile.read(int(self.headers["Content-Length"])))["kind"]]
+            self.send_response(status)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for at in range(0, len(data), 5):  # in the midst of lines and of characters
+                piece = data[at : at + 5]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
 
-    async def go(leave_after: int = 0) -> dict[str, Answer]:
+        def log_message(self, *about: Any) -> None:
+            pass
+
+    peers: list[Any] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pretended) as pretended:
+        threading.Thread(target=pretended.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{pretended.server_port}"
         bodies = [{"kind": kind, "stream": True} for kind in replies]
-        job = Job("http://nowhere", ["/"], bodies, leave_after=leave_after)
-        answers = [Answer(number) for number in range(len(bodies))]
-        async with httpx.AsyncClient(transport=httpx.MockTransport(reply), base_url=job.url) as client:
-            for answer in answers:
-                await load.ask(client, job, answer)
-        return dict(zip(replies, answers, strict=True))
-
-    found = asyncio.run(go())
+        found = dict(zip(replies, do_job(Job(url, ["/"], bodies)), strict=True))
+        assert len(set(peers)) == 2  # what was read to its end serves again; "cut" has none
+        left = dict(zip(replies, do_job(Job(url, ["/"], bodies, leave_after=1)), strict=True))
+        pretended.shutdown()
     assert (found["whole"].text, found["whole"].tokens, found["whole"].finish_reason) == ("éé", 7, "stop")
     assert len(found["whole"].times) == 2 and found["whole"].sent <= found["whole"].times[0] <= found["whole"].ended
     assert "without [DONE]" in found["cut"].error and found["failing"].error == "stopped"
@@ -158,21 +166,20 @@ def test_the_client_tells_what_came() -> None:
     for kind in ("cut", "failing", "refused"):
         with pytest.raises(S2TError, match="failed"):
             whole([found[kind]])
-    left = asyncio.run(go(leave_after=1))
     assert left["whole"].text == "é" and left["whole"].finish_reason is None and not left["whole"].error
 
 
 def test_a_client_that_reaches_nobody_says_so() -> None:
     (answer,) = run_client(Job("http://127.0.0.1:9", ["/"], [{"stream": True}]))
-    assert answer.status == 0 and "ConnectError" in answer.error
+    assert answer.status == 0 and "ConnectionRefusedError" in answer.error
 
 
 def test_requests_are_counted_from_when_they_were_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def slow(client: Any, job: Job, answer: Answer) -> None:
+    def slow(idle: Any, job: Job, answer: Answer) -> None:
         answer.sent = math.nan
 
     monkeypatch.setattr(load, "ask", slow)
-    first, second = asyncio.run(do_job(Job("http://nowhere", ["/"], [{}, {}], starts=[0.0, 0.05])))
+    first, second = do_job(Job("http://nowhere", ["/"], [{}, {}], starts=[0.0, 0.05]))
     assert second.sent - first.sent == pytest.approx(0.05)
 
 

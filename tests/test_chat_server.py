@@ -46,7 +46,9 @@ def url(engine: Engine) -> Iterator[str]:
     """The address of that server."""
     serve = ServeConfig(port=0)
     bound = bind(serve)
-    server = Server(create_app(engine, Catalogue(engine.session, serve, MethodSettings()), serve), engine, serve)
+    catalogue = Catalogue(engine.session, serve, MethodSettings())
+    server = Server(create_app(engine.distant, catalogue, serve), engine.distant, serve)
+    engine.start()
     thread = threading.Thread(target=server.run, args=([bound],))
     thread.start()
     yield address(bound)
@@ -112,7 +114,7 @@ def test_an_answer_that_is_left_is_left_by_the_server_too(
     with closing(RemoteChat(url, None).reply(ASKED, "greedy", MethodSettings())) as parts:
         next(parts)
     for _ in range(6000):
-        if engine.left:
+        if not engine.distant.clients:
             break
         time.sleep(0.01)
     noticed.set()

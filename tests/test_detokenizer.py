@@ -54,6 +54,10 @@ def test_pieces_are_the_whole_text(name: str, data: Any) -> None:
     detokenizer = Detokenizer(tokenizer(name))
     pieces = [detokenizer.push(token) for token in tokens]
     assert "".join(pieces) + detokenizer.flush() == decoded(name, tokens)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(tokens)), max_size=6)))
+    several = Detokenizer(tokenizer(name))
+    pieces = [several.push(*tokens[a:b]) for a, b in zip([0, *cuts], [*cuts, len(tokens)], strict=True)]
+    assert "".join(pieces) + several.flush() == decoded(name, tokens)
 
 
 @pytest.mark.parametrize("name", NAMES[:2])

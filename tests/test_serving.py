@@ -15,8 +15,9 @@ import pytest
 from select_to_think import Session
 from select_to_think.config import DecodeConfig, MentorConfig, MethodSettings, PairConfig, SelectConfig
 from select_to_think.pairs.problems import load_split
-from select_to_think.runtime import Committed, Finished
+from select_to_think.serving.errors import ClientGone
 from select_to_think.serving.readers import CHUNK_SECONDS, Client, joined
+from select_to_think.serving.wanted import Ended, Written
 from select_to_think.structures import StepRecord
 from serve import SMALL, Served, serving
 
@@ -360,49 +361,101 @@ class Clock:
         return SimpleNamespace(cancel=lambda: self.due.pop(when, None))
 
 
-def test_what_begins_and_ends_is_told_at_once_and_other_steps_soon() -> None:
-    steps, clock = [StepRecord(token, 0.0) for token in range(8)], Clock()
-    client = Client(None, clock, open=2)  # type: ignore[arg-type]
+def test_what_begins_or_ends_at_one_moment_is_sent_at_once(served: Served) -> None:
+    body = {
+        "messages": messages(QUESTIONS[0]),
+        "max_tokens": 1,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    sent: list[Any] = []
+    request = {"type": "http.request", "body": json.dumps(body).encode()}
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "http_version": "1.1",
+        "headers": [(b"content-type", b"application/json"), (b"content-length", b"99")], "server": None, "client": None,
+    }  # fmt: skip
 
-    def told() -> int:
-        return client.inbox.qsize()
+    async def ask() -> None:
+        waiting = [request]
 
-    client.receive(0, Committed(7, steps[:1]))
-    assert told() == 1  # the first token waits for nothing
-    for number in (1, 2):
+        async def receive() -> Any:
+            return waiting.pop() if waiting else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await served.server.config.app(scope, receive, send)  # type: ignore[operator]
+
+    asyncio.run_coroutine_threadsafe(ask(), served.engine.distant.loop).result(60)  # type: ignore[arg-type]
+    start, whole = sent
+    events = whole["body"].decode().split("\n\n")
+    assert start["type"] == "http.response.start" and not whole["more_body"]
+    assert len(events) == 6 and events[4:] == ["data: [DONE]", ""] and '"usage":{' in events[3]
+
+
+def wrote(*tokens: int) -> Written:
+    return Written(tokens, tuple(StepRecord(token, 0.0) for token in tokens))
+
+
+def test_what_begins_and_ends_is_told_at_once_and_other_tokens_soon() -> None:
+    clock = Clock()
+    engine: Any = SimpleNamespace(forget=lambda client: None)
+    client = Client(engine, clock, 0, open=2)  # type: ignore[arg-type]
+
+    def told() -> bool:
+        woken = client.ready.is_set()
+        client.ready.clear()
+        return woken
+
+    client.receive(0, wrote(0))
+    assert told()  # the first token waits for nothing
+    for token in (1, 2):
         clock.now += CHUNK_SECONDS / 4
-        client.receive(0, Committed(7, steps[number : number + 1]))
-    assert told() == 1 and list(clock.due) == [100.0 + CHUNK_SECONDS]
+        client.receive(0, wrote(token))
+    assert not told() and list(clock.due) == [100.0 + CHUNK_SECONDS]
     clock.now = 100.0 + CHUNK_SECONDS
     clock.due.popitem()[1]()
-    assert told() == 3 and not clock.due
-    client.receive(0, Committed(7, steps[3:4]))
-    assert told() == 3 and clock.due
-    client.receive(1, Committed(8, steps[4:5]))  # another answer begins; nothing is overtaken
-    assert told() == 5 and not clock.due
-    client.receive(0, Committed(7, steps[5:6]))
-    client.receive(0, Finished(7, None))
-    assert told() == 7 and not clock.due
+    assert told() and not clock.due
+    client.receive(0, wrote(3))
+    assert not told() and clock.due
+    client.receive(1, wrote(4))  # another answer begins; nothing is overtaken
+    assert told() and not clock.due
+    client.receive(0, wrote(5))
+    assert not told() and clock.due
+    client.receive(0, Ended("stop"))
+    assert told() and not clock.due and client.open == 1
     clock.now += 2 * CHUNK_SECONDS
-    client.receive(1, Committed(8, steps[6:]))  # long after the last one
-    client.receive(1, Finished(8, None))
-    assert told() == 9 and not clock.due
+    client.receive(1, wrote(6, 7))  # long after the last one
+    assert told()
+    client.receive(1, Ended("stop"))
+    assert told() and not clock.due and client.open == 0
+    client.ready.set()
 
     async def read() -> list[Any]:
-        return [(index, getattr(event, "steps", "end")) async for index, event in client.events(1000.0)]
+        return [news async for news in client.events(1000.0)]
 
-    merged = [(0, steps[:4]), (1, steps[4:5]), (0, steps[5:6]), (0, "end"), (1, steps[6:]), (1, "end")]
-    assert asyncio.run(read()) == merged and not clock.due
+    merged = [(0, wrote(0, 1, 2, 3)), (1, wrote(4)), (0, wrote(5)), (0, Ended("stop")), (1, wrote(6, 7))]
+    assert asyncio.run(read()) == [[*merged, (1, Ended("stop"))]] and not clock.due
 
 
-def test_a_reader_who_is_behind_gets_several_steps_at_once() -> None:
-    steps = [StepRecord(token, 0.0) for token in range(5)]
-    end = Finished(1, None)
-    news = [(0, Committed(7, steps[:1])), (0, Committed(7, steps[1:2])), (1, Committed(8, steps[2:3])), (1, end)]
-    assert joined([*news, (0, Committed(7, steps[3:]))]) == [
-        (0, Committed(7, steps[:2])),
-        (1, Committed(8, steps[2:3])),
-        (1, end),
-        (0, Committed(7, steps[3:])),
-    ]
+def test_a_reader_who_leaves_or_takes_too_long_is_told_so() -> None:
+    async def read(leave: bool) -> list[Any]:
+        engine: Any = SimpleNamespace(forget=lambda client: forgotten.append(client.number))
+        loop = asyncio.get_running_loop()
+        client = Client(engine, loop, 3, open=1)
+        if leave:
+            loop.call_soon(client.leave)
+        return [news async for news in client.events(loop.time() + (60 if leave else 0.01))]
+
+    forgotten: list[int] = []
+    for leave, error in ((True, ClientGone), (False, TimeoutError)):
+        with pytest.raises(error):
+            asyncio.run(read(leave))
+    assert forgotten == [3, 3]
+
+
+def test_a_reader_who_is_behind_gets_several_tokens_at_once() -> None:
+    end = Ended("stop")
+    news: list[Any] = [(0, wrote(0)), (0, wrote(1)), (1, wrote(2)), (1, end)]
+    assert joined([*news, (0, wrote(3, 4))]) == [(0, wrote(0, 1)), (1, wrote(2)), (1, end), (0, wrote(3, 4))]
     assert joined(news[-1:]) == news[-1:]

@@ -1,4 +1,4 @@
-"""`s2t serve` with its engine and its server in two processes: as one, and neither outlives the other."""
+"""Engine and server at two ends of a line: in two processes they are as one, and neither outlives the other."""
 
 from __future__ import annotations
 
@@ -6,29 +6,74 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import psutil
 import pytest
 
 from select_to_think import Session
-from select_to_think.config import DecodeConfig
+from select_to_think.config import DecodeConfig, RuntimeConfig
 from select_to_think.pairs.problems import load_split
-from select_to_think.serving.distant import CAN_PART
+from select_to_think.serving.engine import ROW_SLOTS, Engine
+from select_to_think.serving.line import Line, packed
+from select_to_think.serving.server import CAN_PART
 from serve import until
 from test_serving_command import program
 
-pytestmark = pytest.mark.skipif(not CAN_PART, reason="the server has a process of its own only where a fork is safe")
 QUESTIONS = [problem.question for problem in load_split("validation", limit_per_domain=2)]
 ENDLESS: dict[str, Any] = {"model": "demo:greedy", "prompt": "Ida has", "max_tokens": 900, "logit_bias": {"2": -100}}
+
+
+def test_messages_come_whole_and_in_order_however_they_are_cut() -> None:
+    line, sent = Line(), [("take", 1, ["a" * 300_000]), ("forget", 2), ("ask", 3, "state")]
+    data = b"".join(packed(*message) for message in sent)
+
+    def send() -> None:
+        for at in range(0, len(data), 70_001):
+            line.far.sendall(data[at : at + 70_001])
+            time.sleep(0.01)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    found: list[Any] = []
+    while len(found) < 3:
+        found += line.messages(wait=True)
+    sender.join()
+    assert found == sent and line.messages(wait=False) == []
+    line.far.sendall(data[:20])
+    assert line.messages(wait=False) == []  # a part is none
+    line.far.close()
+    with pytest.raises(EOFError):
+        line.messages(wait=True)
+    line.send("news", [])  # to nobody
+    line.close()
+
+
+def test_memory_is_taken_when_the_engine_starts() -> None:
+    session = Session.load(runtime=RuntimeConfig(kv_memory_gib=0.25, prefix_cache_tokens=4096))
+    session.backend("slm")
+    engine = Engine(session, max_rows=16)
+    memory = cast(Any, session.backends["slm"]).memory
+    slot_bytes = sum(stack[:, 0].nbytes for stack in memory.stacks)
+    before = psutil.Process().memory_info().rss
+    engine.start()
+    taken = psutil.Process().memory_info().rss - before
+    wanted = slot_bytes * (4096 + 16 * ROW_SLOTS)
+    assert 0.9 * wanted < taken < wanted + (8 << 20)
+    engine.line.far.close()
+    engine.thread.join(10)
+    assert not engine.thread.is_alive()
 
 
 @pytest.fixture
 def running() -> Iterator[tuple[subprocess.Popen[str], psutil.Process, httpx.Client]]:
     """The engine's process, the server's, and a client."""
+    if not CAN_PART:
+        pytest.skip("the server has a process of its own only where a fork is safe")
     with (
         program("--max-queue", "2", "--max-batch", "2") as (process, url),
         httpx.Client(base_url=url, transport=httpx.HTTPTransport(retries=20), timeout=60) as client,

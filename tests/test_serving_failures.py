@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -14,12 +13,13 @@ import openai
 import pytest
 
 from select_to_think import Session
-from select_to_think.config import RuntimeConfig, ServeConfig
+from select_to_think.config import MethodSettings, RuntimeConfig, ServeConfig
 from select_to_think.methods import find_method
-from select_to_think.runtime import Failed, Run
+from select_to_think.runs import Run
 from select_to_think.serving.engine import Engine
 from select_to_think.serving.errors import RequestError
-from select_to_think.serving.readers import Client
+from select_to_think.serving.line import packed
+from select_to_think.serving.wanted import Job, Wanted
 from select_to_think.streams import Streams
 from serve import SMALL, Served, serving, until
 from tiny import tiny_loaded
@@ -219,25 +219,41 @@ def quiet_engine(runtime: Any, **limits: Any) -> Engine:
     return Engine(session, **limits)
 
 
+def job(client: int) -> Job:
+    return Job(Wanted("greedy", MethodSettings(), [], ""), Run(None, {}, 1), client, 0)  # type: ignore[arg-type]
+
+
 def test_a_row_that_was_left_is_gone_before_the_next_forward() -> None:
     runtime = Recorded()
     engine = quiet_engine(runtime, max_rows=1, max_queue=5)
-
-    async def work() -> None:
-        first, second = (engine.submit([("greedy", Run(None, {}, 1))]) for _ in range(2))  # type: ignore[arg-type]
-        engine.start()
-        await asyncio.to_thread(runtime.entered.wait, 10)
-        first.leave()
-        runtime.entered.clear()
-        runtime.go.set()
-        await asyncio.to_thread(runtime.entered.wait, 10)
-        assert runtime.did == ["add 1", "step", "cancel 1", "add 2", "step"]
-        second.leave()
-
-    asyncio.run(work())
+    for client in (1, 2):
+        engine.queue([job(client)])
+    engine.start()
+    assert runtime.entered.wait(10)
+    engine.line.far.sendall(packed("forget", 1))
+    runtime.entered.clear()
     runtime.go.set()
-    engine.stop()
-    assert runtime.did[-1] in ("cancel 2", "step") and not engine.waiting
+    assert runtime.entered.wait(10)
+    assert runtime.did == ["add 1", "step", "cancel 1", "add 2", "step"]
+    engine.line.far.sendall(packed("halt"))
+    runtime.go.set()
+    engine.thread.join(10)
+    assert not engine.thread.is_alive() and runtime.did[-1] == "cancel 2" and not engine.live
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_engine_ends_with_its_server(busy: bool) -> None:
+    runtime = Recorded()
+    engine = quiet_engine(runtime, max_rows=1)
+    for client in range(2 * busy):
+        engine.queue([job(client)])
+    engine.start()
+    assert not busy or runtime.entered.wait(10)
+    engine.line.far.close()
+    runtime.go.set()
+    engine.thread.join(10)
+    assert not engine.thread.is_alive() and not engine.live and not engine.waiting
+    assert runtime.did == (["add 1", "step", "cancel 1"] if busy else [])
 
 
 def test_the_queue_is_bounded() -> None:
@@ -283,10 +299,6 @@ def test_a_request_may_take_so_long() -> None:
         until(lambda: served.get("/v1/s2t/state")["rows"] == 0)
 
 
-async def submitted(engine: Engine) -> Client:
-    return engine.submit([])
-
-
 @pytest.mark.parametrize("patience", [30.0, 0.0])
 def test_streams_end_in_good_order_when_the_server_stops(patience: float) -> None:
     serve = ServeConfig(port=0, shutdown_timeout_s=patience)
@@ -298,7 +310,7 @@ def test_streams_end_in_good_order_when_the_server_stops(patience: float) -> Non
             served.server.should_exit = True
             until(lambda: served.engine.closing != "no")
             with pytest.raises(RequestError, match="stopping"):
-                asyncio.run(submitted(served.engine))
+                served.engine.queue([])
             events = [line.removeprefix("data: ") for line in lines if line]
     assert events[-1] == "[DONE]"
     last = json.loads(events[-2])
@@ -342,19 +354,3 @@ def test_a_pair_without_artefacts_serves_what_it_can() -> None:
             )
         with pytest.raises(openai.BadRequestError, match="s2t-local is not served here"):
             served.client.completions.create(model="tiny:s2t-local", prompt="w5")
-
-
-def test_clients_of_closed_loops_do_no_harm() -> None:
-    runtime = Recorded()
-    engine = quiet_engine(runtime)
-
-    async def come() -> Client:
-        return engine.submit([("greedy", Run(None, {}, 1))])  # type: ignore[arg-type]
-
-    asyncio.run(come())
-    engine.start()
-    assert runtime.entered.wait(10)
-    engine.stream.inbox.append((1, Failed(1, RuntimeError())))
-    runtime.go.set()
-    until(lambda: not engine.live)
-    engine.stop()

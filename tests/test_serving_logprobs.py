@@ -20,7 +20,7 @@ from select_to_think.pairs.problems import load_split
 from select_to_think.runtime import Finished
 from select_to_think.serving.answers import Writing
 from select_to_think.serving.jobs import Order
-from select_to_think.serving.wanted import Prepared
+from select_to_think.serving.wanted import Ended, Prepared, Written
 from select_to_think.structures import Generation, StepRecord
 from serve import SMALL, Served, serving
 
@@ -200,14 +200,18 @@ def test_a_character_comes_whole(session: Session) -> None:
         session_method("greedy"), Prepared(None, None), MethodSettings(stop=("字",)), [1], (), answering=object()
     )  # type: ignore[arg-type]
     writing = Writing(session, order, trace=True, alternatives=0)
-    deltas = [writing.add([StepRecord(token, -1.0)]) for token in ids]
+    deltas = [writing.add(written(token)) for token in ids]
     assert not any("\ufffd" in delta.text for delta in deltas)
     assert "".join(delta.text for delta in deltas) == session.text(ids, ["字"]) == text.split("字")[0]
     assert "".join(step["text_added"] for delta in deltas for step in delta.steps) == session.text(ids)
     begun = replace(order, settings=MethodSettings(), begun=tuple(ids[:9]))
     writing = Writing(session, begun, trace=False, alternatives=None)
-    rest = "".join(writing.add([StepRecord(token, -1.0)]).text for token in ids[9:])
+    rest = "".join(writing.add(written(token)).text for token in ids[9:])
     assert session.text(ids[:9]).rstrip("\ufffd") + rest == session.text(ids)
+
+
+def written(token: int) -> Written:
+    return Written((token,), (StepRecord(token, -1.0),))
 
 
 def session_method(name: str) -> Any:
@@ -246,13 +250,13 @@ def test_what_may_become_a_stop_string_waits(pieces: list[str], stops: list[str]
     writing = Writing(session, order, trace=False, alternatives=None)
     shown = so_far = ""
     for token, piece in enumerate(pieces):
-        shown += writing.add([StepRecord(token, 0.0)]).text
+        shown += writing.add(written(token)).text
         so_far += piece
         if any(stop in so_far for stop in stops):  # nothing is written behind it
             break
         ends = [n for n in range(len(so_far)) if any(stop.startswith(so_far[n:]) for stop in stops)]
         assert shown == so_far[: min(ends, default=None)], "as much as is certain, and no more"
-    assert shown + writing.finish(Generation((), "stop", ())).text == cut(so_far, stops)
+    assert shown + writing.finish(Ended("stop")).text == cut(so_far, stops)
 
 
 def cut(text: str, stops: list[str]) -> str:

@@ -5,27 +5,38 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from select_to_think.config import DecodeConfig, MethodSettings
 from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.protocol import Ask, Backend, Context
 from select_to_think.evaluation.items import load_pair_split
-from select_to_think.runs import Committed, Failed, Finished
+from select_to_think.runs import Failed, Finished
 from select_to_think.serving.access import Visit
-from select_to_think.serving.engine import Engine, Job
+from select_to_think.serving.engine import Engine
+from select_to_think.serving.errors import ClientGone
 from select_to_think.serving.metrics import Metrics, Numbers, TimedBackend, Visits
+from select_to_think.serving.wanted import Ended, Job, Wanted, Written
 from select_to_think.session import Session
 from select_to_think.structures import Counts, Extend, Generation, ModelUnavailable, Observation, S2TError, StepRecord
 
 
-def values(metrics: Numbers) -> dict[str, float]:
+def empty() -> Metrics:
+    return Metrics({}, lambda: {"rows": 0, "queue": 0})
+
+
+def job_of(method: str, **fields: Any) -> Job:
+    return Job(Wanted(method, MethodSettings(), [], ""), cast(Any, None), 0, 0, **fields)
+
+
+def values(metrics: Numbers, others: Sequence[Metric] = ()) -> dict[str, float]:
     """Every sample as Prometheus would read it: `name{label=value,...}` -> number."""
-    text, content_type = metrics.text("text/plain")
+    text, content_type = metrics.text("text/plain", others)
     assert content_type.startswith("text/plain")
     found = {}
     for family in text_string_to_metric_families(text.decode()):
@@ -36,41 +47,51 @@ def values(metrics: Numbers) -> dict[str, float]:
 
 
 def test_the_numbers_are_those_of_the_answers() -> None:
-    metrics = Metrics()
     session = Session.load()
     session.backend("slm"), session.backend("llm")
-    engine = Engine(session, observer=metrics)
-    metrics.watch(engine)
+    engine = Engine(session)
+    metrics, distant = engine.counted, engine.distant
     questions = [item.question for item in load_pair_split("validation", limit_per_domain=1)]
-    settings = MethodSettings(DecodeConfig(max_new_tokens=40))
-    runs = [("s2t", run) for _, run in session.runs(questions, "s2t", settings)]
-    results: list[Generation] = []
+    results: list[Ended] = []
     during: dict[str, float] = {}
+
+    def wanted(questions: list[str], longest: int) -> list[Wanted]:
+        settings = MethodSettings(DecodeConfig(max_new_tokens=longest))
+        prompts = [session.prompt(question, longest, with_llm=True) for question in questions]
+        return [Wanted("s2t", settings, *each) for each in zip(prompts, questions, strict=True)]
 
     async def go() -> None:
         nonlocal during
-        client, leaver = engine.submit(runs), engine.submit([("s2t", run) for _, run in session.runs(*LEAVER)])
+        distant.start()
+        await distant.connecting
+        client, leaver = (
+            distant.take(wanted(questions, 40)),
+            distant.take(wanted(["How many keys does Ida have?"], 400)),
+        )
+        while len(engine.waiting) < 4:
+            await asyncio.sleep(0.01)
+            engine.hear()
         assert values(metrics)["s2t_queue"] == 4
         engine.start()
-        async for _, event in leaver.events(asyncio.get_running_loop().time() + 60):
-            assert isinstance(event, Committed)
-            during = values(metrics)
-            leaver.leave()
-        async for _, event in client.events(asyncio.get_running_loop().time() + 60):
-            if isinstance(event, Finished):
-                results.append(event.result)
+        with pytest.raises(ClientGone):
+            async for news in leaver.events(asyncio.get_running_loop().time() + 60):
+                assert all(isinstance(event, Written) for _, event in news)
+                during = values(metrics)
+                leaver.leave()
+        async for news in client.events(asyncio.get_running_loop().time() + 60):
+            results.extend(event for _, event in news if isinstance(event, Ended))
+        await distant.stop()
 
     asyncio.run(go())
-    engine.stop()
     after = values(metrics)
-    tokens = sum(len(result.tokens) for result in results)
+    tokens = sum(result.tokens for result in results)
     assert len(results) == len(questions) == 3
     assert 1 <= during["s2t_rows"] <= 4 and after["s2t_rows"] == after["s2t_queue"] == 0
     assert during["s2t_kv_slots_used{model=slm}"] >= 64 and after["s2t_kv_slots_used{model=slm}"] == 0
     assert after["s2t_kv_slots{model=slm}"] == cast(Any, session.backends["slm"]).extents.slots > 0
     assert after["s2t_decoding_steps_total{method=s2t}"] > tokens
-    assert after["s2t_triggered_steps_total{method=s2t}"] >= sum(result.fired_count for result in results) > 0
-    assert after["s2t_flips_total{method=s2t}"] >= sum(result.flip_count for result in results) > 0
+    assert after["s2t_triggered_steps_total{method=s2t}"] >= sum(result.triggered for result in results) > 0
+    assert after["s2t_flips_total{method=s2t}"] >= sum(result.flips for result in results) > 0
     assert sum(after.get(f"s2t_answers_total{{method=s2t,outcome={o}}}", 0) for o in ("stop", "length")) == 3
     assert after["s2t_answers_total{method=s2t,outcome=cancelled}"] == 1
     assert after["s2t_time_to_first_token_seconds_count{method=s2t}"] == after["s2t_queue_seconds_count"] == 4
@@ -85,13 +106,9 @@ def test_the_numbers_are_those_of_the_answers() -> None:
     assert sum(after[f"s2t_tokens_generated_total{{model={model}}}"] for model in ("slm", "llm")) == tokens
 
 
-LEAVER = (["How many keys does Ida have?"], "s2t", MethodSettings(DecodeConfig(max_new_tokens=400)))
-
-
 def test_what_was_refused_or_failed_is_counted() -> None:
-    metrics, event = Metrics(), Failed(1, S2TError("no"))
-    job = Job("greedy", cast(Any, None), 0, cast(Any, None))
-    metrics.refused("greedy")
+    metrics, event, job = empty(), Failed(1, S2TError("no")), job_of("greedy")
+    metrics.refused(job)
     metrics.ended(job, event)
     found = values(metrics)
     assert found["s2t_answers_total{method=greedy,outcome=refused}"] == 1
@@ -99,8 +116,7 @@ def test_what_was_refused_or_failed_is_counted() -> None:
 
 
 def test_triggered_steps_flips_and_times_between_tokens() -> None:
-    metrics = Metrics()
-    job = Job("s2t", cast(Any, None), 0, cast(Any, None), arrived=time.monotonic() - 0.5)
+    metrics, job = empty(), job_of("s2t", arrived=time.monotonic() - 0.5)
     fired = StepRecord(5, 0.0, 5, fired=True)
     steps = (StepRecord(5, 0.0, 5), fired, StepRecord(6, 0.0, 5, fired=True))
     metrics.committed(job, steps[:1])
@@ -112,7 +128,7 @@ def test_triggered_steps_flips_and_times_between_tokens() -> None:
     assert [found[f"s2t_{name}_total{{method=s2t}}"] for name in names] == [3, 2, 1]
     assert 0.5 <= found["s2t_time_to_first_token_seconds_sum{method=s2t}"] < 0.6
     assert 0.05 <= found["s2t_time_per_output_token_seconds_sum{method=s2t}"] < 0.1
-    assert found["s2t_tokens_generated_total{model=slm}"] == 1 and not metrics.first_times
+    assert found["s2t_tokens_generated_total{model=slm}"] == 1
 
 
 class Model:
@@ -135,7 +151,7 @@ class Model:
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_calls_of_the_llm_and_their_failures_are_counted(remote: bool) -> None:
-    metrics, model = Metrics(), Model(remote)
+    metrics, model = empty(), Model(remote)
     timed = TimedBackend(cast(Backend, model), metrics.called)
     asks = [Ask(Context(0, 64), Extend("llm", (token,))) for token in range(3)]
     for ask in asks:
@@ -157,11 +173,11 @@ def test_a_timed_backend_is_called_as_a_backend_is() -> None:
 
 
 def test_requests_to_unknown_paths_make_no_labels_of_their_own() -> None:
-    visits = Visits(cast(Any, SimpleNamespace(metrics=Metrics().collect)))
+    visits = Visits()
     for number in range(50):
         visits.visited(Visit("id", "GET", f"/{number}", 404, 0.1, True, "", {}))
     visits.visited(Visit("id", "GET", "/v1/models", 200, 0.1, True, "/v1/models", {}))
-    found = values(visits)
+    found = values(visits, empty().collect())
     assert found["s2t_requests_total{route=other,status=404}"] == 50
     assert found["s2t_requests_total{route=/v1/models,status=200}"] == 1
     assert sum(name.startswith("s2t_requests_total") for name in found) == 2
@@ -169,7 +185,7 @@ def test_requests_to_unknown_paths_make_no_labels_of_their_own() -> None:
 
 
 def test_openmetrics_is_spoken_to_those_who_ask() -> None:
-    text, content_type = Metrics().text("application/openmetrics-text; version=1.0.0")
+    text, content_type = empty().text("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text") and text.endswith(b"# EOF\n")
 
 

@@ -63,12 +63,12 @@ def run(
     """Serve until Ctrl-C."""
     try:
         from select_to_think.serving.access import ApiKeys, is_loopback
-        from select_to_think.serving.assembly import application, metered_engine
+        from select_to_think.serving.app import application
         from select_to_think.serving.catalogue import Catalogue
         from select_to_think.serving.connections import LOG_CONFIG
-        from select_to_think.serving.distant import CAN_PART, serve_apart
-        from select_to_think.serving.readers import ServingEngine
-        from select_to_think.serving.server import Server, address, bind
+        from select_to_think.serving.engine import Engine
+        from select_to_think.serving.readers import DistantEngine
+        from select_to_think.serving.server import CAN_PART, Server, address, bind, serve_apart
     except ModuleNotFoundError as error:
         raise S2TError(f"{error.name} is missing: install the extra, select-to-think[serve]") from error
     from select_to_think.session import Session
@@ -78,11 +78,11 @@ def run(
         note(f"everybody who reaches {server.host} may use this server: name keys with --api-key-file")
     session = Session.load(pair, runtime)
     catalogue = Catalogue(session, server, settings)
-    engine = metered_engine(session, max_rows=settings.decode.max_batch, max_queue=server.max_queue)
+    engine = Engine(session, max_rows=settings.decode.max_batch, max_queue=server.max_queue)
     where = address(bound)
     dictConfig(LOG_CONFIG)
 
-    def answer(asked: ServingEngine) -> None:
+    def answer(asked: DistantEngine) -> None:
         app = application(asked, catalogue, server, settings, access, keys, server.host)
         Server(app, asked, server).run([bound])
 
@@ -98,5 +98,6 @@ def run(
         serve_apart(engine, answer, announce)
     else:
         announce()
-        answer(engine)
+        engine.start()
+        answer(engine.distant)
     return Reply({"schema": 1, "address": where}, lambda console: None)

@@ -82,6 +82,11 @@ class KVMemory:
         for stack in self.stacks:
             stack[:, target : target + count] = stack[:, source : source + count].clone()
 
+    def touch(self, count: int) -> None:
+        """Take memory for the first `count` slots now; what they hold stays."""
+        for stack in self.stacks:
+            stack[:, :count] += 0
+
     def clear(self, start: int, count: int) -> None:
         """Zeros again, after a row that wrote something that is not a number."""
         for stack in self.stacks:

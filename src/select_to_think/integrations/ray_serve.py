@@ -105,17 +105,19 @@ class Replica:
 
     def __init__(self, own: Mapping[type, Any]) -> None:
         from select_to_think.serving.access import ApiKeys
-        from select_to_think.serving.assembly import application, metered_engine
+        from select_to_think.serving.app import application
         from select_to_think.serving.catalogue import Catalogue
+        from select_to_think.serving.engine import Engine
         from select_to_think.session import Session
 
         decode, server, access = own[DecodeConfig], own[ServeConfig], own[AccessConfig]
         asked = MethodSettings(decode, own[SelectConfig], own[MentorConfig])
         session = Session.load(own[PairConfig], own[RuntimeConfig])
         catalogue = Catalogue(session, server, asked)
-        self.engine = metered_engine(session, max_rows=decode.max_batch, max_queue=server.max_queue)
+        self.engine = Engine(session, max_rows=decode.max_batch, max_queue=server.max_queue)
+        self.distant = self.engine.distant
         keys = ApiKeys.load(access.api_key_file)
-        self.app = application(self.engine, catalogue, server, asked, access, keys, server.host)
+        self.app = application(self.distant, catalogue, server, asked, access, keys, server.host)
         self.name = serve.get_replica_context().replica_id.unique_id.encode()
         self.engine.start()
 
@@ -126,6 +128,7 @@ class Replica:
 
     async def answer(self, asked: Asked) -> AsyncIterator[Any]:
         """(status, headers), and then the pieces of the body. A reader who leaves ends the work on it."""
+        self.distant.start()
         messages: asyncio.Queue[Any] = asyncio.Queue()
         gone, body = asyncio.Event(), [{"type": "http.request", "body": asked.body, "more_body": False}]
 
@@ -146,10 +149,6 @@ class Replica:
             await work
         finally:
             gone.set()
-
-    def __del__(self) -> None:
-        if hasattr(self, "engine"):
-            self.engine.stop()
 
 
 def build(settings: dict[str, Any]) -> serve.Application:

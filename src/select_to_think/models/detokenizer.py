@@ -26,9 +26,9 @@ class Detokenizer:
         self.begin = 0  # decoding starts at this token
         self.told = ""  # what the tokens from there on have told
 
-    def push(self, token: int) -> str:
-        """The text that a token adds; nothing while it ends within a character."""
-        self.tokens.append(token)
+    def push(self, *tokens: int) -> str:
+        """The text that tokens add; nothing while they end within a character."""
+        self.tokens.extend(tokens)
         text = self.decode()
         return "" if text.endswith(UNFINISHED) else self.tell(text)
 

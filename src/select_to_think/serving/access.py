@@ -25,7 +25,7 @@ from random import getrandbits
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -233,10 +233,10 @@ class Recorder:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = name
-                for header, value in SECURITY_HEADERS.items():
-                    headers.setdefault(header, value)
+                known = {header for header, _ in message["headers"]}
+                headers = {"x-request-id": name, **SECURITY_HEADERS}.items()
+                own = [(header.encode(), value.encode()) for header, value in headers]
+                message["headers"] = [*message["headers"], *(pair for pair in own if pair[0] not in known)]
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
             await send(message)

@@ -6,7 +6,7 @@ Non-goals: the forms in which it is sent (`chat.py`, `completions.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from select_to_think.evaluation.grading import extract
@@ -14,8 +14,9 @@ from select_to_think.evaluation.tracing import step_trace
 from select_to_think.files import finite
 from select_to_think.models.detokenizer import Detokenizer
 from select_to_think.serving.jobs import Order
+from select_to_think.serving.wanted import Ended, Written
 from select_to_think.session import Session
-from select_to_think.structures import Counts, Generation, StepRecord
+from select_to_think.structures import Counts, StepRecord
 
 
 @dataclass(frozen=True)
@@ -51,28 +52,29 @@ class Writing:
         self.session, self.order, self.trace, self.alternatives = session, order, trace, alternatives
         self.offset = len(order.echo)  # characters so far, those behind a stop string included
         self.text, self.stop = Detokenizer(session.slm.tokenizer), order.settings.stop
-        for token in order.begun:
-            self.text.push(token)
+        self.text.push(*order.begun)
         self.held = ""  # text that may be the beginning of a stop string
         self.stopped = False
         self.steps = 0
-        self.generation = None if order.answering else Generation((), "length", ())
+        self.ended = None if order.answering else Ended("length")
 
-    def echo(self, scored: Generation | None) -> Delta:
-        """The prompt, with its log-probabilities if it was scored."""
+    def echo(self, scored: Sequence[StepRecord]) -> Delta:
+        """The prompt, with the log-probabilities of its tokens behind the first, as far as they were scored."""
         delta, text, offset = Delta(self.order.echo), Detokenizer(self.session.slm.tokenizer), 0
         if self.alternatives is not None:
             first = StepRecord(self.order.prompt[0], 0.0)
-            for step in (first, *(scored.steps if scored else ())):
+            for step in (first, *scored):
                 delta.logprobs.append(self.logprob(step, offset))
                 offset += len(text.push(step.token))
             delta.logprobs[0] = replace(delta.logprobs[0], logprob=None, alternatives=())
         return delta
 
-    def add(self, steps: Sequence[StepRecord]) -> Delta:
-        """Final steps."""
+    def add(self, written: Written) -> Delta:
+        """Final tokens."""
+        if not written.steps:
+            return Delta(self.shown(self.text.push(*written.tokens)))
         delta = Delta()
-        for step in steps:
+        for step in written.steps:
             added = self.text.push(step.token)
             delta.text += self.shown(added)
             if self.trace:
@@ -89,17 +91,17 @@ class Writing:
         pairs = zip(step.alternatives[:told], step.alternative_logprobs, strict=False)
         return TokenLogprob(step.token, step.logprob, tuple(pairs), offset)
 
-    def finish(self, generation: Generation) -> Delta:
+    def finish(self, ended: Ended) -> Delta:
         """The end."""
-        self.generation = generation
+        self.ended = ended
         text = self.shown(self.text.flush()) + ("" if self.stopped else self.held)
         self.held = ""
         return Delta(text, ends=True)
 
     def shown(self, added: str) -> str:
         """What can be told now that `added` is there: nothing from a stop string on, or from what may become one."""
-        if self.stopped:
-            return ""
+        if self.stopped or not self.stop:
+            return "" if self.stopped else added
         self.held += added
         found = [at for at in map(self.held.find, self.stop) if at >= 0]
         self.stopped = bool(found)
@@ -116,41 +118,41 @@ class Writing:
     @property
     def finish_reason(self) -> str | None:
         """Why it ended, once it has."""
-        return None if self.generation is None else self.generation.finish_reason
+        return None if self.ended is None else self.ended.finish_reason
 
     @property
     def summary(self) -> dict[str, Any]:
         """What the trace says of the whole answer."""
-        assert self.generation is not None
+        assert self.ended is not None
         return {
             "method": self.order.method.name,
             "trigger": self.order.prepared.trigger,
             "threshold": finite(self.order.prepared.threshold),
             "answer": extract(self.session.text(self.text.tokens, self.stop), "text").extracted,
             "seed": self.order.settings.decode.seed,
-            "votes": list(self.generation.votes),
-            "counts": asdict(self.generation.counts),
+            "votes": list(self.ended.votes),
+            "counts": plain(self.ended.counts),
         }
 
 
-def usage(writings: Sequence[Writing], scored: Sequence[Generation], n: int) -> dict[str, Any]:
+def plain(counts: Counts) -> dict[str, int]:
+    """Counts by their names."""
+    return {name: getattr(counts, name) for name in counts.__slots__}
+
+
+def usage(writings: Sequence[Writing], scored: Sequence[Ended], n: int) -> dict[str, Any]:
     """What a request cost. Of `n` answers to one prompt, the prompt counts once."""
-    counts, triggered, flips, written = Counts(), 0, 0, 0
-    for generation in (*scored, *(writing.generation for writing in writings)):
-        if generation is not None:
-            counts.add(generation.counts)
-    for writing in writings:
-        if writing.generation is not None:
-            written += len(writing.generation.tokens)
-            triggered += writing.generation.fired_count
-            flips += writing.generation.flip_count
-    read = sum(len(writing.order.prompt) for writing in writings[::n])
-    spent = asdict(counts)
-    cached = max(spent.get("slm_tokens_cached", 0), spent.get("llm_tokens_cached", 0))
+    ended = [writing.ended for writing in writings if writing.ended is not None]
+    spent = Counts()
+    for each in (*scored, *ended):
+        spent.add(each.counts)
+    read, written = sum(len(writing.order.prompt) for writing in writings[::n]), sum(each.tokens for each in ended)
+    cached = max(spent.slm_tokens_cached, spent.llm_tokens_cached)
+    triggered, flips = sum(each.triggered for each in ended), sum(each.flips for each in ended)
     return {
         "prompt_tokens": read,
         "completion_tokens": written,
         "total_tokens": read + written,
         "prompt_tokens_details": {"cached_tokens": min(read, cached)},
-        "s2t": {"triggered": triggered, "flips": flips, **spent},
+        "s2t": {"triggered": triggered, "flips": flips, **plain(spent)},
     }

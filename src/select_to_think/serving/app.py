@@ -1,6 +1,6 @@
-"""The routes of the server.
+"""The routes of the server, and the whole application for whoever listens (`server.py`, and other people's servers).
 
-Non-goals: who may use them (`access.py`), and how requests are understood (`schemas.py`, `jobs.py`).
+Non-goals: who may use it (`access.py`), and how requests are understood (`schemas.py`, `jobs.py`).
 """
 
 from __future__ import annotations
@@ -8,29 +8,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.types import ASGIApp
 
 from select_to_think import __version__
 from select_to_think.config import MethodSettings, ServeConfig
 from select_to_think.models.prompting import Conversation, prompt_ids, require_text, tokens_of
 from select_to_think.pairs.problems import load_split
 from select_to_think.serving import errors
+from select_to_think.serving.access import ApiKeys, guarded
 from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.chat import ChatForm
 from select_to_think.serving.completions import CompletionForm
 from select_to_think.serving.errors import RequestError
-from select_to_think.serving.jobs import Planner
+from select_to_think.serving.jobs import SHORT, Planner
 from select_to_think.serving.metrics import Visits
-from select_to_think.serving.readers import ServingEngine
-from select_to_think.serving.replies import ClientGone, EventStream, Reply, unless_gone
+from select_to_think.serving.readers import DistantEngine
+from select_to_think.serving.replies import EventStream, Reply
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from select_to_think.serving.settings import AccessConfig
 from select_to_think.serving.static import page_routes
 from select_to_think.serving.tokens import TokenTexts
-from select_to_think.serving.wanted import REMEMBERED
 
 EXAMPLES = 4  # of each domain
 EXAMPLES_NOTE = (
@@ -39,30 +41,28 @@ EXAMPLES_NOTE = (
 
 
 def create_app(
-    engine: ServingEngine,
+    engine: DistantEngine,
     catalogue: Catalogue,
     serve: ServeConfig = ServeConfig(),
     settings: MethodSettings = MethodSettings(),
     visits: Visits | None = None,
 ) -> FastAPI:
-    """The application over an engine, which begins and stops with it.
+    """The application over an engine, which stops with it.
 
     Args:
-        engine: of the session to be served.
+        engine: as a server has it.
         catalogue: what is offered of it.
         serve: how much a client may ask.
         settings: those of requests that do not say.
-        visits: what is told at /metrics, if anything is.
+        visits: what is told at /metrics, beside what the engine tells.
     """
-    session = engine.session
-    planner = Planner(session, catalogue, settings, serve, lru_cache(REMEMBERED)(engine.prepared))
-    texts = TokenTexts(session.slm)
+    planner, texts = Planner(engine, catalogue, settings, serve), TokenTexts(engine.session.slm)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         yield
-        await asyncio.to_thread(engine.stop)
+        await engine.stop()
 
     app = FastAPI(
         title="Select to Think",
@@ -73,42 +73,41 @@ def create_app(
         redoc_url=None,
     )
     errors.install(app)
-
-    add_answers(app, engine, planner, texts)
+    add_answers(app, planner, texts)
     add_models(app, catalogue)
     add_tokens(app, engine, texts)
-    add_state(app, engine)
-    if visits is not None:
-        add_metrics(app, visits)
+    add_state(app, engine, visits or Visits())
     app.router.routes.extend(page_routes())
     return app
 
 
-def add_answers(app: FastAPI, engine: ServingEngine, planner: Planner, texts: TokenTexts) -> None:
+def application(
+    engine: DistantEngine,
+    catalogue: Catalogue,
+    serve: ServeConfig,
+    settings: MethodSettings,
+    access: AccessConfig,
+    keys: ApiKeys,
+    host: str,
+) -> ASGIApp:
+    """The application with keys, limits and metrics; `host` is where it listens."""
+    visits = Visits()
+    return guarded(create_app(engine, catalogue, serve, settings, visits), access, host, keys, visits.visited)
+
+
+def add_answers(app: FastAPI, planner: Planner, texts: TokenTexts) -> None:
     """Chats and completions."""
 
     async def reply(request: Request, asked: ChatRequest | CompletionRequest) -> Response:
         """Answer a chat or a completion."""
-        as_ids = bool(asked.return_tokens_as_token_ids)
-        if isinstance(asked, ChatRequest):
-            orders = await asyncio.to_thread(planner.chat, asked)
-            form: ChatForm | CompletionForm = ChatForm(texts, as_ids=as_ids)
-        else:
-            orders = await asyncio.to_thread(planner.completion, asked)
-            form = CompletionForm(texts, as_ids=as_ids)
-        made = Reply(
-            engine,
-            f"{planner.catalogue.name}:{orders[0].method.name}",
-            asked,
-            orders,
-            form,
-            planner.limits.request_timeout_s,
+        orders = await planner.orders(asked, int(request.headers.get("content-length", SHORT + 1)))
+        form = (ChatForm if isinstance(asked, ChatRequest) else CompletionForm)(
+            texts, as_ids=bool(asked.return_tokens_as_token_ids)
         )
-        request.state.model, request.state.usage = made.model, made.usage  # for the log
-        if not asked.stream:
-            return JSONResponse(await unless_gone(request, made.whole()))
-        chunks = made.events()
-        return EventStream(made, await unless_gone(request, anext(chunks)), chunks)
+        model, timeout_s = f"{planner.catalogue.name}:{orders[0].method.name}", planner.limits.request_timeout_s
+        made = Reply(planner.engine, model, asked, request.receive, orders, form, timeout_s)
+        request.state.model, request.state.usage = model, made.usage  # for the log
+        return await EventStream.begun(made) if asked.stream else JSONResponse(await made.whole())
 
     @app.post("/v1/chat/completions", responses=STREAMED)
     async def chat_completions(request: Request, asked: ChatRequest) -> Response:
@@ -120,14 +119,13 @@ def add_answers(app: FastAPI, engine: ServingEngine, planner: Planner, texts: To
         """Continue texts, or token ids, as they stand."""
         return await reply(request, asked)
 
-    @app.exception_handler(ClientGone)
-    async def gone(request: Request, error: ClientGone) -> Response:
-        return Response(status_code=499)
-
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "The answer, or its stream."}
 }
+
+
+OPEN_METRICS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/openmetrics-text": {}}}}
 
 
 def add_models(app: FastAPI, catalogue: Catalogue) -> None:
@@ -144,7 +142,7 @@ def add_models(app: FastAPI, catalogue: Catalogue) -> None:
         return catalogue.entry(model, catalogue.find(model, None))
 
 
-def add_tokens(app: FastAPI, engine: ServingEngine, texts: TokenTexts) -> None:
+def add_tokens(app: FastAPI, engine: DistantEngine, texts: TokenTexts) -> None:
     """Between texts and tokens, as vLLM has it."""
     slm = engine.session.slm
 
@@ -175,7 +173,7 @@ def add_tokens(app: FastAPI, engine: ServingEngine, texts: TokenTexts) -> None:
         return {"prompt": str(slm.tokenizer.decode(asked.tokens))}
 
 
-def add_state(app: FastAPI, engine: ServingEngine) -> None:
+def add_state(app: FastAPI, engine: DistantEngine, visits: Visits) -> None:
     """What is to be known of the server."""
 
     @app.get("/health")
@@ -193,7 +191,8 @@ def add_state(app: FastAPI, engine: ServingEngine) -> None:
     @app.get("/v1/s2t/state")
     async def state() -> dict[str, int | float]:
         """Counters."""
-        return await asyncio.to_thread(engine.state)
+        found: dict[str, int | float] = await engine.ask("state")
+        return found
 
     @app.get("/v1/s2t/examples")
     async def examples() -> dict[str, Any]:
@@ -201,19 +200,15 @@ def add_state(app: FastAPI, engine: ServingEngine) -> None:
         found = await asyncio.to_thread(example_problems) if engine.session.folder else []
         return {"note": EXAMPLES_NOTE if found else "", "examples": found}
 
+    @app.get("/metrics", response_class=PlainTextResponse, responses=OPEN_METRICS)
+    async def metrics(request: Request) -> Response:
+        """What happened, for Prometheus, in the text format or as OpenMetrics."""
+        text, content_type = visits.text(request.headers.get("accept", ""), await engine.ask("metrics"))
+        return Response(text, headers={"Content-Type": content_type})
+
 
 @cache
 def example_problems() -> list[dict[str, str]]:
     """Of the validation split."""
     problems = load_split("validation", limit_per_domain=EXAMPLES)
     return [{"domain": each.domain, "question": each.question, "answer": each.answer} for each in problems]
-
-
-def add_metrics(app: FastAPI, visits: Visits) -> None:
-    """What happened, for Prometheus."""
-
-    @app.get("/metrics")
-    async def numbers(request: Request) -> Response:
-        """All metrics, in the text format or as OpenMetrics."""
-        text, content_type = await asyncio.to_thread(visits.text, request.headers.get("accept", ""))
-        return Response(text, headers={"Content-Type": content_type})

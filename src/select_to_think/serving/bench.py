@@ -29,7 +29,7 @@ from select_to_think.serving.load import Answer, Job, run_client
 from select_to_think.serving.settings import BenchServeConfig
 from select_to_think.serving.trial import CHAT, COMPLETIONS, Bench, server, whole
 from select_to_think.session import Session
-from select_to_think.structures import Progress, S2TError
+from select_to_think.structures import Generation, Progress, S2TError
 
 SAMPLING = {"temperature": 0.7, "top_p": 0.95, "seed": 0}  # of the methods that draw
 LEAVE_AFTER = 3  # chunks that a vanishing client reads
@@ -49,51 +49,48 @@ def seconds_of(found: Sequence[Answer]) -> float:
     return max(answer.ended for answer in found) - min(answer.sent for answer in found)
 
 
+def rate(found: Sequence[Answer]) -> float:
+    """Tokens a second."""
+    return sum(answer.tokens for answer in found) / seconds_of(found)
+
+
+def timed(work: Callable[[], list[Generation]]) -> tuple[list[Generation], float]:
+    """What work gives, and its seconds."""
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
+
+
 def p95(found: Sequence[Answer]) -> float:
     """The time to the first token that at most one in twenty answers exceeds."""
     return float(np.quantile([answer.first_token_seconds for answer in found], 0.95, method="higher"))
 
 
 def throughput(bench: Bench) -> Findings:
-    """Tokens a second: many streams against one, and the server against the offline runtime, round by round.
+    """Tokens a second: many streams against one, and the server against the offline runtime, round by round; for
+    comparison the offline runtime with one sequence at a time.
 
     Beside them the processor's microseconds a token, which other programs on the machine change less.
     """
     config, rates, costs = bench.config, [], []
-    bench.ask(config.streams, streams=config.streams), bench.offline(bench.texts(config.streams), config.method)  # warm
+    texts, few = bench.texts(config.requests), max(1, config.requests // 8)
+    bench.ask(config.streams, streams=config.streams), bench.offline(texts[: config.streams], config.method)  # warm
     for _ in range(config.rounds):
-        alone = bench.ask(max(1, config.requests // 8))
-        before = bench.server.cpu_seconds
+        one, before = rate(bench.ask(few)), bench.server.cpu_seconds
         many = bench.ask(config.requests, streams=config.streams)
-        spent, own, start = bench.server.cpu_seconds - before, time.process_time(), time.perf_counter()
-        offline = bench.offline(bench.texts(config.requests), config.method)
-        seconds, own = time.perf_counter() - start, time.process_time() - own
+        spent, own = bench.server.cpu_seconds - before, time.process_time()
+        offline, seconds = timed(lambda: bench.offline(texts, config.method))
+        own = time.process_time() - own
         if wrong := [a.number for a, b in zip(many, offline, strict=True) if a.text != b.text]:
             raise S2TError(f"{len(wrong)} answers differ from the offline ones, the first to question {wrong[0]}")
-        served, written = sum(answer.tokens for answer in many), sum(len(answer.tokens) for answer in offline)
-        rates.append(
-            {
-                "one": sum(answer.tokens for answer in alone) / seconds_of(alone),
-                "many": served / seconds_of(many),
-                "offline": written / seconds,
-            }
-        )
+        alone, longer = timed(lambda: bench.offline(texts[:few], config.method, max_batch=1))
+        written, apart = (sum(len(answer.tokens) for answer in found) for found in (offline, alone))
+        rates.append({"one": one, "many": rate(many), "offline": written / seconds, "offline_one": apart / longer})
+        served = sum(answer.tokens for answer in many)
         costs.append({"server": 1e6 * spent / served, "offline": 1e6 * own / written})
+    to_one, to_offline = (median(each["many"] / each[name] for each in rates) for name in ("one", "offline"))
     rows = [
-        row(
-            "throughput",
-            "tokens/s at many streams / at one",
-            median(r["many"] / r["one"] for r in rates),
-            8,
-            at_least=True,
-        ),
-        row(
-            "throughput",
-            "tokens/s of server / offline",
-            median(r["many"] / r["offline"] for r in rates),
-            0.85,
-            at_least=True,
-        ),
+        row("throughput", "tokens/s at many streams / at one", to_one, 8, at_least=True),
+        row("throughput", "tokens/s of server / offline", to_offline, 0.85, at_least=True),
     ]
     return rows, {"tokens_per_second": rates, "cpu_microseconds_per_token": costs}
 
@@ -103,16 +100,10 @@ def latency(bench: Bench) -> Findings:
     config, rounds, draw = bench.config, [], Random(0)
     for _ in range(config.rounds):
         busy = bench.ask(config.requests, streams=config.streams)
-        requests_per_second = config.requests / seconds_of(busy) / 2
-        arrivals = list(accumulate(draw.expovariate(requests_per_second) for _ in range(config.requests)))
-        unloaded, half = bench.ask(config.requests), bench.ask(config.requests, starts=arrivals)
-        rounds.append(
-            {
-                "requests_per_second": requests_per_second,
-                "unloaded_p95_seconds": p95(unloaded),
-                "half_p95_seconds": p95(half),
-            }
-        )
+        per_second = config.requests / seconds_of(busy) / 2
+        arrivals = list(accumulate(draw.expovariate(per_second) for _ in range(config.requests)))
+        unloaded, half = (p95(bench.ask(config.requests, starts=starts)) for starts in ((), arrivals))
+        rounds.append({"requests_per_second": per_second, "unloaded_p95_seconds": unloaded, "half_p95_seconds": half})
     ratio = median(each["half_p95_seconds"] / each["unloaded_p95_seconds"] for each in rounds)
     return [row("latency", "p95 of first token, half load / none", ratio, 3, at_least=False)], {"rounds": rounds}
 
@@ -177,13 +168,14 @@ def vanish(bench: Bench) -> Findings:
     ], {"vanished": sum(1 for answer in left if answer.finish_reason is None and answer.times), "state": state}
 
 
-def long_prompt(config: BenchServeConfig, session: Session, questions: Sequence[str]) -> Findings:
+def long_prompt(bench: Bench) -> Findings:
     """A long prompt, while others read: between two of their tokens stands at most one piece of it.
 
     The bundled SLM has rotary positions and a short context; a copy of it that claims a longer one computes the same.
     """
-    length, endless = config.long_prompt_tokens, {str(token): -100 for token in session.stop_ids}
-    words = [token for question in questions for token in session.prompt(question, 1, with_llm=False)]
+    session, length = bench.session, bench.config.long_prompt_tokens
+    endless = {str(token): -100 for token in session.stop_ids}
+    words = [token for question in bench.questions for token in session.prompt(question, 1, with_llm=False)]
     with tempfile.TemporaryDirectory() as folder:
         slm, draw = Path(folder) / "slm", Random(0)
         shutil.copytree(bundled_model(session.config.pair, "slm"), slm)
@@ -223,29 +215,23 @@ def bench_serve(
     Raises:
         S2TError: an unknown part, or a server that fails.
     """
-    parts: dict[str, Callable[[Bench], Findings]] = {
-        "throughput": throughput,
-        "latency": latency,
-        "soak": soak,
-        "vanish": vanish,
-    }
     rows: list[dict[str, Any]] = []
     details: dict[str, Any] = {}
-    chosen, done = config.chosen, 0
-
-    def found(part: str, findings: Findings) -> None:
-        nonlocal done
-        rows.extend(findings[0])
-        details[part] = findings[1]
-        done += 1
-        if progress:
-            progress(done, len(chosen))
-
+    chosen = config.chosen
     with server("--pair", session.config.pair, "--max-queue", str(config.clients + config.requests)) as under_load:
         bench = Bench(config, session, under_load, questions)
-        for part in chosen:
-            if part in parts:
-                found(part, parts[part](bench))
-    if "long-prompt" in chosen:
-        found("long-prompt", long_prompt(config, session, questions))
+        for done, part in enumerate(chosen, 1):
+            found, details[part] = MEASURES[part](bench)
+            rows += found
+            if progress:
+                progress(done, len(chosen))
     return {"schema": 1, "rows": rows, "details": details, "config": asdict(config)}
+
+
+MEASURES: dict[str, Callable[[Bench], Findings]] = {
+    "throughput": throughput,
+    "latency": latency,
+    "soak": soak,
+    "vanish": vanish,
+    "long-prompt": long_prompt,
+}

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -82,6 +82,10 @@ class RequestError(Exception):
         return JSONResponse(self.body, self.status, dict(self.headers or {}))
 
 
+class ClientGone(Exception):
+    """Nobody reads the answers any more."""
+
+
 def stopping() -> RequestError:
     """What is told to everybody once the server ends."""
     return RequestError("the server is stopping", 503, code="stopping")
@@ -148,9 +152,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestError)
     @app.exception_handler(S2TError)
-    async def on_refusal(request: Request, error: Exception) -> JSONResponse:
+    @app.exception_handler(Exception)
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
         return request_error(error).response
 
-    @app.exception_handler(Exception)
-    async def on_failure(request: Request, error: Exception) -> JSONResponse:
-        return request_error(error).response
+    @app.exception_handler(ClientGone)
+    async def on_gone(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=499)

@@ -5,8 +5,9 @@ Non-goals: running it (`engine.py`), and the forms of answers.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,9 +18,9 @@ from select_to_think.models.prompting import Conversation, require_text, tokens_
 from select_to_think.presets import preset_values
 from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.errors import RequestError
+from select_to_think.serving.readers import DistantEngine
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest
-from select_to_think.serving.wanted import Answering, Prepared, Scoring, unseeded
-from select_to_think.session import Session
+from select_to_think.serving.wanted import Prepared, Wanted
 from select_to_think.structures import PromptTooLong
 
 TRACED_ALTERNATIVES = 8  # of a step, where a trace does not say how many
@@ -27,6 +28,7 @@ Request = ChatRequest | CompletionRequest
 COLDEST = 0.01  # temperature; below it sampling is taken as greedy decoding
 GREEDY = ("greedy", "distill", "llm")  # methods of one model, each step of which is one look at its distribution
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")
+SHORT = 4096  # bytes; longer requests are read by tokenizers beside the event loop
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Order:
     settings: MethodSettings
     prompt: list[int]
     begun: tuple[int, ...]  # of the prompt, the tokens that belong to the answer
-    answering: Answering | None  # None where no token is to be written
-    scoring: Scoring | None = None
+    answering: Wanted | None  # None where no token is to be written
+    scoring: Wanted | None = None
     echo: str = ""  # text of the prompt, where it is to be told again
 
 
@@ -47,52 +49,39 @@ class Planner:
     """Makes orders of requests."""
 
     def __init__(
-        self,
-        session: Session,
-        catalogue: Catalogue,
-        settings: MethodSettings,
-        limits: ServeConfig,
-        prepared: Callable[[str, MethodSettings], Prepared],
+        self, engine: DistantEngine, catalogue: Catalogue, settings: MethodSettings, limits: ServeConfig
     ) -> None:
-        """`settings` are those of requests that do not say; `prepared` raises S2TError for some that they bring."""
-        self.session, self.catalogue, self.settings, self.limits = session, catalogue, settings, limits
-        self.prepared = prepared
+        """`settings` are those of requests that do not say."""
+        self.engine, self.session = engine, engine.session
+        self.catalogue, self.settings, self.limits = catalogue, settings, limits
 
-    def chat(self, request: ChatRequest) -> list[Order]:
-        """The orders of a conversation."""
-        turns = tuple(message.turn for message in request.messages)
-        return self.orders(request, [Conversation(turns, tuple(request.s2t.answer_tokens))])
+    async def orders(self, request: Request, size: int) -> list[Order]:
+        """The answers that a request of `size` bytes wants: `n` to each prompt, one after the other.
 
-    def completion(self, request: CompletionRequest) -> list[Order]:
-        """The orders of prompts."""
-        given: Any = request.prompt
-        prompts = [given] if isinstance(given, str) or isinstance(given[0], int) else given
-        questions = [[*self.prompt_ids(prompt), *request.s2t.answer_tokens] for prompt in prompts]
-        orders = self.orders(request, questions)
-        if not request.echo:
-            return orders
-        texts = [prompt if isinstance(prompt, str) else self.session.text(prompt) for prompt in prompts]
-        return [replace(order, echo=texts[place // (request.n or 1)]) for place, order in enumerate(orders)]
+        Raises:
+            RequestError: what cannot be served.
+            S2TError: the same.
+        """
+        method = self.found(request)
+        settings = self.chosen(request, method)
+        prepared = await self.engine.prepared(method.name, settings.select, settings.mentor)
 
-    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
-        """The token ids of a prompt that is continued as it stands."""
-        if not isinstance(prompt, str):
-            return list(prompt)
-        require_text(prompt)
-        return tokens_of(self.session.slm, prompt)
+        def planned() -> list[Order]:
+            prompts = request.prompts
+            return [order for each in prompts for order in self.ordered(request, method, prepared, settings, each)]
 
-    def orders(self, request: Request, questions: Sequence[Question]) -> list[Order]:
-        """`n` orders for each question, those of one question one after the other."""
-        n = request.n or 1
-        if n * len(questions) > self.limits.max_n:
+        return planned() if size <= SHORT else await asyncio.to_thread(planned)
+
+    def found(self, request: Request) -> Method:
+        """The method that a request means."""
+        if (request.n or 1) * len(request.prompts) > self.limits.max_n:
             raise RequestError(f"prompts times n must be at most {self.limits.max_n} in one request", param="n")
         method = self.catalogue.find(request.model, request.s2t.method)
         if method.samples > self.limits.max_n:
             raise RequestError(f"{method.name}: at most maj@{self.limits.max_n} is served", param="model")
         if method.draws and not method.mentor and request.temperature is not None and request.temperature < COLDEST:
-            method = find_method("greedy")
-        settings = self.chosen(request, method)
-        return [order for question in questions for order in self.ordered(request, method, settings, question, n)]
+            return find_method("greedy")
+        return method
 
     def chosen(self, request: Request, method: Method) -> MethodSettings:
         """The settings of a method under a request: the server's, where it does not say."""
@@ -110,15 +99,11 @@ class Planner:
             require_text(text)
         own = {name: value for name, value in request.s2t if value is not None}
         own = {**(preset_values(own["preset"]) if "preset" in own else {}), **own}
-
-        def changed(config: Any) -> Any:
-            return replace(config, **{spec.name: own[spec.name] for spec in fields(config) if spec.name in own})
-
         traced = own.get("alternatives", TRACED_ALTERNATIVES) if request.s2t.trace else 0
         return MethodSettings(
-            replace(self.settings.decode, **drawn),
-            changed(self.settings.select),
-            changed(self.settings.mentor),
+            changed(self.settings.decode, drawn),
+            changed(self.settings.select, own),
+            changed(self.settings.mentor, own),
             request.stops,
             max(request.alternatives or 0, traced),
             self.asked_ids(request, method),
@@ -139,30 +124,42 @@ class Planner:
 
     def bias(self, request: Request, method: Method) -> tuple[tuple[int, float], ...]:
         """(token id, nats) of a request."""
-        size, pairs = self.session.slm.vocab_size, request.logit_bias or {}
-        if pairs and method.asks_llm and not self.session.shares_vocabulary:
+        if not (pairs := request.logit_bias or {}):
+            return ()
+        size = self.session.slm.vocab_size
+        if method.asks_llm and not self.session.shares_vocabulary:
             raise RequestError(f"{method.name} asks an LLM with other tokens: leave logit_bias out", param="logit_bias")
         if wrong := [token for token in pairs if not token.isdecimal() or len(token) > 10 or int(token) >= size]:
             raise RequestError(f"logit_bias: {wrong[0]!r} is no token id below {size}", param="logit_bias")
         return tuple((int(token), nats) for token, nats in pairs.items() if nats)
 
     def ordered(
-        self, request: Request, method: Method, settings: MethodSettings, question: Question, n: int
+        self, request: Request, method: Method, prepared: Prepared, settings: MethodSettings, asked: Question
     ) -> list[Order]:
-        """The answers to one question."""
+        """The answers to one prompt."""
+        echo, question, begun = "", asked, tuple(request.s2t.answer_tokens)
+        if not isinstance(asked, Conversation):
+            question = [*self.prompt_ids(asked), *begun]
+            if request.echo:
+                echo = asked if isinstance(asked, str) else self.session.text(asked)
         prompt, longest = self.room(request, method, settings, question)
-        settings = replace(settings, decode=replace(settings.decode, max_new_tokens=max(1, longest)))
-        prepared = self.prepared(method.name, unseeded(settings))
-        echoed = isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None
-        scoring = None
-        if echoed and len(prompt) > 1:
-            scoring = Scoring(method.name, settings, prompt, request.alternatives or 1)
-        begun, orders = tuple(request.s2t.answer_tokens), []
-        for number in range(n):
-            mine = seeded(settings, number)
-            answering = Answering(method.name, mine, question, prompt) if longest else None
-            orders.append(Order(method, prepared, mine, prompt, begun, answering, scoring))
+        scoring, orders = None, []
+        if request.echo and request.logprobs is not None and len(prompt) > 1:
+            scoring = Wanted(method.name, settings, prompt)
+        detailed = request.s2t.trace or request.alternatives is not None
+        for number in range(request.n or 1):
+            seed = (settings.decode.seed + number) % (LARGEST_SEED + 1)
+            mine = replace(settings, decode=replace(settings.decode, max_new_tokens=max(1, longest), seed=seed))
+            answering = Wanted(method.name, mine, prompt, question, detailed) if longest else None
+            orders.append(Order(method, prepared, mine, prompt, begun, answering, scoring, echo))
         return orders
+
+    def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        """The token ids of a prompt that is continued as it stands."""
+        if not isinstance(prompt, str):
+            return list(prompt)
+        require_text(prompt)
+        return tokens_of(self.session.slm, prompt)
 
     def room(
         self, request: Request, method: Method, settings: MethodSettings, question: Question
@@ -183,7 +180,7 @@ class Planner:
         return prompt, min(settings.decode.max_new_tokens, room - len(prompt)) if wanted is None else wanted
 
 
-def seeded(settings: MethodSettings, number: int) -> MethodSettings:
-    """The settings of the `number`-th answer to one prompt."""
-    seed = (settings.decode.seed + number) % (LARGEST_SEED + 1)
-    return replace(settings, decode=replace(settings.decode, seed=seed))
+def changed(config: Any, values: Mapping[str, Any]) -> Any:
+    """A configuration with those values that are its own."""
+    own = {spec.name: values[spec.name] for spec in fields(config) if spec.name in values}
+    return replace(config, **own) if own else config

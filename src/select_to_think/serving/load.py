@@ -3,23 +3,29 @@
 `python -m select_to_think.serving.load` reads a `Job` as JSON from stdin and writes what came of each request to
 stdout. Times are those of the monotonic clock, which all processes of a machine share.
 
-Non-goals: what the numbers mean (`bench.py`). Nothing here may import torch.
+It shares the machine's cores with the server, so it shall cost little: threads and the standard library's client take a
+fraction of what an asynchronous one does. Nothing here may import torch.
+
+Non-goals: what the numbers mean (`bench.py`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
-
+IDLE_SECONDS = 2.0  # that a connection may wait; the server ends it after five
 SECONDS = 600.0  # after which an answer counts as lost
+Idle = list[tuple[float, HTTPConnection]]  # connections that wait for a next request, and since when
 
 
 @dataclass(frozen=True)
@@ -64,64 +70,76 @@ def run_client(job: Job) -> list[Answer]:
     return [Answer(**found) for found in json.loads(done.stdout)]
 
 
-async def do_job(job: Job) -> list[Answer]:
+def do_job(job: Job) -> list[Answer]:
     """Ask everything; an answer for each body, in their order."""
-    answers = [Answer(number) for number in range(len(job.bodies))]
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=job.url, timeout=SECONDS, limits=limits) as client:
-        if job.starts:
-            begun = time.monotonic()
-            tasks = [later(begun + at, client, job, answer) for at, answer in zip(job.starts, answers, strict=True)]
-            await asyncio.gather(*tasks)
-        else:
-            waiting = iter(answers)
+    answers: list[Answer] = [Answer(number) for number in range(len(job.bodies))]
+    idle: Idle = []
+    waiting, begun = iter(answers), time.monotonic()
 
-            async def one_after_another() -> None:
-                for answer in waiting:
-                    await ask(client, job, answer)
+    def one_after_another() -> None:
+        for answer in waiting:
+            ask(idle, job, answer)
 
-            await asyncio.gather(*(one_after_another() for _ in range(job.streams)))
+    def late(answer: Answer, start: float) -> None:
+        ask(idle, job, answer)
+        answer.sent = start  # a client that is late counts as waiting
+
+    with ThreadPoolExecutor(len(answers) if job.starts else job.streams) as pool:
+        asked = [pool.submit(one_after_another) for _ in range(0 if job.starts else job.streams)]
+        for start, answer in zip(job.starts, answers, strict=False):
+            time.sleep(max(0.0, begun + start - time.monotonic()))
+            asked.append(pool.submit(late, answer, begun + start))
+        for each in asked:
+            each.result()
     return answers
 
 
-async def later(start: float, client: httpx.AsyncClient, job: Job, answer: Answer) -> None:
-    """Ask at a time; a client that is late counts as waiting."""
-    await asyncio.sleep(start - time.monotonic())
-    await ask(client, job, answer)
-    answer.sent = start
+def connection_to(url: str, idle: Idle) -> HTTPConnection:
+    """The connection that was used last, unless the server may have given it up, or a new one."""
+    with suppress(IndexError):
+        since, connection = idle.pop()
+        if time.monotonic() - since < IDLE_SECONDS:
+            return connection
+    return HTTPConnection(urlsplit(url).netloc, timeout=SECONDS)
 
 
-async def ask(client: httpx.AsyncClient, job: Job, answer: Answer) -> None:
+def ask(idle: Idle, job: Job, answer: Answer) -> None:
     """One request, and its answer as it comes."""
     body, path = job.bodies[answer.number], job.paths[answer.number % len(job.paths)]
+    connection, data = connection_to(job.url, idle), json.dumps(body).encode()
     answer.sent = time.monotonic()
     try:
-        async with client.stream("POST", path, json=body) as response:
-            answer.status = response.status_code
-            if response.status_code != 200 or not body.get("stream"):
-                take(answer, json.loads(await response.aread()))
-            else:
-                chunks = 0
-                async for event in events(response):
-                    take(answer, event)
-                    chunks += 1
-                    if chunks == job.leave_after:
-                        break
-    except (httpx.HTTPError, ValueError) as error:
-        answer.error = f"{type(error).__name__}: {error}"
-    answer.ended = time.monotonic()
+        connection.request("POST", path, data, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer.status = response.status
+        if response.status == 200 and body.get("stream"):
+            for chunks, event in enumerate(events(response), 1):
+                take(answer, event)
+                if chunks == job.leave_after:
+                    break
+        else:
+            take(answer, json.loads(response.read()))
+        answer.ended = time.monotonic()
+        if response.isclosed():
+            return idle.append((time.monotonic(), connection))
+    except (OSError, HTTPException, ValueError) as error:
+        answer.error, answer.ended = f"{type(error).__name__}: {error}", time.monotonic()
+    connection.close()
 
 
-async def events(response: httpx.Response) -> AsyncIterator[Any]:
-    """The JSON values of server-sent events, until [DONE]; a stream that ends without it is an error."""
-    rest = b""
-    async for data in response.aiter_raw():
+def events(response: HTTPResponse) -> Iterator[Any]:
+    """The JSON values of server-sent events before [DONE]; a stream that ends without it is an error.
+
+    It is read to its end, so that the connection serves the next request.
+    """
+    rest = event = b""
+    while data := response.read1():
         *whole, rest = (rest + data).split(b"\n\n")
         for event in whole:
-            if event == b"data: [DONE]":
-                return
-            yield json.loads(event.removeprefix(b"data: "))
-    raise ValueError("the stream ended without [DONE]")
+            if event != b"data: [DONE]":
+                yield json.loads(event.removeprefix(b"data: "))
+    if event != b"data: [DONE]":
+        raise ValueError("the stream ended without [DONE]")
 
 
 def take(answer: Answer, value: dict[str, Any]) -> None:
@@ -142,5 +160,4 @@ def take(answer: Answer, value: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    found = asyncio.run(do_job(Job(**json.load(sys.stdin))))
-    json.dump([asdict(answer) for answer in found], sys.stdout)
+    json.dump([asdict(answer) for answer in do_job(Job(**json.load(sys.stdin)))], sys.stdout)

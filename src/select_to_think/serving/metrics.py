@@ -10,7 +10,7 @@ Non-goals: the numbers that a request's own answer carries (`usage`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -23,11 +23,21 @@ from prometheus_client.registry import Collector
 from select_to_think.contexts.protocol import Ask, Backend
 from select_to_think.runs import Failed, Finished
 from select_to_think.serving.access import Visit
-from select_to_think.serving.engine import Engine, Job, Observer
-from select_to_think.serving.readers import ServingEngine
+from select_to_think.serving.wanted import Job
 from select_to_think.structures import Generation, StepRecord
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+@dataclass(frozen=True)
+class Found(Collector):
+    """Numbers that were collected."""
+
+    metrics: Sequence[Metric]
+
+    def collect(self) -> Sequence[Metric]:
+        """As they are."""
+        return self.metrics
 
 
 class Numbers:
@@ -45,21 +55,24 @@ class Numbers:
         """A new histogram of seconds, empty."""
         return Histogram(f"s2t_{name}_seconds", help, labels, registry=self.registry, buckets=SECONDS)
 
-    def text(self, accept: str) -> tuple[bytes, str]:
-        """All of them in the format that an Accept header asks for, and its content type."""
+    def collect(self) -> list[Metric]:
+        """All of them as they are now."""
+        return list(self.registry.collect())
+
+    def text(self, accept: str, others: Sequence[Metric] = ()) -> tuple[bytes, str]:
+        """All of them behind others, in the format that an Accept header asks for, and its content type."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(Found([*others, *self.collect()])), content_type
 
 
 class Visits(Numbers):
-    """What is counted of requests; an engine's numbers stand beside them."""
+    """What is counted of requests."""
 
-    def __init__(self, engine: ServingEngine) -> None:
+    def __init__(self) -> None:
         """Everything is zero."""
         super().__init__()
         self.requests = self.counter("requests", "HTTP requests that were answered.", "route", "status")
         self.request_seconds = self.histogram("request", "From a request's arrival to the end of its answer.", "route")
-        self.registry.register(Relay(engine))
 
     def visited(self, visit: Visit) -> None:
         """Count a request; those to no route of ours count together."""
@@ -68,24 +81,16 @@ class Visits(Numbers):
         self.request_seconds.labels(route).observe(visit.seconds)
 
 
-@dataclass(eq=False)
-class Relay(Collector):
-    """The numbers of an engine."""
+class Metrics(Numbers):
+    """What is counted of answers, in the engine's thread, beside the present state of its models."""
 
-    engine: ServingEngine
-
-    def collect(self) -> list[Metric]:
-        """As they are now."""
-        return self.engine.metrics()
-
-
-class Metrics(Numbers, Observer):
-    """What is counted of answers."""
-
-    def __init__(self) -> None:
-        """Everything is zero."""
+    def __init__(self, backends: dict[str, Backend], state: Callable[[], Mapping[str, float]]) -> None:
+        """Everything is zero. The LLM's calls are timed if it is among the backends by now."""
         super().__init__()
         ProcessCollector(registry=self.registry)
+        self.registry.register(Present(backends, state))
+        if "llm" in backends:
+            backends["llm"] = cast(Backend, TimedBackend(backends["llm"], self.called))
         counter, histogram = self.counter, self.histogram
         self.answers = counter("answers", "Generations that ended, by how they did.", "method", "outcome")
         self.first_token = histogram("time_to_first_token", "From a request to its first token.", "method")
@@ -101,63 +106,51 @@ class Metrics(Numbers, Observer):
         self.llm_failures = counter("llm_call_failures", "Requests to the LLM that it did not answer.")
         self.queue_seconds = histogram("queue", "From an answer's arrival to its beginning.")
         self.step_seconds = histogram("runtime_step", "Of one step of the runtime.")
-        self.first_times: dict[Job, float] = {}  # of the answers that have begun
         self.of_method = cache(self.children)
 
     def children(self, method: str) -> tuple[Counter, Counter, Counter]:
         """The counters of a method's steps, found once."""
         return self.steps.labels(method), self.triggered.labels(method), self.flips.labels(method)
 
-    def refused(self, method: str) -> None:
-        self.answers.labels(method, "refused").inc()
+    def refused(self, job: Job) -> None:
+        """It was not taken: the queue is full."""
+        self.answers.labels(job.wanted.method, "refused").inc()
 
     def begun(self, job: Job) -> None:
+        """It has left the queue."""
         self.queue_seconds.observe(time.monotonic() - job.arrived)
 
     def committed(self, job: Job, steps: Sequence[StepRecord]) -> None:
-        if job not in self.first_times:
-            self.first_times[job] = time.monotonic()
-            self.first_token.labels(job.method).observe(self.first_times[job] - job.arrived)
-        total, triggered, flips = self.of_method(job.method)
+        """Steps of it are final."""
+        if job.answered is None:
+            job.answered = time.monotonic()
+            self.first_token.labels(job.wanted.method).observe(job.answered - job.arrived)
+        total, triggered, flips = self.of_method(job.wanted.method)
         total.inc(len(steps))
         if fired := sum(step.fired for step in steps):
             triggered.inc(fired)
             flips.inc(sum(step.flip for step in steps))
 
     def ended(self, job: Job, event: Finished | Failed | None) -> None:
-        first_time = self.first_times.pop(job, None)
+        """It is over; without an event, because its client left."""
+        method = job.wanted.method
         if not isinstance(event, Finished):
-            self.answers.labels(job.method, "cancelled" if event is None else "failed").inc()
+            self.answers.labels(method, "cancelled" if event is None else "failed").inc()
             return
         result: Generation = event.result
         tokens, counts = len(result.tokens), result.counts
-        self.answers.labels(job.method, result.finish_reason).inc()
-        if first_time is not None and tokens > 1:
-            self.per_token.labels(job.method).observe((time.monotonic() - first_time) / (tokens - 1))
+        self.answers.labels(method, result.finish_reason).inc()
+        if job.answered is not None and tokens > 1:
+            self.per_token.labels(method).observe((time.monotonic() - job.answered) / (tokens - 1))
         self.processed.labels("slm").inc(counts.slm_tokens_processed)
         self.processed.labels("llm").inc(counts.llm_tokens_processed)
         self.generated.labels("slm").inc(max(0, tokens - counts.llm_tokens_generated))
         self.generated.labels("llm").inc(counts.llm_tokens_generated)
 
-    def stepped(self, seconds: float, rows: int) -> None:
-        self.step_seconds.observe(seconds)
-
-    def watch(self, engine: Engine) -> None:
-        """Read an engine's numbers whenever somebody asks, and time the calls of its LLM, if it has one."""
-        runtime = engine.session.streams.runtime
-        self.registry.register(EngineNumbers(engine))
-        if "llm" in runtime.backends:
-            timed = TimedBackend(runtime.backends["llm"], self.called)
-            cast(dict[str, Backend], runtime.backends)["llm"] = cast(Backend, timed)
-
     def called(self, seconds: float, failures: int) -> None:
         """One call of the LLM, and how many of the requests that it carried were not answered."""
         self.llm_seconds.observe(seconds)
         self.llm_failures.inc(failures)
-
-    def collect(self) -> list[Metric]:
-        """All metrics as they are now."""
-        return list(self.registry.collect())
 
 
 class TimedBackend:
@@ -191,22 +184,22 @@ class TimedBackend:
         return answered
 
 
-class EngineNumbers(Collector):
+@dataclass(eq=False)
+class Present(Collector):
     """The present state of an engine and of its models."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Of `engine`."""
-        self.engine = engine
+    backends: Mapping[str, Backend]
+    state: Callable[[], Mapping[str, float]]
 
     def collect(self) -> Iterator[Metric]:
         """Gauges and counters as they are now."""
-        state, backends = self.engine.state(), list(self.engine.session.backends.items())
+        state = self.state()
         yield GaugeMetricFamily("s2t_rows", "Sequences that are decoded now.", state["rows"])
         yield GaugeMetricFamily("s2t_queue", "Answers that wait for their turn.", state["queue"])
         forwards = CounterMetricFamily("s2t_forwards", "Forwards of the whole model, for many rows.", labels=["model"])
         slots = GaugeMetricFamily("s2t_kv_slots", "Tokens that the key-value memory holds.", labels=["model"])
         used = GaugeMetricFamily("s2t_kv_slots_used", "Of them, those that belong to a sequence.", labels=["model"])
-        for name, backend in backends:
+        for name, backend in list(self.backends.items()):
             forwards.add_metric([name], backend.forwards)
             if (extents := getattr(backend, "extents", None)) is not None:  # a model in process
                 slots.add_metric([name], extents.slots)

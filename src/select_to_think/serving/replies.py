@@ -8,66 +8,55 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from random import getrandbits
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from fastapi import Request
 from fastapi.responses import StreamingResponse
 from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
-from select_to_think.runs import Committed, Failed, Finished
 from select_to_think.serving.answers import Delta, Writing, usage
-from select_to_think.serving.errors import RequestError, request_error
+from select_to_think.serving.chat import ChatForm
+from select_to_think.serving.completions import CompletionForm
+from select_to_think.serving.errors import ClientGone, RequestError, request_error
 from select_to_think.serving.jobs import Order
-from select_to_think.serving.readers import ServingEngine
+from select_to_think.serving.readers import DistantEngine
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest
-from select_to_think.serving.wanted import Wanted
-from select_to_think.structures import Generation
+from select_to_think.serving.wanted import Ended, News, Wanted, Written
 
-T = TypeVar("T")
-
-
-class Form(Protocol):
-    """How one kind of answer looks."""
-
-    prefix: str
-    whole_object: str
-    chunk_object: str
-
-    def opening(self) -> dict[str, Any] | None: ...
-    def part(self, delta: Delta) -> dict[str, Any]: ...
-    def whole(self, delta: Delta, writing: Writing) -> dict[str, Any]: ...
-
-
-class ClientGone(Exception):
-    """Nobody reads the answer any more."""
+Deltas = list[tuple[int, Delta]]  # (choice, what is new of it)
 
 
 @dataclass
 class Reply:
-    """One request on its way: it is submitted when it is made.
+    """One request on its way: it is submitted when it is made, and left when its client hangs up.
 
     Raises:
-        RequestError: the queue is full, or the server stops.
+        RequestError: the server stops.
     """
 
-    engine: ServingEngine
+    engine: DistantEngine
     model: str
     request: ChatRequest | CompletionRequest
+    receive: Receive
     orders: Sequence[Order]
-    form: Form
+    form: ChatForm | CompletionForm
     timeout_s: float
-    writings: list[Writing] = field(init=False)
-    scored: dict[int, Generation] = field(default_factory=dict)
-    created: int = field(default_factory=lambda: int(time.time()))
+    scored: list[Ended] = field(default_factory=list)
+    failed: bool = False
 
     def __post_init__(self) -> None:
         """Submit the runs."""
         self.deadline = asyncio.get_running_loop().time() + self.timeout_s
-        self.id = f"{self.form.prefix}-{getrandbits(128):032x}"
+        self.common = {
+            "id": f"{self.form.prefix}-{getrandbits(128):032x}",
+            "object": self.form.chunk_object if self.request.stream else self.form.whole_object,
+            "created": int(time.time()),
+            "model": self.model,
+            "system_fingerprint": f"fp_{self.engine.session.slm.fingerprint[:12]}",
+        }
         self.writings = [
             Writing(self.engine.session, order, trace=self.request.s2t.trace, alternatives=self.request.alternatives)
             for order in self.orders
@@ -77,76 +66,107 @@ class Reply:
         self.answers = len(wanted)  # what is behind these scores prompts
         wanted += [(place, order.scoring) for place, order in orders if order.scoring]
         self.places = [place for place, _ in wanted]
+        self.awaited: dict[int, Deltas] = {place: [] for place in self.places[self.answers :]}
         self.client = self.engine.take([each for _, each in wanted])
+        self.watching = asyncio.ensure_future(self.watch())
 
-    async def deltas(self) -> AsyncIterator[tuple[int, Delta]]:
-        """(choice, what is new of it), echoed prompts first; an answer has ended when its writing has a reason.
+    async def watch(self) -> None:
+        """Leave when the client hangs up."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.client.leave()
+
+    def close(self) -> None:
+        """Whatever still runs for it ends."""
+        self.watching.cancel()
+        self.client.leave()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that it waited for has been told."""
+        return self.failed or not (self.client.open or self.client.held)
+
+    async def deltas(self) -> AsyncIterator[Deltas]:
+        """What is new, echoed prompts first; an answer has ended when its writing has a reason.
 
         Raises:
             RequestError: a run failed, or the request took too long.
+            ClientGone: nobody reads it any more.
         """
-        awaited: dict[int, list[Delta]] = {place: [] for place in self.places[self.answers :]}
-        if isinstance(self.request, CompletionRequest) and self.request.echo:
-            for place, writing in enumerate(self.writings):
-                if place not in awaited:
-                    yield place, writing.echo(None)
         try:
-            async for index, event in self.client.events(self.deadline):
-                place = self.places[index]
-                if isinstance(event, Failed):
-                    raise request_error(event.error)
-                if index >= self.answers:
-                    if isinstance(event, Finished):
-                        self.scored[place] = event.result
-                        yield place, self.writings[place].echo(event.result)
-                        for held in awaited.pop(place):
-                            yield place, held
-                    continue
-                writing = self.writings[place]
-                delta = writing.add(event.steps) if isinstance(event, Committed) else writing.finish(event.result)
-                if place in awaited:
-                    awaited[place].append(delta)
-                else:
-                    yield place, delta
+            echoes: Deltas = []
+            if self.request.echo:
+                echoes = [(n, each.echo(())) for n, each in enumerate(self.writings) if n not in self.awaited]
+            if echoes or self.finished:
+                yield echoes
+            async for news in self.client.events(self.deadline):
+                yield [delta for index, event in news for delta in self.heard(index, event)]
         except TimeoutError:
             raise RequestError(f"the request took longer than {self.timeout_s:g} s", 504, code="timeout") from None
         finally:
-            self.client.leave()
+            self.close()
+
+    def heard(self, index: int, event: News) -> Deltas:
+        """What an event of a run adds; what is behind a prompt waits until that is scored."""
+        if isinstance(event, RequestError):
+            raise event
+        place = self.places[index]
+        writing = self.writings[place]
+        if index >= self.answers:
+            if isinstance(event, Written):
+                return [(place, writing.echo(event.steps)), *self.awaited.pop(place)]
+            self.scored.append(event)
+            return []
+        delta = place, writing.add(event) if isinstance(event, Written) else writing.finish(event)
+        if place not in self.awaited:
+            return [delta]
+        self.awaited[place].append(delta)
+        return []
 
     async def whole(self) -> dict[str, Any]:
-        """The answer once all is written."""
+        """The answer once all is written. Raises as `deltas` does."""
         told: dict[int, Delta] = defaultdict(Delta)
-        async for place, delta in self.deltas():
-            told[place].text += delta.text
-            told[place].steps += delta.steps
-            told[place].logprobs += delta.logprobs
+        async for deltas in self.deltas():
+            for place, delta in deltas:
+                told[place].text += delta.text
+                told[place].steps += delta.steps
+                told[place].logprobs += delta.logprobs
         choices = []
         for place, writing in enumerate(self.writings):
             choice = {"index": place, **self.form.whole(told[place], writing), "finish_reason": writing.finish_reason}
             if self.request.s2t.trace:
                 choice["s2t"] = {"steps": told[place].steps, **writing.summary}
             choices.append(choice)
-        return {**self.head(self.form.whole_object), "choices": choices, "usage": self.usage()}
+        return {**self.common, "choices": choices, "usage": self.usage()}
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """The chunks of a stream; the first waits for the first news, so that what fails before has a status."""
+    async def chunks(self) -> AsyncIterator[list[dict[str, Any]]]:
+        """The chunks of a stream, as they come; the first wait for the first news, so that what fails before has a
+        status. What fails behind them is the last chunk."""
+        opening = self.form.opening()
+        found = [self.chunk(place, opening) for place in range(len(self.orders))] if opening else []
         opened = False
-        async for place, delta in self.deltas():
+        try:
+            async for deltas in self.deltas():
+                for place, delta in deltas:
+                    if not delta.empty:
+                        own = {"s2t": {"steps": delta.steps}} if self.request.s2t.trace else {}
+                        found.append(self.chunk(place, {**self.form.part(delta), **own}))
+                    if delta.ends:
+                        found.append(self.last(place))
+                yield found + (self.ending() if self.finished else [])
+                found, opened = [], True
+        except ClientGone:
+            raise
+        except Exception as error:
             if not opened:
-                for each in range(len(self.orders)):
-                    if opening := self.form.opening():
-                        yield self.chunk(each, opening)
-            opened = True
-            if not delta.empty:
-                own = {"s2t": {"steps": delta.steps}} if self.request.s2t.trace else {}
-                yield self.chunk(place, {**self.form.part(delta), **own})
-            if delta.ends:
-                yield self.last(place)
-        for place, order in enumerate(self.orders):
-            if order.answering is None:
-                yield self.last(place)
-        if self.request.include_usage:
-            yield {**self.head(self.form.chunk_object), "choices": [], "usage": self.usage()}
+                raise
+            self.failed = True
+            yield [request_error(error).body]
+
+    def ending(self) -> list[dict[str, Any]]:
+        """The chunks behind all answers."""
+        found = [self.last(place) for place, order in enumerate(self.orders) if order.answering is None]
+        return found + ([{**self.common, "choices": [], "usage": self.usage()}] if self.request.include_usage else [])
 
     def last(self, place: int) -> dict[str, Any]:
         """The chunk that ends a choice."""
@@ -157,70 +177,46 @@ class Reply:
     def chunk(self, place: int, choice: dict[str, Any]) -> dict[str, Any]:
         """One chunk about one choice."""
         usage = {"usage": None} if self.request.include_usage else {}
-        choices = [{"index": place, "finish_reason": None, **choice}]
-        return {**self.head(self.form.chunk_object), "choices": choices, **usage}
-
-    def head(self, kind: str) -> dict[str, Any]:
-        """What every answer and chunk begins with."""
-        fingerprint = f"fp_{self.engine.session.slm.fingerprint[:12]}"
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": fingerprint,
-        }
+        return {**self.common, "choices": [{"index": place, "finish_reason": None, **choice}], **usage}
 
     def usage(self) -> dict[str, Any]:
-        """What the request cost."""
-        return usage(self.writings, list(self.scored.values()), self.request.n or 1)
-
-
-async def server_sent(first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    """Chunks as server-sent events; what fails in their midst is the last of them."""
-    yield b"data: %b\n\n" % to_json(first)
-    try:
-        async for chunk in rest:
-            yield b"data: %b\n\n" % to_json(chunk)
-    except Exception as error:
-        yield b"data: %b\n\n" % to_json(request_error(error).body)
-    yield b"data: [DONE]\n\n"
+        """What the request has cost."""
+        return usage(self.writings, self.scored, self.request.n or 1)
 
 
 class EventStream(StreamingResponse):
-    """A stream of server-sent events whose runs end with it, however it ends."""
+    """A reply as server-sent events, those of one moment at once."""
 
-    def __init__(self, reply: Reply, first: dict[str, Any], rest: AsyncIterator[dict[str, Any]]) -> None:
-        """The chunks are those of `reply`, of which the first is there already."""
+    def __init__(self, reply: Reply, first: list[dict[str, Any]], rest: AsyncIterator[list[dict[str, Any]]]) -> None:
+        """The first chunks are there already."""
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(server_sent(first, rest), media_type="text/event-stream", headers=headers)
-        self.reply = reply
+        super().__init__((), media_type="text/event-stream", headers=headers)
+        self.reply, self.first, self.rest = reply, first, rest
+
+    @classmethod
+    async def begun(cls, reply: Reply) -> EventStream:
+        """The stream, once there is something in it. Raises what fails before."""
+        chunks = reply.chunks()
+        return cls(reply, await anext(chunks), chunks)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send it, as long as somebody reads."""
+        chunks, more = self.first, True
         try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.reply.client.leave()
-
-
-async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up.
-
-    Raises:
-        ClientGone: it has.
-    """
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            while more:
+                more = not self.reply.finished
+                body = b"".join(b"data: %b\n\n" % to_json(chunk) for chunk in chunks)
+                await send(
+                    {
+                        "type": "http.response.body",
+                        "body": body if more else body + b"data: [DONE]\n\n",
+                        "more_body": more,
+                    }
+                )
+                if more:
+                    chunks = await anext(self.rest)
+        except ClientGone:
             pass
-
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone())
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGone
-    finally:
-        for task in (working, watching):
-            task.cancel()
+        finally:
+            self.reply.close()

@@ -9,7 +9,7 @@ Non-goals: what the fields do (`jobs.py`).
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from select_to_think.config import MentorConfig, SelectConfig
+from select_to_think.models.prompting import Conversation
 
 MOST_ALTERNATIVES = 20
 MOST_ASKED = 1024  # token ids
@@ -202,6 +203,7 @@ class TextFormat(Sent):
 class ChatRequest(Asked):
     """POST /v1/chat/completions."""
 
+    echo: ClassVar[bool] = False
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=0, le=2**31 - 1)
     logprobs: bool | None = None
@@ -233,6 +235,11 @@ class ChatRequest(Asked):
         return self
 
     @property
+    def prompts(self) -> list[Conversation]:
+        """The one conversation."""
+        return [Conversation(tuple(message.turn for message in self.messages), tuple(self.s2t.answer_tokens))]
+
+    @property
     def longest(self) -> int | None:
         """Most tokens of an answer, if the client says so."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
@@ -251,6 +258,12 @@ class CompletionRequest(Asked):
     logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
     best_of: int | None = Field(None, ge=1, le=1)
     suffix: None = None
+
+    @property
+    def prompts(self) -> list[str] | list[Ids]:
+        """Each prompt that is to be continued."""
+        given: Any = self.prompt
+        return [given] if isinstance(given, str) or isinstance(given[0], int) else given
 
     @property
     def longest(self) -> int | None:

@@ -1,4 +1,5 @@
-"""Running the application under uvicorn: it stops without cutting streams off.
+"""Running the application under uvicorn, beside the engine or, on Linux, in a process of its own, so that neither waits
+for the other's interpreter: it stops without cutting streams off.
 
 Non-goals: the application (`app.py`).
 """
@@ -6,16 +7,27 @@ Non-goals: the application (`app.py`).
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import signal
 import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
+from types import FrameType
 
+import torch
 import uvicorn
 from starlette.types import ASGIApp
 
 from select_to_think.config import ServeConfig
 from select_to_think.serving.connections import UVICORN
-from select_to_think.serving.readers import ServingEngine
+from select_to_think.serving.engine import Engine
+from select_to_think.serving.readers import DistantEngine
 from select_to_think.structures import S2TError
 
+CAN_PART = sys.platform == "linux"  # elsewhere a fork is not safe
 LAST_WORDS_S = 5.0  # for streams to say that they were ended
 
 
@@ -47,7 +59,7 @@ def address(bound: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Takes no more requests when it stops, lets answers end for a while, and then tells the others that they do."""
 
-    def __init__(self, app: ASGIApp, engine: ServingEngine, serve: ServeConfig) -> None:
+    def __init__(self, app: ASGIApp, engine: DistantEngine, serve: ServeConfig) -> None:
         """Not running yet."""
         self.engine, self.patience_s = engine, serve.shutdown_timeout_s
         super().__init__(
@@ -63,3 +75,46 @@ class Server(uvicorn.Server):
         self.engine.refuse()
         asyncio.get_running_loop().call_later(self.patience_s, self.engine.halt)
         await super().shutdown(sockets)
+
+
+def serve_apart(engine: Engine, serve: Callable[[DistantEngine], None], forked: Callable[[], None]) -> None:
+    """Let `serve` run in a process of its own until it ends, and step the engine in this one; `forked` is called here
+    once the other process is there.
+
+    Signals that end a program end the server, which ends the streams in good order, and then this process.
+
+    Raises:
+        S2TError: the server failed.
+    """
+
+    def child() -> None:
+        engine.line.close()
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not there after a fork
+        torch.set_num_threads(1)
+        with suppress(KeyboardInterrupt):
+            serve(engine.distant)
+
+    gc.collect()
+    gc.freeze()  # what both processes have stays shared
+    server = get_context("fork").Process(target=child, name="server")
+    server.start()
+    engine.line.far.close()
+    received: list[int] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        server.terminate()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    forked()
+    engine.start()
+    try:
+        engine.thread.join()
+        server.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for each in received:
+        signal.raise_signal(each)
+    if server.exitcode and not received:
+        raise S2TError(f"the server's process ended with {server.exitcode}: its last lines say why")

@@ -54,8 +54,9 @@ class Server:
 
     @property
     def memory_mib(self) -> float:
-        """Its memory; what processes share counts once."""
-        return sum(map(memory_bytes, self.processes)) / 2**20
+        """Resident memory; what processes share counts once where the system tells each one's part."""
+        found = [process.memory_full_info() for process in self.processes]
+        return float(sum(getattr(each, "pss", each.rss) for each in found)) / 2**20
 
     @property
     def cpu_seconds(self) -> float:
@@ -68,12 +69,6 @@ class Server:
         while (state := self.get("/v1/s2t/state"))["rows"] + state["queue"] and time.monotonic() < deadline:
             time.sleep(0.05)
         return dict(state)
-
-
-def memory_bytes(process: psutil.Process) -> int:
-    """Resident memory; of what is shared, the process's part where the system tells it."""
-    found = process.memory_full_info()
-    return int(getattr(found, "pss", found.rss))
 
 
 @contextmanager
@@ -151,8 +146,8 @@ class Bench:
 
     def offline(self, questions: Sequence[Question], method: str, **settings: Any) -> list[Generation]:
         """The answers to questions without a server."""
-        decode = DecodeConfig(max_new_tokens=self.config.new_tokens, max_batch=self.config.streams, **settings)
-        found = dict(self.session.stream(questions, method, decode))
+        own = {"max_new_tokens": self.config.new_tokens, "max_batch": self.config.streams, **settings}
+        found = dict(self.session.stream(questions, method, DecodeConfig(**own)))
         return [found[number] for number in range(len(questions))]
 
 

@@ -22,8 +22,9 @@ from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, Run
 from select_to_think.integrations.vllm.marks import OWN
 from select_to_think.integrations.vllm.session import VllmSession
 from select_to_think.serving.access import ApiKeys
-from select_to_think.serving.assembly import application, metered_engine
+from select_to_think.serving.app import application
 from select_to_think.serving.catalogue import Catalogue
+from select_to_think.serving.engine import Engine
 from select_to_think.serving.settings import SERVED, AccessConfig
 
 PREFIX = "/s2t"
@@ -65,11 +66,12 @@ class Plugin:
         session = VllmSession(engine_client, asyncio.get_running_loop(), own[PairConfig], own[RuntimeConfig])
         serve, settings = own[ServeConfig], MethodSettings(own[DecodeConfig], own[SelectConfig])
         catalogue = await asyncio.to_thread(Catalogue, session, serve, settings)
-        engine = metered_engine(session, max_rows=rows, max_queue=serve.max_queue)
-        host, keys = args.host or "0.0.0.0", keys_of(args)
-        app = application(engine, catalogue, serve, settings, own[AccessConfig], keys, host)
+        engine = Engine(session, max_rows=rows, max_queue=serve.max_queue)
         engine.start()
-        self.mounted.app = app
+        distant = engine.distant
+        distant.start()
+        host, keys = args.host or "0.0.0.0", keys_of(args)
+        self.mounted.app = application(distant, catalogue, serve, settings, own[AccessConfig], keys, host)
 
 
 def keys_of(args: Any) -> ApiKeys:
