@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -37,7 +38,7 @@ from select_to_think.structures import (
     Truncate,
 )
 
-PATIENCE_S = 0.02  # how long a step waits for an answer from elsewhere where nothing else is to be done
+PATIENCE_S = 0.02  # how long a step waits for any answer from elsewhere where nothing else is to be done
 
 
 class Runtime:
@@ -75,8 +76,11 @@ class Runtime:
         """One forward for those who wait; what came of it. Nothing waits if nothing comes and nobody is `busy`."""
         self.steps += 1
         self.admit()
-        for backend in [backend for backend in self.backends.values() if backend.remote and backend.waiting]:
-            for ask in backend.step(0.0 if self.events or self.wanted() else PATIENCE_S):
+        away = [backend for backend in self.backends.values() if backend.remote and backend.waiting]
+        if away and not (self.events or self.wanted()):
+            wait([future for backend in away for future in backend.under_way], PATIENCE_S, FIRST_COMPLETED)
+        for backend in away:
+            for ask in backend.step():
                 self.answer(ask)
         for backend in self.due():
             for ask in backend.step():

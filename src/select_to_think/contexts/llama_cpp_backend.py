@@ -110,11 +110,11 @@ class LlamaCppBackend(LocalBackend):
         context.append(tokens)
         context.stored = len(context)
 
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
+    def step(self) -> list[Ask]:
         """The calls for what waits; the requests that are answered now."""
         for context in [context for context in self.held if not context.leaves or context not in self.live]:
             self.memory.release(self.held.pop(context))
-        answered = super().step(patience_s)
+        answered = super().step()
         for numbers in self.taken.values():  # of branches that did not come to be
             self.memory.release(numbers)
         self.taken.clear()

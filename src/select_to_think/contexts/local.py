@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
@@ -76,6 +77,7 @@ class LocalBackend(ABC):
     """One model, many contexts, one key-value memory."""
 
     remote = False
+    under_way: Sequence[Future[None]] = ()
 
     def __init__(self, space: Space, memory: Memory, forbidden: Tensor, config: RuntimeConfig, cost: float) -> None:
         """Keep contexts in `memory`, whose room `space` deals out; ids in `forbidden` have probability zero."""
@@ -166,7 +168,7 @@ class LocalBackend(ABC):
         self.waiting.append(ask)
 
     @torch.inference_mode()
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
+    def step(self) -> list[Ask]:
         """One forward for what waits; the requests that are answered now.
 
         What goes wrong in it (memory, mostly) is the answer to everything that took part.
