@@ -414,6 +414,8 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         "slms",
     ),
     "nothing to observe": (lambda: asks_for(Extend("slm", (), Observe(top_k=1))), "nothing new"),
+    "nothing observed": (lambda: asks_for((Extend("slm", [3]), Extend("slm", [3], Observe(top_k=1)))), "nothing new"),
+    "no request": (lambda: asks_for("slm"), "no request"),
     "a child too many": (lambda: asks_for(Fork([breaks(5) for _ in range(5)])), ""),
     "no child to wait for": (lambda: asks_for(Join()), "join"),
 }

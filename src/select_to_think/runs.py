@@ -24,7 +24,7 @@ class Run:
     copies: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Committed:
     """Steps of a run that are final."""
 

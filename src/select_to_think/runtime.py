@@ -38,6 +38,7 @@ from select_to_think.structures import (
     Truncate,
 )
 
+WAITING = object()  # in place of a reply: there is none yet
 PATIENCE_S = 0.02  # how long a step waits for any answer from elsewhere where nothing else is to be done
 
 
@@ -157,29 +158,28 @@ class Runtime:
     def answer(self, ask: Ask) -> None:
         """Resume the row that asked, once all that it asked is answered."""
         row, _ = self.asked.pop(ask, (None, 0))
-        if row is not None and ask is row.submitted:
-            if row.collecting:
-                row.collecting, row.submitted = False, None
-                self.advance(row, ask.answer)
+        if row is None:
             return
-        if row is None or any(other in self.asked for other in row.asks):
-            return
-        answers = [other.answer for other in row.asks]
+        reply: Any = ask.answer
+        if ask is row.submitted:
+            if not row.collecting:
+                return
+            row.collecting, row.submitted = False, None
+        elif row.several:
+            if any(other in self.asked for other in row.asks):
+                return
+            answers = [other.answer for other in row.asks]
+            reply = next((answer for answer in answers if isinstance(answer, Exception)), answers)
         row.asks = []
-        error = next((answer for answer in answers if isinstance(answer, Exception)), None)
-        self.advance(row, error or (answers if row.several else answers[0]))
+        self.advance(row, reply)
 
     def advance(self, row: Row, reply: Any) -> None:
         """Resume a policy until it needs a forward, waits for a child, or ends. What it raises is the row's own."""
         try:
             while not row.ended:
                 request = row.run.policy.throw(reply) if isinstance(reply, Exception) else row.run.policy.send(reply)
-                reply = None
-                if isinstance(request, Join) and row.finished_children:
-                    reply = row.finished_children.popleft()
-                elif isinstance(request, Collect) and row.submitted is not None and row.submitted not in self.asked:
-                    reply, row.submitted = row.submitted.answer, None
-                elif not self.settle(row, request):
+                reply = self.settle(row, request)
+                if reply is WAITING:
                     return
         except StopIteration as end:
             self.finish(row, end.value)
@@ -188,36 +188,46 @@ class Runtime:
             self.leave(root)
             self.events.append(Failed(root.key, error))
 
-    def settle(self, row: Row, request: Requests) -> bool:
-        """Do what needs no forward and return True; otherwise leave the row waiting."""
+    def settle(self, row: Row, request: Requests) -> Any:
+        """Do what needs no forward and return the reply; otherwise let the row wait, and return `WAITING`."""
         match request:
             case Extend(observe=None):
                 row.contexts[request.model].append(request.tokens)
+            case Extend() | Branch():
+                row.asks, row.several = [self.submit(row, request)], False
+                return WAITING
+            case tuple():
+                row.several = True
+                for single in request:
+                    row.asks.append(self.submit(row, single))
+                return WAITING
+            case Commit():
+                if row.parent is None:
+                    self.events.append(Committed(row.key, request.steps))
             case Truncate():
                 row.contexts[request.model].truncate(request.length)
             case Adopt():
                 self.backends[row.run.roles[request.model].backend].adopt(row.contexts[request.model], request.leaf)
-            case Commit():
-                if row.parent is None:
-                    self.events.append(Committed(row.key, request.steps))
             case Submit():
                 row.submitted = self.submit(row, request.request)
             case Collect():
+                if row.submitted is not None and row.submitted not in self.asked:
+                    answer, row.submitted = row.submitted.answer, None
+                    return answer
                 row.collecting = request.wait or len(self.live) > 1  # who is not alone would hold up others
-                return not row.collecting
+                return WAITING if row.collecting else None
             case Fork():
                 self.fork(row, request.children)
             case Join():
+                if row.finished_children:
+                    return row.finished_children.popleft()
                 if not row.children:
                     raise RuntimeError("join without running children")
                 row.joining = True
-                return False
+                return WAITING
             case _:
-                row.several = isinstance(request, tuple)
-                for single in request if isinstance(request, tuple) else (request,):
-                    row.asks.append(self.submit(row, single))
-                return False
-        return True
+                raise TypeError(f"{request!r} is no request")
+        return None
 
     def submit(self, row: Row, request: Extend | Branch) -> Ask:
         """Ask the backend of a role."""

@@ -67,6 +67,9 @@ class Ask:
     request: Extend | Branch
     adapter: str | None = None  # acts on the leaves of a branch in place of the context's own
     answer: Observation | Exception | None = None
+    first: int = 0  # of an `Extend` in process: the first token of the context that is observed, ...
+    end: int = 0  # ... and the length of the context with its tokens
+    pieces: tuple[Observation, ...] = ()  # what was observed so far, where its tokens come in pieces
 
 
 class Backend(Protocol):
