@@ -1,7 +1,7 @@
 """The values that travel between policies, the runtime and the contexts.
 
-A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Adopt`, `Truncate`, `Commit`,
-`Fork`, `Join`) and gets small observations back. Nothing here imports torch, so result files can be read without it.
+A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Adopt`, `Truncate`, `Commit` ...)
+and gets small observations back. Nothing here imports torch, so result files can be read without it.
 No record is changed once it is made; those made at every token are not frozen, which would cost three times as much.
 
 Non-goals: behaviour. These are records; the meaning of each field is defined here and nowhere else.
@@ -183,6 +183,13 @@ class Collect:
 
 
 @dataclass(frozen=True, slots=True)
+class Awaited:
+    """Whether other sequences wait for a forward of `model`, which one more would share. Free."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """Go on with one leaf of the context's last branch (one without `adapter`). Free: no forward."""
 
@@ -221,7 +228,7 @@ class Join:
     """Wait for the next child that finishes; the answer is its `Generation`, in order of finishing."""
 
 
-Request = Extend | Branch | Submit | Collect | Truncate | Adopt | Commit | Fork | Join
+Request = Extend | Branch | Submit | Collect | Truncate | Awaited | Adopt | Commit | Fork | Join
 Requests = Request | tuple[Extend | Branch, ...]  # a tuple is asked at once, and answered together
 
 

@@ -38,7 +38,6 @@ class Plan:
     parts: list[Part] = field(default_factory=list)
     tokens: int = 0
     short: int = 0  # tokens of the whole step without those of long requests
-    long: bool = False  # a long request takes part
 
     def add(self, context: Context, segment: Segment) -> None:
         """Let a segment take part."""
@@ -179,14 +178,16 @@ class LocalBackend(ABC):
             for context, asks in by_context.items():
                 if not context.stored:
                     self.reuse(context, asks)
-        plan = Plan(short=sum(n for context in by_context if (n := context.pending) <= SHORT))
-        for context in sorted(by_context, key=lambda context: context.pending > SHORT):
-            count = context.pending
-            if count > SHORT:
-                count = min(count, max(SHORT if not plan.long else 0, self.config.max_step_tokens - plan.tokens))
-                plan.long = True
-            if count or not context.pending:
+        counts = {context: context.pending for context in by_context}
+        plan = Plan(short=sum(count for count in counts.values() if count <= SHORT))
+        for context, count in counts.items():
+            if count <= SHORT:
                 self.plan(plan, context, by_context[context], count)
+        most = SHORT  # tokens of the first long request, however many short ones there are
+        for context, count in counts.items():
+            if count > SHORT and (piece := min(count, max(most, self.config.max_step_tokens - plan.tokens))):
+                self.plan(plan, context, by_context[context], piece)
+                most = 0
         if plan.segments:
             try:
                 self.forward(plan)
@@ -218,7 +219,7 @@ class LocalBackend(ABC):
             and self.shown(plan, ask, request)
         ]
         try:
-            self.reserve(context, behind + sum(request.width for _, request in branches))
+            self.reserve(context, behind + (sum(request.width for _, request in branches) if branches else 0))
         except S2TError as error:
             for ask in asks:
                 ask.answer = error

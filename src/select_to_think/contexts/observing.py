@@ -32,6 +32,7 @@ class Look:
     lines: Sequence[int]
     adapter: str | None = None
     first: int = 0
+    place: int = -1  # of its first line among those whose logits are read, once they are
 
     @property
     def needs_logits(self) -> bool:
@@ -116,8 +117,9 @@ def read_distributions(
     drawn: dict[int, Sampling] = {}
     biases: list[tuple[int, int, float]] = []
     for look in looks:
-        observe, numbers = look.observe, range(len(places), len(places) + len(look.lines))
+        look.place = len(places)
         places += look.lines
+        observe, numbers = look.observe, range(look.place, len(places))
         top_k = max(top_k, observe.top_k)
         if observe.entropy:
             unsure += numbers
@@ -210,9 +212,8 @@ class Cursor:
         """The look's own lines and fields."""
         observe, count, seen = look.observe, len(look.lines), Observation()
         failed = False
-        if look.needs_logits:
-            start = self.dealt["total"]
-            end = self.dealt["total"] = start + count
+        if look.place >= 0:
+            start, end = look.place, look.place + count
             failed = self.broken is not None and bool(self.broken[start:end].any())
             if k := observe.top_k:
                 seen.top_ids = self.read["top_ids"][start:end, :k]

@@ -84,6 +84,7 @@ class TransformersBackend(LocalBackend):
         for part in plan.parts:
             begin = step.offsets[part.segment]
             part.lines = [begin + line for line in part.lines]
+        plan.parts.sort(key=lambda part: part.lines[0])  # as the tokens stand, so that none need be gathered
         found, nan = read(hidden, self.flat.head, plan.parts, self.forbidden, self.bin_rows)
         if not nan.any():
             return found, []
