@@ -162,10 +162,11 @@ class Runtime:
         if row is None:
             return
         reply: Any = ask.answer
-        if ask is row.submitted:
-            if not row.collecting:
+        if ask in row.submitted:
+            if not row.collecting or ask is not row.submitted[0]:
                 return
-            row.collecting, row.submitted = False, None
+            row.collecting = False
+            row.submitted.popleft()
         elif row.several:
             if any(other in self.asked for other in row.asks):
                 return
@@ -213,11 +214,10 @@ class Runtime:
             case Adopt():
                 self.backends[row.run.roles[request.model].backend].adopt(row.contexts[request.model], request.leaf)
             case Submit():
-                row.submitted = self.submit(row, request.request)
+                row.submitted.append(self.submit(row, request.request))
             case Collect():
-                if row.submitted is not None and row.submitted not in self.asked:
-                    answer, row.submitted = row.submitted.answer, None
-                    return answer
+                if row.submitted and row.submitted[0] not in self.asked:
+                    return row.submitted.popleft().answer
                 row.collecting = request.wait or len(self.live) > 1  # who is not alone would hold up others
                 return WAITING if row.collecting else None
             case Fork():
@@ -283,9 +283,9 @@ class Runtime:
             row.parent.spent.add(row.cost())
         self.live.remove(row)
         row.ended = True
-        for ask in (*row.asks, row.submitted):
-            self.asked.pop(ask, None)  # type: ignore[arg-type]
-        row.asks, row.submitted = [], None
+        for ask in (*row.asks, *row.submitted):
+            self.asked.pop(ask, None)
+        row.asks, row.submitted = [], deque()
         with suppress(Exception):  # of a policy that was stopped, on its way out
             row.run.policy.close()
         for contexts in (row.contexts, *row.spares):
