@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from select_to_think import probability
 from select_to_think.contexts.layout import on_device
-from select_to_think.structures import Observation, Observe, S2TError, Sampling
+from select_to_think.structures import Observation, Observe, S2TError
 
 MOST_LOGITS = 1 << 27  # of the head at a time: 512 MiB in fp32
 SURELY_FEW = 256  # lines whose logits fit at any size of the vocabulary
@@ -32,7 +33,6 @@ class Look:
     lines: Sequence[int]
     adapter: str | None = None
     first: int = 0
-    place: int = -1  # of its first line among those whose logits are read, once they are
 
     @property
     def needs_logits(self) -> bool:
@@ -111,39 +111,28 @@ def read_distributions(
     hidden: Tensor, head: Callable[[Tensor], Tensor], looks: Sequence[Look], forbidden: Tensor
 ) -> tuple[dict[str, Tensor], list[Draws]]:
     """Top tokens, asked log-probabilities, entropies and draws of the looks' N lines, in the order of the looks."""
-    device, top_k = hidden.device, 1
-    places: list[int] = []  # of the lines in the forward
-    unsure: list[int] = []  # those whose entropy is wanted
-    drawn: dict[int, Sampling] = {}
-    biases: list[tuple[int, int, float]] = []
-    for look in looks:
-        look.place = len(places)
-        places += look.lines
-        observe, numbers = look.observe, range(look.place, len(places))
-        top_k = max(top_k, observe.top_k)
-        if observe.entropy:
-            unsure += numbers
-        if observe.sampling:
-            drawn[numbers[-1]] = observe.sampling
-        if observe.bias:
-            biases += [(i, token, nats) for i in numbers for token, nats in observe.bias]
+    device, observes = hidden.device, [look.observe for look in looks for _ in look.lines]
+    top_k = max(look.observe.top_k for look in looks)
     asked = [ids for look in looks for ids in look.asked] if any(look.observe.ids for look in looks) else []
     width = max(map(len, asked), default=0)
     ids = on_device([[*row, *[0] * (width - len(row))] for row in asked], device) if width else None  # (N, A)
+    ends = accumulate(len(look.lines) for look in looks)
+    drawn = {end - 1: look.observe.sampling for end, look in zip(ends, looks, strict=True) if look.observe.sampling}
+    biases = [(i, token, nats) for i, observe in enumerate(observes) for token, nats in observe.bias]
     parts: list[dict[str, Tensor]] = []
     draws: list[Draws] = []
-    for start, logits in logits_of(pick(hidden, places), head, forbidden):
+    for start, logits in logits_of(pick(hidden, [line for look in looks for line in look.lines]), head, forbidden):
         lines = range(start, start + len(logits))
         if biased := [(i - start, token, nats) for i, token, nats in biases if i in lines]:
             add_bias(logits, *zip(*biased, strict=True))
-        values, best = probability.top_tokens(logits, min(top_k, logits.shape[-1]))
-        rows = [i - start for i in unsure if i in lines]
-        everywhere = len(rows) == len(lines)
+        values, best = probability.top_tokens(logits, min(max(top_k, 1), logits.shape[-1]))
+        unsure = [line - start for line in lines if observes[line].entropy]
+        everywhere = len(unsure) == len(lines)
         total, entropy = probability.totals(logits, values[:, 0], entropy=everywhere)
         part = {"total": total, "top_ids": best, "top_logprobs": values - total[:, None]}
-        if rows and not everywhere:
-            some = on_device(rows, device)
-            _, entropy = probability.totals(logits[some], values[some, 0], entropy=True)
+        if unsure and not everywhere:
+            rows = on_device(unsure, device)
+            _, entropy = probability.totals(logits[rows], values[rows, 0], entropy=True)
         if entropy is not None:
             part["entropy"] = entropy
         if ids is not None:
@@ -212,8 +201,9 @@ class Cursor:
         """The look's own lines and fields."""
         observe, count, seen = look.observe, len(look.lines), Observation()
         failed = False
-        if look.place >= 0:
-            start, end = look.place, look.place + count
+        if look.needs_logits:
+            start = self.dealt["total"]
+            end = self.dealt["total"] = start + count
             failed = self.broken is not None and bool(self.broken[start:end].any())
             if k := observe.top_k:
                 seen.top_ids = self.read["top_ids"][start:end, :k]
