@@ -85,7 +85,7 @@ def assert_nothing_left(backend: LlamaCppBackend) -> None:
     memory = backend.memory
     assert sorted(memory.free) == list(range(SEQUENCES)) and not any(memory.filled)
     assert memory.left == memory.cells and not memory.contexts
-    assert not backend.waiting and not backend.ends and not backend.seen and not backend.taken
+    assert not backend.waiting and not backend.taken
 
 
 def test_ragged_rows_equal_fresh_forwards(both) -> None:

@@ -64,7 +64,7 @@ class Far:
         self.told[ask] = ModelUnavailable("away") if self.fails and sum(prefix) % 3 == 0 else ask.answer
         self.most = max(self.most, len(self.told))
 
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
+    def step(self) -> list[Ask]:
         arrived = [ask for ask in self.told if self.random is None or self.random.random() < 0.15]
         for ask in arrived:
             ask.answer = self.told.pop(ask)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import math
 import random
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,13 +25,14 @@ from transformers import DynamicCache
 from drive import SMALL, assert_closed, backends_of, free_slots, results_of
 from reference import next_logprobs
 from select_to_think.config import RuntimeConfig
+from select_to_think.contexts.elsewhere import BackendElsewhere
 from select_to_think.contexts.memory import SMALLEST_EXTENT, Extents
 from select_to_think.contexts.protocol import Ask
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.models.adapter import Adapter, adapted_paths
 from select_to_think.models.detokenizer import StopStrings
 from select_to_think.policies.base import Limits
-from select_to_think.policies.block_verified import BlockVerified
+from select_to_think.policies.block_verified import FIRST_BLOCK, SMALLEST_BLOCK, BlockVerified
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
@@ -42,6 +49,7 @@ from select_to_think.structures import (
     Generation,
     Join,
     ModelUnavailable,
+    Observation,
     Observe,
     Role,
     S2TError,
@@ -407,6 +415,8 @@ BROKEN: dict[str, tuple[Callable[[], Any], str]] = {
         "slms",
     ),
     "nothing to observe": (lambda: asks_for(Extend("slm", (), Observe(top_k=1))), "nothing new"),
+    "nothing observed": (lambda: asks_for((Extend("slm", [3]), Extend("slm", [3], Observe(top_k=1)))), "nothing new"),
+    "no request": (lambda: asks_for("slm"), "no request"),
     "a child too many": (lambda: asks_for(Fork([breaks(5) for _ in range(5)])), ""),
     "no child to wait for": (lambda: asks_for(Join()), "join"),
 }
@@ -611,17 +621,23 @@ class Elsewhere(TransformersBackend):
     def __init__(self, *args: Any, seed: int = 0, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.remote, self.random = True, random.Random(seed)
-        self.under_way: list[Ask] = []
-        self.waits: list[float] = []  # seconds that somebody was ready to wait
+        self.travelling: list[Ask] = []
+        self.waits: list[bool] = []  # whether somebody was ready to wait, at each step
+        self.awaited = False
 
     def submit(self, ask: Ask) -> None:
         super().submit(ask)
-        self.under_way.append(ask)
+        self.travelling.append(ask)
 
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
-        self.waits.append(patience_s)
-        arrived = [ask for ask in self.under_way if patience_s or self.random.random() < 0.1]
-        self.under_way = [ask for ask in self.under_way if ask not in arrived]
+    @property
+    def under_way(self) -> list[Future[None]]:
+        self.awaited = True
+        return []
+
+    def step(self) -> list[Ask]:
+        self.waits.append(self.awaited)
+        arrived = [ask for ask in self.travelling if self.awaited or self.random.random() < 0.1]
+        self.travelling, self.awaited = [ask for ask in self.travelling if ask not in arrived], False
         others = [ask for ask in self.waiting if ask not in arrived]
         self.waiting = [ask for ask in self.waiting if ask in arrived]
         answered = []
@@ -632,7 +648,7 @@ class Elsewhere(TransformersBackend):
 
     def close(self, context: Any) -> None:
         super().close(context)
-        self.under_way = [ask for ask in self.under_way if ask.context is not context]
+        self.travelling = [ask for ask in self.travelling if ask.context is not context]
 
 
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -651,8 +667,71 @@ def test_nobody_waits_for_an_answer_from_elsewhere_while_others_can_go_on(plain)
     before, busy = plain["slm"].forwards, []
     drive(Runtime({**plain, "llm": away}), runs, lambda step: busy.append(plain["slm"].forwards - before))
     steps = busy[-1]
-    assert set(away.waits[: steps - 1]) == {0.0} and away.waits[-1] > 0.0
+    assert not any(away.waits[: steps - 1]) and away.waits[-1]
     assert busy[: steps + 1] == list(range(steps + 1)), "the SLM missed a step"
+
+
+class Asleep(BackendElsewhere):
+    """Answers in another thread, after a while, or when somebody lets it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sleep: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__()
+        self.loop, self.sleep = loop, sleep
+
+    def start(self, work: Coroutine[Any, Any, None]) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def question(self, ask: Ask) -> Callable[[], Awaitable[Observation]]:
+        async def answer() -> Observation:
+            await self.sleep()
+            return Observation(top_ids=np.array([[7]]), top_logprobs=np.zeros((1, 1), np.float32))
+
+        return answer
+
+
+@pytest.mark.parametrize("order", [("near", "far"), ("far", "near")])
+def test_who_waits_for_several_models_elsewhere_hears_the_first(order, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("select_to_think.runtime.PATIENCE_S", 2.0)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    released = asyncio.Event()
+    away = {"near": Asleep(loop, partial(asyncio.sleep, 0.001)), "far": Asleep(loop, released.wait)}
+    runtime = Runtime({name: away[name] for name in order})
+    for name in order:
+        tokens = 6 if name == "near" else 1
+        policy = Greedy(Limits(frozenset(), tokens), model=name)
+        runtime.add(name, Run(policy.run([3], ""), {name: Role(name)}, 20))
+    begun, ended = time.monotonic(), []
+    while runtime.busy:
+        ended += [event.key for event in runtime.step() if isinstance(event, Finished)]
+        if ended == ["near"]:
+            loop.call_soon_threadsafe(released.set)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    assert ended == ["near", "far"] and time.monotonic() - begun < 4.0, "six answers waited for the model far away"
+
+
+@pytest.mark.parametrize(("remote", "drafted"), [(False, SMALLEST_BLOCK), (True, FIRST_BLOCK)])
+def test_a_block_ends_where_others_wait_for_the_llm(remote: bool, drafted: int) -> None:
+    """In process they share its forward; elsewhere each has a request of its own."""
+    slm, llm = (Watched(model, config=SMALL, cost=cost) for model, cost in zip(models().values(), (1, 20), strict=True))
+    llm.remote = remote
+    waits = Greedy(Limits(frozenset(), 1 if not remote else 30), model="llm")
+    drafts = BlockVerified(Limits(frozenset(), 30), KL.at(math.inf), LLMSelector(), 8)
+    pair = {"slm": SLM, "llm": LLM}
+    arrivals = {"waits": (0, Run(waits.run([3], ""), pair, 40)), "drafts": (0, Run(drafts.run([5], ""), pair, 40))}
+    events = drive(Runtime({"slm": slm, "llm": llm}), arrivals)
+    assert max(max(widths) for widths in llm.widths[: 1 if not remote else None]) == drafted
+    assert (
+        result(events["drafts"]).tokens
+        == result(
+            drive(Runtime(furnished()), {0: (0, Run(Greedy(Limits(frozenset(), 30)).run([5], ""), {"slm": SLM}, 40))})[
+                0
+            ]
+        ).tokens
+    )
 
 
 def test_what_goes_wrong_in_a_forward_ends_who_took_part(plain) -> None:

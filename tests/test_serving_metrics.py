@@ -142,8 +142,11 @@ class Model:
     def submit(self, ask: Ask) -> None:
         self.waiting.append(ask)
 
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
-        time.sleep(patience_s)
+    seconds = 0.1  # of the first call
+
+    def step(self) -> list[Ask]:
+        time.sleep(self.seconds)
+        self.seconds = 0.0
         ask = self.waiting.pop(0)
         ask.answer = ModelUnavailable("gone") if ask.request.tokens == (0,) else Observation()  # type: ignore[union-attr]
         return [ask]
@@ -156,7 +159,7 @@ def test_calls_of_the_llm_and_their_failures_are_counted(remote: bool) -> None:
     asks = [Ask(Context(0, 64), Extend("llm", (token,))) for token in range(3)]
     for ask in asks:
         timed.submit(ask)
-    assert timed.step(0.1) == asks[:1] and timed.step() == asks[1:2] and timed.forwards == 7
+    assert timed.step() == asks[:1] and timed.step() == asks[1:2] and timed.forwards == 7
     model.waiting.clear()  # whoever asked the third has left
     timed.submit(asks[0])
     assert timed.step() == asks[:1] and not timed.sent

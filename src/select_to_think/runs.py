@@ -16,15 +16,17 @@ from select_to_think.structures import Counts, Generation, PolicyRun, Role, Step
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A policy to be run. `tokens` is the length of its longest sequence, `copies` how many children may fork."""
+    """A policy to be run. `tokens` is the length of its longest sequence, `copies` how many children may fork. Its
+    steps are `told` as they become final, or only its result is."""
 
     policy: PolicyRun
     roles: Mapping[str, Role]
     tokens: int
     copies: int = 0
+    told: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Committed:
     """Steps of a run that are final."""
 

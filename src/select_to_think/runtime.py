@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from select_to_think.contexts.protocol import Account, Ask, Backend, Context
 from select_to_think.runs import Committed, Event, Failed, Finished, Row, Run
 from select_to_think.structures import (
     Adopt,
+    Awaited,
     Branch,
     Collect,
     Commit,
@@ -37,7 +39,8 @@ from select_to_think.structures import (
     Truncate,
 )
 
-PATIENCE_S = 0.02  # how long a step waits for an answer from elsewhere where nothing else is to be done
+WAITING = object()  # in place of a reply: there is none yet
+PATIENCE_S = 0.02  # how long a step waits for any answer from elsewhere where nothing else is to be done
 
 
 class Runtime:
@@ -75,8 +78,11 @@ class Runtime:
         """One forward for those who wait; what came of it. Nothing waits if nothing comes and nobody is `busy`."""
         self.steps += 1
         self.admit()
-        for backend in [backend for backend in self.backends.values() if backend.remote and backend.waiting]:
-            for ask in backend.step(0.0 if self.events or self.wanted() else PATIENCE_S):
+        away = [backend for backend in self.backends.values() if backend.remote and backend.waiting]
+        if away and not (self.events or self.wanted()):
+            wait([future for backend in away for future in backend.under_way], PATIENCE_S, FIRST_COMPLETED)
+        for backend in away:
+            for ask in backend.step():
                 self.answer(ask)
         for backend in self.due():
             for ask in backend.step():
@@ -153,29 +159,29 @@ class Runtime:
     def answer(self, ask: Ask) -> None:
         """Resume the row that asked, once all that it asked is answered."""
         row, _ = self.asked.pop(ask, (None, 0))
-        if row is not None and ask in row.submitted:
-            if row.collecting and ask is row.submitted[0]:
-                row.collecting = False
-                self.advance(row, row.submitted.popleft().answer)
+        if row is None:
             return
-        if row is None or any(other in self.asked for other in row.asks):
-            return
-        answers = [other.answer for other in row.asks]
+        reply: Any = ask.answer
+        if ask in row.submitted:
+            if not row.collecting or ask is not row.submitted[0]:
+                return
+            row.collecting = False
+            row.submitted.popleft()
+        elif row.several:
+            if any(other in self.asked for other in row.asks):
+                return
+            answers = [other.answer for other in row.asks]
+            reply = next((answer for answer in answers if isinstance(answer, Exception)), answers)
         row.asks = []
-        error = next((answer for answer in answers if isinstance(answer, Exception)), None)
-        self.advance(row, error or (answers if row.several else answers[0]))
+        self.advance(row, reply)
 
     def advance(self, row: Row, reply: Any) -> None:
         """Resume a policy until it needs a forward, waits for a child, or ends. What it raises is the row's own."""
         try:
             while not row.ended:
                 request = row.run.policy.throw(reply) if isinstance(reply, Exception) else row.run.policy.send(reply)
-                reply = None
-                if isinstance(request, Join) and row.finished_children:
-                    reply = row.finished_children.popleft()
-                elif isinstance(request, Collect) and row.submitted and row.submitted[0] not in self.asked:
-                    reply = row.submitted.popleft().answer
-                elif not self.settle(row, request):
+                reply = self.settle(row, request)
+                if reply is WAITING:
                     return
         except StopIteration as end:
             self.finish(row, end.value)
@@ -184,36 +190,48 @@ class Runtime:
             self.leave(root)
             self.events.append(Failed(root.key, error))
 
-    def settle(self, row: Row, request: Requests) -> bool:
-        """Do what needs no forward and return True; otherwise leave the row waiting."""
+    def settle(self, row: Row, request: Requests) -> Any:
+        """Do what needs no forward and return the reply; otherwise let the row wait, and return `WAITING`."""
         match request:
             case Extend(observe=None):
                 row.contexts[request.model].append(request.tokens)
+            case Extend() | Branch():
+                row.asks, row.several = [self.submit(row, request)], False
+                return WAITING
+            case tuple():
+                row.several = True
+                for single in request:
+                    row.asks.append(self.submit(row, single))
+                return WAITING
+            case Commit():
+                if row.parent is None and row.run.told:
+                    self.events.append(Committed(row.key, request.steps))
             case Truncate():
                 row.contexts[request.model].truncate(request.length)
+            case Awaited():
+                backend = self.backends[row.run.roles[request.model].backend]
+                return bool(backend.waiting) and not backend.remote
             case Adopt():
                 self.backends[row.run.roles[request.model].backend].adopt(row.contexts[request.model], request.leaf)
-            case Commit():
-                if row.parent is None:
-                    self.events.append(Committed(row.key, request.steps))
             case Submit():
                 row.submitted.append(self.submit(row, request.request))
             case Collect():
+                if row.submitted and row.submitted[0] not in self.asked:
+                    return row.submitted.popleft().answer
                 row.collecting = request.wait or len(self.live) > 1  # who is not alone would hold up others
-                return not row.collecting
+                return WAITING if row.collecting else None
             case Fork():
                 self.fork(row, request.children)
             case Join():
+                if row.finished_children:
+                    return row.finished_children.popleft()
                 if not row.children:
                     raise RuntimeError("join without running children")
                 row.joining = True
-                return False
+                return WAITING
             case _:
-                row.several = isinstance(request, tuple)
-                for single in request if isinstance(request, tuple) else (request,):
-                    row.asks.append(self.submit(row, single))
-                return False
-        return True
+                raise TypeError(f"{request!r} is no request")
+        return None
 
     def submit(self, row: Row, request: Extend | Branch) -> Ask:
         """Ask the backend of a role."""

@@ -293,6 +293,7 @@ class Session(Artefacts):
 
     def results(self, runs: Iterator[tuple[int, Run]], decode: DecodeConfig) -> Iterator[tuple[int, Any]]:
         """(index, result) of all runs as they finish."""
-        for index, event in self.events(runs, decode.max_batch):
+        silent = ((index, replace(run, told=False)) for index, run in runs)
+        for index, event in self.events(silent, decode.max_batch):
             if isinstance(event, Finished):
                 yield index, event.result

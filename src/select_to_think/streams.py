@@ -87,15 +87,14 @@ class Streams:
         return min(sum(row.key[0] is stream for row in away), max_rows // 2) if away else 0  # type: ignore[index]
 
     def advance(self, stream: Stream) -> None:
-        """Step until there is news for a stream."""
-        while not stream.inbox:
-            with self.lock:
-                self.sweep()
-                if stream.inbox:
-                    return
-                if not self.runtime.busy:
-                    raise RuntimeError("a stream waits for runs that are gone")
-                self.step()
+        """Make one step, unless there is news for a stream already."""
+        with self.lock:
+            self.sweep()
+            if stream.inbox:
+                return
+            if not self.runtime.busy:
+                raise RuntimeError("a stream waits for runs that are gone")
+            self.step()
 
     def step(self) -> None:
         """One step for all; under the lock."""

@@ -1,7 +1,8 @@
 """The values that travel between policies, the runtime and the contexts.
 
-A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Adopt`, `Truncate`, `Commit`,
-`Fork`, `Join`) and gets small observations back. Nothing here imports torch, so result files can be read without it.
+A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Adopt`, `Truncate`, `Commit` ...)
+and gets small observations back. Nothing here imports torch, so result files can be read without it.
+No record is changed once it is made; those made at every token are not frozen, which would cost three times as much.
 
 Non-goals: behaviour. These are records; the meaning of each field is defined here and nowhere else.
 """
@@ -113,7 +114,7 @@ class Observe:
     best_only: bool = False  # of `ids` only the best one matters: a server may then tell less than log-probabilities
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Observation:
     """What came back, on the host: the fields that were asked for. P = observed positions, or leaves of a `Branch`.
 
@@ -136,7 +137,7 @@ class Observation:
         return Observation(**lines)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Extend:
     """Append `tokens` to this sequence's context in `model`. Without `observe` it is deferred: it costs nothing until
     the next request to the same model, which carries it along in the same forward."""
@@ -182,6 +183,13 @@ class Collect:
 
 
 @dataclass(frozen=True, slots=True)
+class Awaited:
+    """Whether other sequences wait for a forward of `model`, which one more would share. Free."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """Go on with one leaf of the context's last branch (one without `adapter`). Free: no forward."""
 
@@ -189,7 +197,7 @@ class Adopt:
     leaf: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Commit:
     """These steps are final; whoever reads along may have them."""
 
@@ -220,7 +228,7 @@ class Join:
     """Wait for the next child that finishes; the answer is its `Generation`, in order of finishing."""
 
 
-Request = Extend | Branch | Submit | Collect | Truncate | Adopt | Commit | Fork | Join
+Request = Extend | Branch | Submit | Collect | Truncate | Awaited | Adopt | Commit | Fork | Join
 Requests = Request | tuple[Extend | Branch, ...]  # a tuple is asked at once, and answered together
 
 
@@ -259,7 +267,7 @@ class Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepRecord:
     """One generated token, and how it was decided."""
 

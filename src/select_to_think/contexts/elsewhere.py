@@ -54,6 +54,11 @@ class BackendElsewhere(ABC):
         """Submitted and not collected."""
         return list(self.sent)
 
+    @property
+    def under_way(self) -> Sequence[Future[None]]:
+        """Of what was submitted and not collected."""
+        return [sent.future for sent in self.sent.values()]
+
     def open(self, tokens: int, adapter: str | None = None) -> Context | None:
         """An empty context."""
         return Context(0, 0, adapter)
@@ -91,16 +96,12 @@ class BackendElsewhere(ABC):
             ask.answer = error
         self.answered.put(ask)
 
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
-        """The requests that are answered now; the first of them is waited for, up to `patience_s` seconds.
-
-        The context of a request that failed is as it was before.
-        """
+    def step(self) -> list[Ask]:
+        """The requests that are answered now. The context of one that failed is as it was before."""
         found: list[Ask] = []
         try:
             while True:
-                wait = 0.0 if found else patience_s
-                ask = self.answered.get(timeout=wait) if wait else self.answered.get_nowait()
+                ask = self.answered.get_nowait()
                 if ask in self.sent:
                     sent = self.sent.pop(ask)
                     if not isinstance(ask.answer, Exception):

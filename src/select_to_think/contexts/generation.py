@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from select_to_think.structures import Extend, Observation
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Generate(Extend):
     """Append `tokens`, and go on with the most probable token; `observe` is what every step shows.
 

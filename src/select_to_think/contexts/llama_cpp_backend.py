@@ -25,8 +25,8 @@ from torch import Tensor
 
 from select_to_think.config import RuntimeConfig
 from select_to_think.contexts.kv import LayerShape, slots_in
-from select_to_think.contexts.local import LocalBackend, Plan
-from select_to_think.contexts.observing import Look, read
+from select_to_think.contexts.local import LocalBackend, Part, Plan
+from select_to_think.contexts.observing import read
 from select_to_think.contexts.protocol import Ask, Context
 from select_to_think.contexts.sequences import CONTEXTS, SEQUENCES, Call, Sequences
 from select_to_think.models.adapter import Adapter
@@ -110,11 +110,11 @@ class LlamaCppBackend(LocalBackend):
         context.append(tokens)
         context.stored = len(context)
 
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
+    def step(self) -> list[Ask]:
         """The calls for what waits; the requests that are answered now."""
         for context in [context for context in self.held if not context.leaves or context not in self.live]:
             self.memory.release(self.held.pop(context))
-        answered = super().step(patience_s)
+        answered = super().step()
         for numbers in self.taken.values():  # of branches that did not come to be
             self.memory.release(numbers)
         self.taken.clear()
@@ -143,14 +143,14 @@ class LlamaCppBackend(LocalBackend):
         found: list[Observation | S2TError] = [Observation()] * len(plan.parts)
         wrong: dict[Context, None] = {}
         for (_, adapter), members in sorted(calls.items()):
-            call, looks = self.prepare(plan, members, branches)
+            call, parts = self.prepare(plan, members, branches)
             self.use(adapter)
             hidden, logits = self.decode(call)
-            if looks:
+            if parts:
                 seen, nan = read(
-                    hidden, unchanged, list(looks.values()), self.forbidden, self.bin_rows, before_head=logits
+                    hidden, unchanged, list(parts.values()), self.forbidden, self.bin_rows, before_head=logits
                 )
-                for part, observation in zip(looks, seen, strict=True):
+                for part, observation in zip(parts, seen, strict=True):
                     found[part] = observation
                 owners = [owner for owner, wanted in zip(call.owners, call.looked_at, strict=True) if wanted]
                 wrong |= {owner: None for owner, broken in zip(owners, nan, strict=True) if broken}
@@ -162,8 +162,8 @@ class LlamaCppBackend(LocalBackend):
                 self.memory.release(numbers)
         return found, list(wrong)
 
-    def prepare(self, plan: Plan, members: Sequence[int], branches: dict[int, Ask]) -> tuple[Call, dict[int, Look]]:
-        """The call of some segments, and what is looked at in it: number of the part -> look.
+    def prepare(self, plan: Plan, members: Sequence[int], branches: dict[int, Ask]) -> tuple[Call, dict[int, Part]]:
+        """The call of some segments, and what is looked at in it: number of the part -> part.
 
         A token that stands before leaves of the same call belongs to their sequences as well.
         """
@@ -195,19 +195,16 @@ class LlamaCppBackend(LocalBackend):
                 call.sequences.extend([(context.start, *leaves.get(context, ()))] * segment.width)
                 self.memory.filled[context.start] = segment.first + segment.width
         parts = {i: part for i, part in enumerate(plan.parts) if part.segment in begins}
-        observes = {i: part.ask.request.observe for i, part in parts.items()}
-        call.hidden = any(observe.hidden or observe.bins for observe in observes.values() if observe)
+        call.hidden = any(part.observe.hidden or part.observe.bins for part in parts.values())
         call.looked_at = [call.hidden] * len(call.tokens)
-        places = {i: [begins[part.segment] + line for line in part.lines] for i, part in parts.items()}
-        for line in (line for lines in places.values() for line in lines):
-            call.looked_at[line] = True
+        for part in parts.values():
+            part.lines = [begins[part.segment] + line for line in part.lines]
+            for line in part.lines:
+                call.looked_at[line] = True
         rows = np.cumsum(call.looked_at) - 1
-        looks = {
-            i: Look(observe, rows[places[i]].tolist(), parts[i].adapter, parts[i].first)
-            for i, observe in observes.items()
-            if observe
-        }
-        return call, looks
+        for part in parts.values():
+            part.lines = rows[part.lines].tolist()
+        return call, parts
 
     def use(self, adapter: str) -> None:
         """Let an adapter act on the next call; none where the name is empty."""

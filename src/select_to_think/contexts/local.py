@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Protocol
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from select_to_think.config import RuntimeConfig
 from select_to_think.contexts.layout import Segment
-from select_to_think.contexts.observing import NOT_A_NUMBER, joined
+from select_to_think.contexts.observing import NOT_A_NUMBER, Look, joined
 from select_to_think.contexts.prefix_cache import PrefixCache, Space
 from select_to_think.contexts.protocol import Ask, Context
 from select_to_think.models.adapter import Adapter
@@ -30,34 +31,34 @@ SHORT = 64  # tokens; requests up to this length never wait for the long ones
 
 @dataclass
 class Plan:
-    """One forward: its segments, whose they are, how many stored tokens each brings, and what is observed."""
+    """One forward: its segments, whose they are, and what is observed."""
 
     segments: list[Segment] = field(default_factory=list)
     contexts: list[Context] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     tokens: int = 0
     short: int = 0  # tokens of the whole step without those of long requests
-    long: bool = False  # a long request takes part
 
-    def add(self, context: Context, segment: Segment, count: int) -> None:
+    def add(self, context: Context, segment: Segment) -> None:
         """Let a segment take part."""
         self.segments.append(segment)
         self.contexts.append(context)
-        self.counts.append(count)
         self.tokens += segment.width
 
+    def look(self, ask: Ask, lines: Sequence[int], first: int = 0, last: bool = True) -> None:
+        """Let a request observe tokens of the segment that was added last."""
+        observe, adapter = ask.request.observe, self.segments[-1].adapter
+        assert observe is not None
+        self.parts.append(Part(observe, lines, adapter, first, ask=ask, segment=len(self.segments) - 1, last=last))
 
-@dataclass(slots=True)
-class Part:
+
+@dataclass(slots=True, kw_only=True)
+class Part(Look):
     """What one forward does for a request: the tokens that it observes, and whether these are the last."""
 
     ask: Ask
-    segment: int  # index of the segment that holds the tokens
-    lines: Sequence[int]  # of the segment
-    adapter: str | None
-    first: int = 0  # number of the first of them among those asked about
-    last: bool = True
+    segment: int  # index of the segment in which the lines are counted
+    last: bool
 
 
 class Memory(Protocol):
@@ -76,6 +77,7 @@ class LocalBackend(ABC):
     """One model, many contexts, one key-value memory."""
 
     remote = False
+    under_way: Sequence[Future[None]] = ()
 
     def __init__(self, space: Space, memory: Memory, forbidden: Tensor, config: RuntimeConfig, cost: float) -> None:
         """Keep contexts in `memory`, whose room `space` deals out; ids in `forbidden` have probability zero."""
@@ -86,8 +88,6 @@ class LocalBackend(ABC):
         self.bin_rows: dict[str, Tensor] = {}
         self.live: dict[Context, None] = {}
         self.waiting: list[Ask] = []
-        self.ends: dict[Ask, int] = {}  # length of the context with the tokens of an `Extend`
-        self.seen: dict[Ask, list[Observation]] = {}  # of requests whose tokens come in pieces
 
     @abstractmethod
     def load(self, name: str, adapter: Adapter) -> None:
@@ -136,10 +136,7 @@ class LocalBackend(ABC):
         """Give the room back, or keep it for others that begin alike."""
         del self.live[context]
         self.prefixes.keep(context)
-        for ask in [ask for ask in self.waiting if ask.context is context]:
-            self.waiting.remove(ask)
-            self.ends.pop(ask, None)
-            self.seen.pop(ask, None)
+        self.waiting = [ask for ask in self.waiting if ask.context is not context]
 
     def reserve(self, context: Context, tokens: int) -> None:
         """Make sure that the context has room for `tokens` tokens; a larger extent takes over what is stored.
@@ -158,15 +155,17 @@ class LocalBackend(ABC):
 
     def submit(self, ask: Ask) -> None:
         """Queue a request."""
-        if isinstance(ask.request, Extend):
-            ask.context.append(ask.request.tokens)
-            if not ask.context.pending:
+        request, context = ask.request, ask.context
+        if isinstance(request, Extend):
+            context.append(request.tokens)
+            if request.observe is None or not context.pending:
                 raise RuntimeError("nothing new to observe")
-            self.ends[ask] = len(ask.context)
+            ask.end = len(context.tokens)
+            ask.first = ask.end - (max(1, len(request.tokens)) if request.observe.every else 1)
         self.waiting.append(ask)
 
     @torch.inference_mode()
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
+    def step(self) -> list[Ask]:
         """One forward for what waits; the requests that are answered now.
 
         What goes wrong in it (memory, mostly) is the answer to everything that took part.
@@ -175,17 +174,20 @@ class LocalBackend(ABC):
         for ask in self.waiting:
             if ask.answer is None:
                 by_context.setdefault(ask.context, []).append(ask)
-        for context, asks in by_context.items():
-            if not context.stored and self.config.prefix_cache_tokens:
-                self.reuse(context, asks)
-        plan = Plan(short=sum(n for context in by_context if (n := context.pending) <= SHORT))
-        for context in sorted(by_context, key=lambda context: context.pending > SHORT):
-            count = context.pending
-            if count > SHORT:
-                count = min(count, max(SHORT if not plan.long else 0, self.config.max_step_tokens - plan.tokens))
-                plan.long = True
-            if count or not context.pending:
+        if self.config.prefix_cache_tokens:
+            for context, asks in by_context.items():
+                if not context.stored:
+                    self.reuse(context, asks)
+        counts = {context: context.pending for context in by_context}
+        plan = Plan(short=sum(count for count in counts.values() if count <= SHORT))
+        for context, count in counts.items():
+            if count <= SHORT:
                 self.plan(plan, context, by_context[context], count)
+        most = SHORT  # tokens of the first long request, however many short ones there are
+        for context, count in counts.items():
+            if count > SHORT and (piece := min(count, max(most, self.config.max_step_tokens - plan.tokens))):
+                self.plan(plan, context, by_context[context], piece)
+                most = 0
         if plan.segments:
             try:
                 self.forward(plan)
@@ -193,14 +195,11 @@ class LocalBackend(ABC):
                 self.fail(plan.contexts, error)
         answered = [ask for ask in self.waiting if ask.answer is not None]
         self.waiting = [ask for ask in self.waiting if ask.answer is None]
-        for ask in answered:
-            self.ends.pop(ask, None)
-            self.seen.pop(ask, None)
         return answered
 
     def reuse(self, context: Context, asks: Sequence[Ask]) -> None:
         """Copy what is known of a context's beginning, up to the first token that is asked about."""
-        unseen = [observed(ask, self.ends[ask]).start for ask in asks if isinstance(ask.request, Extend)]
+        unseen = [ask.first for ask in asks if isinstance(ask.request, Extend)]
         found = self.prefixes.longest(context, self.live, min(unseen, default=len(context)))
         if found is not None:
             source, length = found
@@ -211,58 +210,51 @@ class LocalBackend(ABC):
 
     def plan(self, plan: Plan, context: Context, asks: Sequence[Ask], count: int) -> None:
         """Take the first `count` pending tokens of a context into the forward and, if these are all, its leaves."""
-        branches: list[tuple[Ask, Branch]] = []
-        if count == context.pending:
-            branches = [(ask, ask.request) for ask in asks if isinstance(ask.request, Branch)]
-        branches = [(ask, request) for ask, request in branches if self.shown(plan, ask, request)]
-        behind = context.stored + count
+        stored, behind = context.stored, context.stored + count
+        branches = [
+            (ask, request)
+            for ask in asks
+            if isinstance(request := ask.request, Branch)
+            and behind == len(context.tokens)
+            and self.shown(plan, ask, request)
+        ]
         try:
-            self.reserve(context, behind + sum(request.width for _, request in branches))
+            self.reserve(context, behind + (sum(request.width for _, request in branches) if branches else 0))
         except S2TError as error:
             for ask in asks:
                 ask.answer = error
             return
-        place = context.start, context.size
+        start, size, adapter = context.start, context.size, context.adapter
         if count:
-            tokens = context.tokens[context.stored : context.stored + count]
-            segment = Segment(*place, context.stored, context.stored, tokens, adapter=context.adapter)
-            plan.add(context, segment, count)
-            plan.parts += [part for ask in asks if (part := self.part(ask, len(plan.segments) - 1, count))]
+            plan.add(context, Segment(start, size, stored, stored, context.tokens[stored:behind], (), adapter))
+            for ask in asks:
+                first, end = max(stored, ask.first), min(behind, ask.end)
+                if first < end:
+                    plan.look(ask, range(first - stored, end - stored), first - ask.first, end == ask.end)
         context.leaves = []
         slot = behind
         for ask, request in branches:
-            adapter = ask.adapter or context.adapter
             tokens = [token for leaf in request.continuations for token in leaf]
             lengths = tuple(map(len, request.continuations))
             ends = list(accumulate(lengths))
-            plan.add(context, Segment(*place, behind, slot, tokens, lengths, adapter), 0)
-            plan.parts.append(Part(ask, len(plan.segments) - 1, [end - 1 for end in ends], adapter))
+            plan.add(context, Segment(start, size, behind, slot, tokens, lengths, ask.adapter or adapter))
+            plan.look(ask, [end - 1 for end in ends])
             if ask.adapter is None:
                 begins = [slot + end - n for end, n in zip(ends, lengths, strict=True)]
                 context.leaves = list(zip(begins, request.continuations, strict=True))
             slot += request.width
 
-    def part(self, ask: Ask, segment: int, count: int) -> Part | None:
-        """What the next `count` tokens of its context bring to an `Extend`."""
-        if not isinstance(ask.request, Extend):
-            return None
-        stored, end = ask.context.stored, self.ends[ask]
-        asked = observed(ask, end)
-        seen = range(max(stored, asked.start), min(stored + count, end))
-        if not seen:
-            return None
-        lines = range(seen.start - stored, seen.stop - stored)
-        return Part(ask, segment, lines, ask.context.adapter, seen.start - asked.start, seen.stop == end)
-
     def forward(self, plan: Plan) -> None:
         """Run the plan, store what was computed, and answer."""
         found, wrong = self.compute(plan)
         self.forwards += 1
-        for context, segment, count in zip(plan.contexts, plan.segments, plan.counts, strict=True):
-            context.stored += count
-            context.account.tokens_processed += segment.width
-            context.account.forwards += context.account.last_forward != self.forwards
-            context.account.last_forward = self.forwards
+        for context, segment in zip(plan.contexts, plan.segments, strict=True):
+            account, width = context.account, segment.width
+            if not segment.leaves:
+                context.stored += width
+            account.tokens_processed += width
+            account.forwards += account.last_forward != self.forwards
+            account.last_forward = self.forwards
         if wrong:
             for context in wrong:  # the next owner might read it
                 self.memory.clear(context.start, context.size)
@@ -273,19 +265,12 @@ class LocalBackend(ABC):
             if isinstance(observation, Exception):
                 ask.answer = observation
             elif ask.answer is None:
-                seen = self.seen.setdefault(ask, [])
-                seen.append(observation)
+                ask.pieces += (observation,)
                 if part.last:
-                    ask.answer = joined(seen)
+                    ask.answer = joined(ask.pieces)
 
     def fail(self, contexts: Sequence[Context], error: Exception) -> None:
         """Answer all that is asked about these contexts with an error."""
         for ask in self.waiting:
             if ask.context in contexts:
                 ask.answer = error
-
-
-def observed(ask: Ask, end: int) -> range:
-    """The tokens of its context that an `Extend` observes, which ends behind token `end`."""
-    every = ask.request.observe is not None and ask.request.observe.every
-    return range(end - (max(1, len(ask.request.tokens)) if every else 1), end)  # type: ignore[union-attr]

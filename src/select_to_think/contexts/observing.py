@@ -199,29 +199,28 @@ class Cursor:
 
     def observation(self, look: Look) -> Observation | S2TError:
         """The look's own lines and fields."""
-        observe, count = look.observe, len(look.lines)
-        seen: dict[str, Any] = {}
+        observe, count, seen = look.observe, len(look.lines), Observation()
         failed = False
         if look.needs_logits:
             start = self.dealt["total"]
             end = self.dealt["total"] = start + count
             failed = self.broken is not None and bool(self.broken[start:end].any())
             if k := observe.top_k:
-                seen["top_ids"] = self.read["top_ids"][start:end, :k]
-                seen["top_logprobs"] = self.read["top_logprobs"][start:end, :k]
+                seen.top_ids = self.read["top_ids"][start:end, :k]
+                seen.top_logprobs = self.read["top_logprobs"][start:end, :k]
             if observe.ids is not None:
-                seen["asked_logprobs"] = self.read["asked"][start:end, : len(look.asked[0])]
+                seen.asked_logprobs = self.read["asked"][start:end, : len(look.asked[0])]
             if observe.entropy:
-                seen["entropy_nats"] = self.take("entropy", count)
+                seen.entropy_nats = self.take("entropy", count)
             if observe.sampling:
-                seen["sampled_id"] = int(self.take("sampled_ids", 1)[0])
-                seen["sampled_logprob"] = float(self.take("sampled_logprobs", 1)[0])
+                seen.sampled_id = int(self.take("sampled_ids", 1)[0])
+                seen.sampled_logprob = float(self.take("sampled_logprobs", 1)[0])
         if observe.bins:
-            seen["bin_scores"] = self.take(f"bins {look.adapter}", count)
-            failed |= not np.isfinite(seen["bin_scores"]).all()
+            seen.bin_scores = self.take(f"bins {look.adapter}", count)
+            failed |= not np.isfinite(seen.bin_scores).all()
         if observe.hidden:
-            seen["hidden"] = self.take("hidden", count)
-        return S2TError(NOT_A_NUMBER) if failed else Observation(**seen)
+            seen.hidden = self.take("hidden", count)
+        return S2TError(NOT_A_NUMBER) if failed else seen
 
 
 def joined(parts: Sequence[Observation]) -> Observation:

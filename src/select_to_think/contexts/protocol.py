@@ -7,6 +7,7 @@ requests about many of them at once. The runtime knows nothing else about models
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,6 +67,9 @@ class Ask:
     request: Extend | Branch
     adapter: str | None = None  # acts on the leaves of a branch in place of the context's own
     answer: Observation | Exception | None = None
+    first: int = 0  # of an `Extend` in process: the first token of the context that is observed, ...
+    end: int = 0  # ... and the length of the context with its tokens
+    pieces: tuple[Observation, ...] = ()  # what was observed so far, where its tokens come in pieces
 
 
 class Backend(Protocol):
@@ -104,10 +108,13 @@ class Backend(Protocol):
         """Queue a request."""
         ...
 
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
-        """Make one forward for what waits; return the requests that are answered now.
+    @property
+    def under_way(self) -> Sequence[Future[None]]:
+        """What is computed elsewhere: each is done when `step` can return its answer."""
+        ...
 
-        A remote backend makes none: it waits for an answer, for at most `patience_s` seconds.
+    def step(self) -> list[Ask]:
+        """Make one forward for what waits, or, of a remote backend, none; return the requests that are answered now.
 
         A request that could not be answered has an exception for an answer (`ModelUnavailable` where the model was not
         reached); its context stays as it was before the request.

@@ -19,7 +19,7 @@ from select_to_think.contexts.kv import KVMemory, slots_in
 from select_to_think.contexts.layout import lay_out
 from select_to_think.contexts.local import LocalBackend, Plan
 from select_to_think.contexts.memory import Extents
-from select_to_think.contexts.observing import Look, read
+from select_to_think.contexts.observing import read
 from select_to_think.contexts.protocol import Ask, Context
 from select_to_think.contexts.self_check import disagreement
 from select_to_think.models.adapter import Adapter
@@ -81,13 +81,11 @@ class TransformersBackend(LocalBackend):
         """One flat forward: what each part observed, and the contexts whose numbers are no numbers."""
         step = lay_out(plan.segments, self.flat.device)
         hidden = self.flat.run(step, self.memory)
-        looks = []
         for part in plan.parts:
-            assert part.ask.request.observe is not None
             begin = step.offsets[part.segment]
-            lines = [begin + line for line in part.lines]
-            looks.append(Look(part.ask.request.observe, lines, part.adapter, part.first))
-        found, nan = read(hidden, self.flat.head, looks, self.forbidden, self.bin_rows)
+            part.lines = [begin + line for line in part.lines]
+        plan.parts.sort(key=lambda part: part.lines[0])  # as the tokens stand, so that none need be gathered
+        found, nan = read(hidden, self.flat.head, plan.parts, self.forbidden, self.bin_rows)
         if not nan.any():
             return found, []
         segments = zip(plan.contexts, plan.segments, step.offsets, strict=True)

@@ -170,10 +170,10 @@ class TimedBackend:
             self.sent[ask] = time.perf_counter()
         self.backend.submit(ask)
 
-    def step(self, patience_s: float = 0.0) -> list[Ask]:
+    def step(self) -> list[Ask]:
         """As the backend does."""
         start = time.perf_counter()
-        answered = self.backend.step(patience_s)
+        answered = self.backend.step()
         now, failed = time.perf_counter(), [isinstance(ask.answer, Exception) for ask in answered]
         if not self.backend.remote:
             self.called(now - start, sum(failed))
