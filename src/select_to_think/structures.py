@@ -1,8 +1,7 @@
 """The values that travel between policies, the runtime and the contexts.
 
-A policy is a generator for ONE sequence: it yields requests (`Extend`, `Branch`, `Adopt`, `Truncate`, `Commit` ...)
-and gets small observations back. Nothing here imports torch, so result files can be read without it.
-No record is changed once it is made; those made at every token are not frozen, which would cost three times as much.
+A policy is a generator for ONE sequence: it yields requests and gets small observations back. No record is changed once
+it is made; those made at every token are not frozen, which would cost three times as much. Nothing here imports torch.
 
 Non-goals: behaviour. These are records; the meaning of each field is defined here and nowhere else.
 """
@@ -97,11 +96,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """What an `Extend` or a `Branch` should report, computed batched on the device.
-
-    Without `every`, only the last token of the extension (of each continuation for a branch) is observed: P = 1.
-    With `every`, each appended token is: P = number of appended tokens.
-    """
+    """What an `Extend` or a `Branch` should report, computed batched on the device: of the last token of the extension
+    (of each continuation for a branch), P = 1; with `every` of each appended token, P = number of appended tokens."""
 
     top_k: int = 0
     entropy: bool = False
@@ -214,11 +210,8 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """Start children that inherit this sequence's contexts as they are now (the prompt is paid once).
-
-    The answer comes at once; finished children are awaited with `Join`. Children still running when the parent
-    returns are stopped.
-    """
+    """Start children that inherit this sequence's contexts as they are now (the prompt is paid once). The answer comes
+    at once; finished children are awaited with `Join`. Children still running when the parent returns are stopped."""
 
     children: Sequence[PolicyRun]
 
