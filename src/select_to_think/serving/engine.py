@@ -28,7 +28,7 @@ from select_to_think.streams import Stream
 
 logger = logging.getLogger(__name__)
 RATE_SECONDS = 5.0  # over which tokens per second are counted
-ROW_SLOTS = 256  # of the key-value memory, of a row: a question, and an answer of the default length
+ROW_SLOTS = 512  # of the key-value memory, of a row: a question, an answer of the default length, and its candidates
 
 
 class Engine:
