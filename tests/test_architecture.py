@@ -25,7 +25,7 @@ LONGEST_FUNCTION = 60
 # Lower layers first: a part may import from its own layer and from those before it. Grading is a low part of its own:
 # it knows no models, and majority votes need its extraction.
 LAYERS = (
-    ("__init__", "structures", "presets", "checked", "config", "files", "grading"),
+    ("__init__", "structures", "text", "presets", "checked", "config", "files", "grading"),
     ("probability",),
     ("models",),
     ("contexts",),
@@ -41,7 +41,7 @@ LAYERS = (
     ("cli", "__main__"),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
-PAIRS_MAY_IMPORT = {"__init__", "structures", "pairs"}
+PAIRS_MAY_IMPORT = {"__init__", "structures", "text", "pairs"}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "scipy"}
 TABLES = ("methods", "policies", "triggers", "selectors", "verifiers")  # what help and completion name
 LIGHT_PARTS = (*LAYERS[0][:-1], *TABLES, "pairs", "analysis", "cli", "__main__")  # all but grading

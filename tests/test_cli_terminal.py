@@ -24,7 +24,8 @@ from select_to_think.cli.command import print_error
 from select_to_think.cli.generate import describe
 from select_to_think.cli.output import Reply, console, note, write_reply
 from select_to_think.cli.trace import show_result
-from select_to_think.structures import Generation, StepRecord, visible
+from select_to_think.structures import Generation, StepRecord
+from select_to_think.text import visible
 
 ESC, CSI = "\x1b", "\x9b"
 HOSTILE = (

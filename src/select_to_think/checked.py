@@ -14,7 +14,8 @@ from types import NoneType, UnionType
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 from select_to_think.presets import preset_values
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import unknown_name
 
 LARGEST = 2**31 - 1  # of any setting: what every library below takes
 

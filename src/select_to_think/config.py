@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from select_to_think.checked import Checked, option
-from select_to_think.structures import S2TError, comma_separated
+from select_to_think.structures import S2TError
+from select_to_think.text import comma_separated
 
 LARGEST_SEED = 2**32 - 1  # that numpy and torch take
 

@@ -27,7 +27,8 @@ from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
-from select_to_think.structures import Role, S2TError, unknown_name
+from select_to_think.structures import Role, S2TError
+from select_to_think.text import unknown_name
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.table import TRIGGERS, find_trigger
 from select_to_think.verifiers.base import Verifier

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from select_to_think.structures import unknown_name
+from select_to_think.text import unknown_name
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "s2t-paper": {"trigger_definition": "paper", "warm_up_steps": 3, "scorer_mode": "coupled", "score": "bins"},

@@ -8,11 +8,9 @@ Non-goals: behaviour. These are records; the meaning of each field is defined he
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -55,32 +53,6 @@ class Undecided(ModelUnavailable):
 def shared_length(one: Sequence[object], other: Sequence[object]) -> int:
     """How many tokens (or characters) two sequences have in common at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def comma_separated(text: str) -> list[str]:
-    """The entries of a list that a person typed, without blanks around them; empty ones do not count."""
-    return [entry.strip() for entry in text.split(",") if entry.strip()]
-
-
-# What a terminal obeys or cannot show: control characters, changes of direction, halves of surrogate pairs.
-_UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    """A text with what a terminal would obey written as JSON writes it (`\\u001b`); tabs and line breaks stay."""
-    return _UNSHOWABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> S2TError:
-    """The error for a `kind` of thing that is called by a `name` outside `known`; suggests the nearest one."""
-    return S2TError(f"unknown {kind} {name!r}; {suggestion(name, known)}")
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """What to say of a `name` outside `known`: the nearest of them, or all."""
-    names = list(known)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"choose from: {', '.join(names)}"
 
 
 @dataclass(frozen=True, slots=True)

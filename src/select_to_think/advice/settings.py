@@ -10,7 +10,8 @@ from pathlib import Path
 
 from select_to_think.checked import Checked, option
 from select_to_think.config import ScorerMode
-from select_to_think.structures import S2TError, comma_separated, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import comma_separated, unknown_name
 from select_to_think.training.settings import AdapterTraining
 
 MODES: tuple[ScorerMode, ...] = ("activated", "proposer", "coupled")

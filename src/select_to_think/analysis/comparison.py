@@ -17,7 +17,8 @@ from select_to_think.analysis.tables import DOMAIN, Column, Table
 from select_to_think.evaluation.items import with_all
 from select_to_think.evaluation.run_folder import RUN, read_run
 from select_to_think.evaluation.statistics import paired_difference
-from select_to_think.structures import S2TError, suggestion
+from select_to_think.structures import S2TError
+from select_to_think.text import suggestion
 
 Outcome = Literal["win", "loss", "tie"]
 SHOWN_IDS = 3  # in an error

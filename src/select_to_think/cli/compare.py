@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from select_to_think.cli.output import Reply
-from select_to_think.structures import comma_separated
+from select_to_think.text import comma_separated
 
 if TYPE_CHECKING:
     from select_to_think.analysis.comparison import Comparison

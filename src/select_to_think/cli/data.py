@@ -19,7 +19,8 @@ from select_to_think.cli.options import DATA_PANEL, Only
 from select_to_think.cli.output import note
 from select_to_think.config import DataConfig, DecodeConfig, PairConfig, PromptStyle, RuntimeConfig
 from select_to_think.integrations.ray_workers import RayConfig, connected
-from select_to_think.structures import S2TError, comma_separated
+from select_to_think.structures import S2TError
+from select_to_think.text import comma_separated
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.items import Item

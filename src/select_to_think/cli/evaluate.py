@@ -25,7 +25,7 @@ from select_to_think.config import (
 )
 from select_to_think.integrations.ray_workers import RayConfig
 from select_to_think.methods import METHODS
-from select_to_think.structures import comma_separated, unknown_name
+from select_to_think.text import comma_separated, unknown_name
 
 if TYPE_CHECKING:
     from select_to_think.evaluation.results import Results

@@ -23,7 +23,8 @@ from select_to_think.checked import Checked
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.methods import METHODS
 from select_to_think.presets import PRESETS, preset_values
-from select_to_think.structures import S2TError, comma_separated
+from select_to_think.structures import S2TError
+from select_to_think.text import comma_separated
 from select_to_think.triggers.table import TRIGGERS
 
 DATA_PANEL = "Data and results"

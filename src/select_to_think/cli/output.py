@@ -22,7 +22,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from select_to_think.files import finite
-from select_to_think.structures import visible
+from select_to_think.text import visible
 
 PIPED_WIDTH = 140  # columns of a table that no terminal limits
 STDOUT = 1  # what native code and child processes write to

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from select_to_think.cli.output import Reply
-from select_to_think.structures import unknown_name, visible
+from select_to_think.text import unknown_name, visible
 
 FILE_NAME = "report.html"
 FORMATS = ("html", "md", "csv", "json")

@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from select_to_think.analysis.tables import Column, Table
-from select_to_think.structures import visible
+from select_to_think.text import visible
 
 PADDING = 3  # columns of the terminal between two cells
 # What a narrow terminal can do without, the least needed first.

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from select_to_think.structures import visible
+from select_to_think.text import visible
 
 Step = Mapping[str, Any]
 

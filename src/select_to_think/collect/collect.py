@@ -29,7 +29,8 @@ from select_to_think.evaluation.settings import decode_settings, fingerprints
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on
 from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.policies.label import Labels
-from select_to_think.structures import Progress, S2TError, comma_separated, unknown_name
+from select_to_think.structures import Progress, S2TError
+from select_to_think.text import comma_separated, unknown_name
 from select_to_think.triggers.table import calibrated, find_trigger
 
 if TYPE_CHECKING:

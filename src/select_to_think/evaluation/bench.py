@@ -50,7 +50,8 @@ from select_to_think.runtime import Runtime
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.streams import Streams
-from select_to_think.structures import Progress, Role, comma_separated, unknown_name
+from select_to_think.structures import Progress, Role
+from select_to_think.text import comma_separated, unknown_name
 from select_to_think.training.settings import ScorerConfig
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.kl import KL, SUPPORT, kl

@@ -25,7 +25,8 @@ from select_to_think.evaluation.settings import selection
 from select_to_think.methods import METHODS, find_method
 from select_to_think.presets import preset_values
 from select_to_think.session import Session
-from select_to_think.structures import Counts, unknown_name
+from select_to_think.structures import Counts
+from select_to_think.text import unknown_name
 
 LONGEST_ANSWER = 256  # of a task that does not say, as for the harness's own models
 SAMPLING = ("temperature", "top_p", "top_k", "min_p")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from select_to_think.files import Json, decoded, numbered_lines, read_bytes, require_same_settings
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import unknown_name
 
 AnswerType = Literal["text", "number", "math", "choice", "bool", "code"]
 TEST = "test"

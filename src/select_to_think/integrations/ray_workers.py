@@ -31,7 +31,8 @@ from select_to_think.config import PairConfig, RuntimeConfig
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.workers import Answer, Made, Work, Workers
 from select_to_think.models.remote import is_address
-from select_to_think.structures import ModelUnavailable, S2TError, comma_separated
+from select_to_think.structures import ModelUnavailable, S2TError
+from select_to_think.text import comma_separated
 
 CONNECT_S = 10.0
 ANSI = re.compile(r"\x1b\[[0-9;]*m")

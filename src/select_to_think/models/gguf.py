@@ -34,7 +34,8 @@ from select_to_think.models import gguf_converter
 from select_to_think.models.adapter import Adapter
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.tokenizer import load_tokenizer
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import unknown_name
 
 SUFFIX = ".gguf"
 FINGERPRINT = "select_to_think.fingerprint"  # metadata: that of the weights which the file was made from

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.initialization import no_init_weights
 
-from select_to_think.structures import unknown_name
+from select_to_think.text import unknown_name
 
 SIZES = (
     "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size "

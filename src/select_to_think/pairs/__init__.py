@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from select_to_think.structures import unknown_name
+from select_to_think.text import unknown_name
 
 PAIRS = Path(__file__).parent
 BUNDLED = {"demo": "demo", "demo-x": "demo"}  # pair -> the pair that it has everything but its LLM from

@@ -12,7 +12,8 @@ from select_to_think.config import MethodSettings, ServeConfig
 from select_to_think.methods import METHODS, Method, find_method
 from select_to_think.serving.errors import RequestError
 from select_to_think.session import Session
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import unknown_name
 from select_to_think.triggers.table import TRIGGERS
 
 BUDGETS = (0.01, 0.03, 0.05, 0.1, 0.2)  # to choose from where a person chooses

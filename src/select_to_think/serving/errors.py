@@ -15,7 +15,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from select_to_think.structures import ModelUnavailable, PromptTooLong, S2TError, visible
+from select_to_think.structures import ModelUnavailable, PromptTooLong, S2TError
+from select_to_think.text import visible
 
 logger = logging.getLogger(__name__)
 TYPES = {

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from select_to_think.checked import Checked, option
-from select_to_think.structures import S2TError, comma_separated, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import comma_separated, unknown_name
 
 ORIGIN = re.compile(r"https?://[a-z0-9._-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 SERVED_DECODE: dict[str, Any] = {"max_batch": 64, "on_llm_failure": "continue"}  # defaults of a server

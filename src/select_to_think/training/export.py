@@ -37,7 +37,8 @@ from select_to_think.models.gguf import architecture_of, convert, record_fingerp
 from select_to_think.models.loading import LoadedModel, fingerprint
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import reserved_ids
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import unknown_name
 from select_to_think.training.folders import publish
 
 TRAINED = [name for name, method in METHODS.items() if method.uses in (SCORER, DISTILL)]

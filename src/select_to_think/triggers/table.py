@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from select_to_think.config import Definition
-from select_to_think.structures import unknown_name
+from select_to_think.text import unknown_name
 from select_to_think.triggers.base import TriggerKind
 from select_to_think.triggers.entropy import ENTROPY, ENTROPY_PAPER
 from select_to_think.triggers.kl import KL, KL_PAPER

@@ -13,7 +13,8 @@ from select_to_think.cli.output import note
 from select_to_think.cli.tables import show_facts
 from select_to_think.cli.trace import legend, weighed
 from select_to_think.methods import find_method
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import unknown_name
 from select_to_think.triggers.table import TRIGGERS, find_trigger
 
 DEFAULT = "default"

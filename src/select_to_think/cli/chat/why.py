@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from select_to_think.cli.trace import FLIPPED, LiveAnswer, Step, number, spelt
-from select_to_think.structures import S2TError, visible
+from select_to_think.structures import S2TError
+from select_to_think.text import visible
 
 ROLES = {"chosen": "token", "greedy": "greedy", "the LLM's best": "llm_top"}  # what a candidate may be of a step
 NEIGHBOURS = 6  # tokens shown before and behind the one in question

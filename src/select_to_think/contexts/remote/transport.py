@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 import httpx
 
 from select_to_think.config import RuntimeConfig
-from select_to_think.structures import ModelUnavailable, S2TError, visible
+from select_to_think.structures import ModelUnavailable, S2TError
+from select_to_think.text import visible
 
 T = TypeVar("T")
 

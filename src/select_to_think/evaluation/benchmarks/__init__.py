@@ -17,7 +17,8 @@ from select_to_think.config import PromptStyle
 from select_to_think.evaluation.benchmarks.base import PROMPTS, Benchmark, Split, fill
 from select_to_think.evaluation.benchmarks.table import BENCHMARKS
 from select_to_think.evaluation.items import Item, load_items, question_key
-from select_to_think.structures import S2TError, unknown_name
+from select_to_think.structures import S2TError
+from select_to_think.text import unknown_name
 
 __all__ = ["BENCHMARKS", "Benchmark", "Split", "ask", "load"]
 
