@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Decode = Callable[[Sequence[int]], str]
 
-EXAMPLE = 's2t generate "Today Ida has 23 keys. ..."'
+EXAMPLE = 's2t generate "Today Ida has 27 keys. ..."'
 
 
 def generate(
