@@ -146,3 +146,19 @@ def test_the_command_line_says_it_in_one_line(tmp_path: Path, capfd: pytest.Capt
     assert main(["generate", "w5", "--method", "greedy", "--slm", str(folder)]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.splitlines()[-1].startswith("error: ") and err.count(NORM) == 1
+
+
+def test_a_whole_checkpoint_loads_without_a_word(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    library = logging.getLogger("transformers")
+    library.addHandler(handler)
+    try:
+        load_model(str(tmp_path))
+    finally:
+        library.removeHandler(handler)
+    assert said == []

@@ -89,7 +89,7 @@ class RuntimeConfig(Checked):
     prefix_cache_tokens: int = option(0, "Kept of ended sequences, for prompts that begin alike, in tokens.", low=0)
     compile: bool = option(False, "CUDA: replay steps of single tokens as graphs. No effect on a CPU.")
     max_wait_steps: int = option(1000, "Steps that a row waits for the LLM so that others can ask with it.", low=0)
-    llm_guess: bool = option(True, "While a server selects for the only row, go on behind the likely choices.")
+    llm_guess: bool = option(True, "While a server selects for the only row, go on behind likely choices, ask ahead.")
     llm_concurrency: int = option(32, "Requests to a server at once.", low=1)
     llm_timeout: float = option(60.0, "Seconds for one request to a server.", low=0.01)
     llm_deadline: float = option(120.0, "Seconds for an answer of a server, all attempts together.", low=0.01)

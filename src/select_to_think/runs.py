@@ -63,7 +63,7 @@ class Row:
     asks: list[Ask] = field(default_factory=list)
     several: bool = False  # they came as a tuple
     joining: bool = False
-    submitted: Ask | None = None  # under way, or answered and not collected
+    submitted: deque[Ask] = field(default_factory=deque)  # under way, or answered and not collected
     collecting: bool = False
     children: list[Row] = field(default_factory=list)
     spares: list[dict[str, Context]] = field(default_factory=list)  # for children

@@ -153,10 +153,10 @@ class Runtime:
     def answer(self, ask: Ask) -> None:
         """Resume the row that asked, once all that it asked is answered."""
         row, _ = self.asked.pop(ask, (None, 0))
-        if row is not None and ask is row.submitted:
-            if row.collecting:
-                row.collecting, row.submitted = False, None
-                self.advance(row, ask.answer)
+        if row is not None and ask in row.submitted:
+            if row.collecting and ask is row.submitted[0]:
+                row.collecting = False
+                self.advance(row, row.submitted.popleft().answer)
             return
         if row is None or any(other in self.asked for other in row.asks):
             return
@@ -173,8 +173,8 @@ class Runtime:
                 reply = None
                 if isinstance(request, Join) and row.finished_children:
                     reply = row.finished_children.popleft()
-                elif isinstance(request, Collect) and row.submitted is not None and row.submitted not in self.asked:
-                    reply, row.submitted = row.submitted.answer, None
+                elif isinstance(request, Collect) and row.submitted and row.submitted[0] not in self.asked:
+                    reply = row.submitted.popleft().answer
                 elif not self.settle(row, request):
                     return
         except StopIteration as end:
@@ -197,7 +197,7 @@ class Runtime:
                 if row.parent is None:
                     self.events.append(Committed(row.key, request.steps))
             case Submit():
-                row.submitted = self.submit(row, request.request)
+                row.submitted.append(self.submit(row, request.request))
             case Collect():
                 row.collecting = request.wait or len(self.live) > 1  # who is not alone would hold up others
                 return not row.collecting
@@ -265,9 +265,9 @@ class Runtime:
             row.parent.spent.add(row.cost())
         self.live.remove(row)
         row.ended = True
-        for ask in (*row.asks, row.submitted):
-            self.asked.pop(ask, None)  # type: ignore[arg-type]
-        row.asks, row.submitted = [], None
+        for ask in (*row.asks, *row.submitted):
+            self.asked.pop(ask, None)
+        row.asks, row.submitted = [], deque()
         with suppress(Exception):  # of a policy that was stopped, on its way out
             row.run.policy.close()
         for contexts in (row.contexts, *row.spares):

@@ -168,15 +168,15 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Ask, and go on at once; `Collect` brings the answer. One request of a sequence may be under way like this."""
+    """Ask, and go on at once; `Collect` brings the answer."""
 
     request: Extend | Branch
 
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """The answer to what was submitted. Without `wait` it may be None: not there yet, and nobody else has anything to
-    compute, so the sequence may compute ahead of the answer and ask again."""
+    """The answer to what was submitted first. Without `wait` it may be None: not there yet, and nobody else computes,
+    so the sequence may compute ahead of the answer and ask again."""
 
     wait: bool = False
 
@@ -244,6 +244,7 @@ class Counts:
     llm_tokens_processed: int = 0
     llm_tokens_cached: int = 0
     llm_forwards: int = 0
+    llm_questions_discarded: int = 0  # asked ahead of the LLM's choice, behind other candidates
     llm_failures: int = 0  # steps (words, under MentorCollab) at which the LLM was not reached: the SLM chose alone
     # MentorCollab. Tokens that both models wrote are the SLM's own.
     consultations: int = 0  # words at which the mentor was asked for its own

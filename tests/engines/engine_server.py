@@ -40,7 +40,7 @@ def installed(folder: Path) -> Path:
     """A folder for PYTHONPATH with which our package counts as installed, entry points and all."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     about = folder / "select_to_think-0.dist-info"
-    about.mkdir(parents=True)
+    about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0\n")
     lines = []
     for group, entries in project["entry-points"].items():

@@ -24,6 +24,7 @@ from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.evaluation.bench import BINS, CANDIDATES, random_adapter
 from select_to_think.evaluation.timing import Contender, table, time_contenders, timed_events
 from select_to_think.methods import SLM
+from select_to_think.models.adapter import NO_CHANGE
 from select_to_think.models.gguf import load_gguf, record_fingerprint
 from select_to_think.models.shapes import random_model
 from select_to_think.policies.base import Limits
@@ -86,7 +87,8 @@ def main() -> None:
     llama.add_adapter("scorer", random_adapter(model), torch.randn(BINS, model.config.hidden_size))
     prompts = [[1000 + 37 * (i + 1) * j % 90_000 for j in range(options.prompt_tokens)] for i in range(options.batch)]
     limits, room = Limits(frozenset(), options.new_tokens), options.prompt_tokens + options.new_tokens + 2 * CANDIDATES
-    adapted = Role("slm", "scorer")
+    llama.add_adapter("merged", NO_CHANGE, torch.randn(BINS, model.config.hidden_size))
+    adapted, merged = Role("slm", "scorer"), Role("slm", "merged")
 
     def timed(name, backend, policy, roles):
         def run():
@@ -115,6 +117,12 @@ def main() -> None:
                 roles.get(mode, {"slm": SLM, "scorer": adapted}),
             )
             for mode in get_args(ScorerMode)
+        ),
+        timed(
+            "s2t-local-coupled-merged",
+            llama,
+            select(ScorerSelector("coupled", "anchored", 0.1, 1.0), CANDIDATES),
+            {"slm": merged},
         ),
     ]
     costs = time_contenders(contenders, options.repeats, lambda: None)

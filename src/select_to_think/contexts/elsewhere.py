@@ -25,7 +25,8 @@ class Sent:
     """A request on its way."""
 
     future: Future[None]
-    length: int  # of the context before it
+    before: int  # length of the context before it
+    behind: int  # and with it
 
 
 class BackendElsewhere(ABC):
@@ -76,10 +77,10 @@ class BackendElsewhere(ABC):
 
     def submit(self, ask: Ask) -> None:
         """Send a request."""
-        length = len(ask.context)
+        before = len(ask.context)
         if isinstance(ask.request, Extend):
             ask.context.append(ask.request.tokens)
-        self.sent[ask] = Sent(self.start(self.deliver(ask, self.question(ask))), length)
+        self.sent[ask] = Sent(self.start(self.deliver(ask, self.question(ask))), before, len(ask.context))
 
     async def deliver(self, ask: Ask, answer: Callable[[], Awaitable[Any]]) -> None:
         """Put an answered request where `step` finds it."""
@@ -101,21 +102,21 @@ class BackendElsewhere(ABC):
                 ask = self.answered.get(timeout=wait) if wait else self.answered.get_nowait()
                 if ask in self.sent:
                     sent = self.sent.pop(ask)
-                    if isinstance(ask.answer, Exception):
-                        ask.context.truncate(sent.length)
-                    else:
-                        self.settle(ask)
+                    if not isinstance(ask.answer, Exception):
+                        self.settle(ask, sent.behind)
+                    elif isinstance(ask.request, Extend):
+                        ask.context.truncate(sent.before)
                     found.append(ask)
         except Empty:
             return found
 
-    def settle(self, ask: Ask) -> None:
-        """Charge an answer to its row."""
+    def settle(self, ask: Ask, length: int) -> None:
+        """Charge an answer, behind `length` tokens of the context, to its row."""
         context, request = ask.context, ask.request
         self.forwards += 1
         width = request.width if isinstance(request, Branch) else 0
-        context.account.tokens_processed += context.pending + width
+        context.account.tokens_processed += max(0, length - context.stored) + width
         context.account.forwards += 1
-        context.stored = len(context)
+        context.stored = max(length, context.stored)
         if isinstance(request, Branch):
             context.leaves = [(0, leaf) for leaf in request.continuations]

@@ -182,7 +182,8 @@ def collected_reports() -> Iterator[list[str]]:
         return record.levelno >= wanted
 
     logger.addFilter(take)
-    logger.setLevel(min(wanted, logging.WARNING))
+    if wanted > logging.WARNING:  # a level of its own, however loud, has `transformers` warn of what it does not shard
+        logger.setLevel(logging.WARNING)
     try:
         yield reports
     finally:

@@ -71,7 +71,7 @@ class VllmBackend(BackendElsewhere):
             return partial(self.scores, ask, [[*tokens, *leaf] for leaf in request.continuations])
         raise S2TError("vLLM as it is used here generates and scores, and tells nothing else")
 
-    def settle(self, ask: Ask) -> None:
+    def settle(self, ask: Ask, length: int) -> None:
         """Append what was written."""
         answer: Any = ask.answer
         if isinstance(answer, Piece):
