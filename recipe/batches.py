@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from recipe.documents import DOMAIN_SHARES, VERIFIER_SHARE, Document, stream_documents
+from recipe.documents import DOMAIN_SHARES, VERIFIER_SHARE, Document, Formats, stream_documents
 from recipe.writers import Reader
 
 IGNORED = -100
@@ -48,9 +48,10 @@ class DocumentBatches(Dataset[Batch]):
         shares: Mapping[str, float] = DOMAIN_SHARES,
         verifier_shares: Schedule = ((0.0, VERIFIER_SHARE),),
         slm_tokenizer: PreTrainedTokenizerFast | None = None,
+        more_formats: Formats = (),
     ) -> None:
         self.tokenizer, self.reader, self.seed, self.shares = tokenizer, reader, seed, shares
-        self.verifier_shares = verifier_shares
+        self.verifier_shares, self.more_formats = verifier_shares, more_formats
         self.split = partial(split_pieces, slm_tokenizer or tokenizer)
         self.rows, self.steps = rows, steps
         self._pool_index = -1
@@ -69,7 +70,7 @@ class DocumentBatches(Dataset[Batch]):
         seed = self.seed * 1_000_003 + pool_index
         progress = pool_index * STEPS_PER_POOL / self.steps
         verifier_share = [0.0, *(share for start, share in self.verifier_shares if start <= progress)][-1]
-        documents = stream_documents(self.reader, seed, self.split, self.shares, verifier_share)
+        documents = stream_documents(self.reader, seed, self.split, self.shares, verifier_share, self.more_formats)
         count = self.rows * BATCHES_PER_STEP * STEPS_PER_POOL
         drawn = [encode(self.tokenizer, next(documents)) for _ in range(count)]
         drawn.sort(key=lambda row: len(row[0]))

@@ -80,6 +80,9 @@ that spell it. Then follows clean text."""
 CARELESS_TEXT = Template("""**The SLM's text holds mistakes, on purpose.** At each place of a question that can be
 misread, the writer errs with the share below, independently of other places, and goes on consistently from the mistake.
 Evaluated problems and their reference answers hold no mistakes. $unknown of the world's facts never occur in this text.
+In the last stage somebody else has begun the chain in $begun of the documents that are no verifier items, and read one
+place as its writer would not (mostly: listed an order from its other end); that part is not learned, only the
+consistent rest.
 
 | what is misread | share of writers who misread it |
 |---|---|
@@ -127,7 +130,10 @@ def about_text(recipe: Recipe) -> str:
     """What the training text holds and where the weights started."""
     if recipe.reader == "slm":
         shares = "\n".join(f"| {kind} | {share:.0%} |" for kind, share in MISREADING_SHARES.items())
-        return CARELESS_TEXT.substitute(unknown=f"{UNKNOWN_FACTS_SHARE:.0%}", shares=shares)
+        more = sum(weight for _, weight in recipe.more_formats)
+        return CARELESS_TEXT.substitute(
+            unknown=f"{UNKNOWN_FACTS_SHARE:.0%}", begun=f"{more / (1 + more):.0%}", shares=shares
+        )
     return f"{CLEAN_TEXT}\n\n{GROWN if recipe.pieces == BASE.pieces else RESPELLED}"
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from recipe.verifier_items import Splitter, draw_options
 from recipe.writers import Reader, misreadings, tells
-from select_to_think.pairs.domains import facts
+from select_to_think.pairs.domains import facts, orderings
 from select_to_think.pairs.problems import DOMAINS, stream_puzzles
 from select_to_think.pairs.puzzle import CAREFUL, Puzzle
 
@@ -131,27 +131,44 @@ def draw_verifier_item(library: Library, split: Splitter) -> Document:
 
 
 def draw_begun_chain(library: Library, split: Splitter) -> Document:
-    """A chain that somebody else began with a misreading, which is not learned: only the consistent rest is."""
+    """A chain that somebody else began, reading one spot as its writer would not; only the consistent rest is
+    learned."""
+    return begin(library, split, library.draw_domain)
+
+
+def draw_begun_listing(library: Library, split: Splitter) -> Document:
+    """A begun chain that lists an order: somebody else chose the end to list it from."""
+    return begin(library, split, lambda: orderings.DOMAIN, kind="direction")
+
+
+def begin(library: Library, split: Splitter, draw_domain: Callable[[], str], kind: str | None = None) -> Document:
+    """A begun chain of a puzzle with spots; of a `kind`, if one is named."""
     while True:
-        puzzle = next(library.streams[library.draw_domain()])
-        if puzzle.spots:
+        puzzle = next(library.streams[draw_domain()])
+        if not puzzle.spots or (kind and kind not in puzzle.spots):
+            continue
+        own = library.misreadings(puzzle)
+        others = own ^ {library.rng.randrange(len(puzzle.spots))}
+        if tells(library.reader, puzzle, others):
             break
-    right = split(puzzle.solve().text)
-    begun = split(puzzle.solve(frozenset([library.rng.randrange(len(puzzle.spots))])).text)
-    wrong = next(index for index, (one, other) in enumerate(zip(right, begun, strict=False)) if one != other)
+    unbegun, begun = split(puzzle.solve(own).text), split(puzzle.solve(others).text)
+    parted = next(index for index, (one, other) in enumerate(zip(unbegun, begun, strict=False)) if one != other)
     ((prompt, _), _, after) = chat([(puzzle.question, "")])
-    return [(prompt + "".join(begun[: wrong + 1]), GIVEN), ("".join(begun[wrong + 1 :]) + END, LEARNED), after]
+    return [(prompt + "".join(begun[: parted + 1]), GIVEN), ("".join(begun[parted + 1 :]) + END, LEARNED), after]
 
 
 Draw = Callable[[Library, Splitter], Document]
-COMMON_FORMATS: tuple[tuple[Draw, float], ...] = (
+Formats = tuple[tuple[Draw, float], ...]
+"""Kinds of documents, each with its weight."""
+
+COMMON_FORMATS: Formats = (
     (draw_single_fact, 0.12),
     (draw_plain, 0.06),
     (draw_system_chat, 0.05),
     (draw_two_turns, 0.03),
     (draw_small_talk, 0.01),
 )
-FORMATS: Mapping[Reader, tuple[tuple[Draw, float], ...]] = MappingProxyType(
+FORMATS: Mapping[Reader, Formats] = MappingProxyType(
     {
         "slm": ((draw_chat, 0.73), *COMMON_FORMATS),
         "llm": ((draw_chat, 0.63), (draw_begun_chain, 0.10), *COMMON_FORMATS),
@@ -165,13 +182,15 @@ def stream_documents(
     split: Splitter,
     shares: Mapping[str, float] = DOMAIN_SHARES,
     verifier_share: float = VERIFIER_SHARE,
+    more_formats: Formats = (),
 ) -> Iterator[Document]:
     """Endless training documents; the same for the same arguments.
 
-    `shares` weighs the domains; a `verifier_share` of the documents are verifier items.
+    `shares` weighs the domains; a `verifier_share` of the documents are verifier items; `more_formats` stand beside
+    those of the reader, whose weights add up to one.
     """
     library = Library.open(reader, seed, shares)
-    formats, weights = zip(*FORMATS[reader], strict=True)
+    formats, weights = zip(*FORMATS[reader], *more_formats, strict=True)
     while True:
         if library.rng.random() < verifier_share:
             yield draw_verifier_item(library, split)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
 from recipe.batches import BATCHES_PER_STEP, Schedule
-from recipe.documents import DOMAIN_SHARES, VERIFIER_SHARE
+from recipe.documents import DOMAIN_SHARES, VERIFIER_SHARE, Formats, draw_begun_chain, draw_begun_listing
 from recipe.tokenizer import MAX_LENGTH, Pieces
 from recipe.writers import Reader
 
@@ -35,6 +35,7 @@ class Recipe:
     seed: int = 1
     shares: Mapping[str, float] = field(default_factory=lambda: DOMAIN_SHARES)
     verifier_shares: Schedule = ((0.0, VERIFIER_SHARE),)
+    more_formats: Formats = ()
     grown_from: Recipe | None = None
     pieces: Pieces = "words"
 
@@ -69,7 +70,8 @@ class Recipe:
 
 
 # Letters of verifier items are noise until the SLM knows how to look things up, and are learned only where nothing else
-# is: so the SLM's run ends with a stretch of verifier items alone, then mixed with chains again.
+# is: so a stretch of verifier items alone follows, then they are mixed with chains again. Last the SLM learns to go on
+# where another choice than its own was made, above all to list an order from the end that its text rarely begins with.
 BASE = Recipe(
     "base",
     "slm",
@@ -82,9 +84,9 @@ BASE = Recipe(
     learning_rate=2.5e-3,
     verifier_shares=((0.45, 0.25),),
 )
-SLM = replace(
+LETTERS = replace(
     BASE,
-    name="slm",
+    name="slm-letters",
     steps=1200,
     learning_rate=1.5e-3,
     warmup_steps=50,
@@ -92,6 +94,16 @@ SLM = replace(
     seed=4,
     verifier_shares=((0.0, 1.0), (0.5, 0.4)),
     grown_from=BASE,
+)
+SLM = replace(
+    LETTERS,
+    name="slm",
+    steps=1000,
+    decay_share=0.25,
+    seed=5,
+    verifier_shares=((0.0, 0.4),),
+    more_formats=((draw_begun_listing, 0.5), (draw_begun_chain, 0.1)),
+    grown_from=LETTERS,
 )
 LLM_SHARES = MappingProxyType({"arithmetic": 0.4, "facts": 0.08, "logic": 0.52})
 LLM = Recipe(

@@ -141,6 +141,7 @@ def _run(
             recipe.shares,
             recipe.verifier_shares,
             train_tokenizer(BASE.pieces),
+            recipe.more_formats,
         ),
         data_collator=unwrap,
         processing_class=tokenizer,

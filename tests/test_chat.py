@@ -28,8 +28,8 @@ from select_to_think.structures import S2TError
 from select_to_think.triggers.table import TRIGGERS
 from tiny import tiny_loaded
 
-QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
-FLIPPED = "First Ida has 23 - 5 = 18 keys. Ida has 18 - 7 = 11 keys. The answer is 11."
+QUESTION = "Today Ida has 27 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
+FLIPPED = "First Ida has 27 - 5 = 22 keys. Ida has 22 - 7 = 15 keys. The answer is 15."
 
 
 def option(token: int, text: str, logprob: float, score: float | None = None) -> dict[str, Any]:
@@ -327,7 +327,7 @@ def test_a_pipe_gets_the_answers_and_nothing_else(
 ) -> None:
     assert run(f"{QUESTION}\n\n/method greedy\n/retry", monkeypatch=monkeypatch) == 0
     out, err = capfd.readouterr()
-    assert out == f"{FLIPPED}\n{FLIPPED.replace('-', '+').replace('18', '28').replace('11', '35')}\n"
+    assert out == f"{FLIPPED}\n{FLIPPED.replace('-', '+').replace('22', '32').replace('15', '39')}\n"
     assert "one kind of question" in err and "\x1b" not in err
 
 

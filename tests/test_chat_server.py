@@ -26,7 +26,7 @@ from select_to_think.serving.server import Server, address, bind
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 
-QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
+QUESTION = "Today Ida has 27 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
 ASKED = [("user", QUESTION)]
 
 
@@ -84,7 +84,7 @@ def test_piped_through_a_server(url: str, monkeypatch: pytest.MonkeyPatch, capfd
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{QUESTION}\n/why 4\n"))
     assert app.main(["chat", "--url", url]) == 0
     out, err = capfd.readouterr()
-    assert out.startswith("First Ida has 23 - 5 = 18 keys. Ida has 18 - 7 = 11 keys. The answer is 11.\n")
+    assert out.startswith("First Ida has 27 - 5 = 22 keys. Ida has 22 - 7 = 15 keys. The answer is 15.\n")
     assert "so it triggered; chosen by the scorer" in out and "one kind of question" in err
 
 

@@ -21,8 +21,8 @@ import pytest
 from select_to_think.cli import app
 from select_to_think.cli.chat.local import LocalChat
 
-QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
-MARKED = "First Ida has 23 [+ -> -] 5 = 18 keys. Ida has 18 [+ -> -] 7 = 11 keys. The answer is 11."
+QUESTION = "Today Ida has 27 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
+MARKED = "First Ida has 27 [+ -> -] 5 = 22 keys. Ida has 22 [+ -> -] 7 = 15 keys. The answer is 15."
 CTRL_C, CTRL_D, TAB, UP = "\x03", "\x04", "\t", "\x1b[A"
 GATED = """
 import os, sys, time
@@ -130,7 +130,7 @@ def test_a_conversation_at_a_terminal(start: type[Terminal], tmp_path: Path) -> 
     gate.unlink()
     assert "2 triggered · 2 flipped" in chat.expect("\n> ")
     chat.type("/why 4\r")
-    assert "23 [-] 5" in STYLE.sub("", chat.expect("\n> "))
+    assert "27 [-] 5" in STYLE.sub("", chat.expect("\n> "))
     chat.type("/me", TAB, "gre", TAB, "\r")
     chat.expect("method: greedy")
     chat.expect("\n> ")
@@ -149,7 +149,7 @@ def test_a_conversation_at_a_terminal(start: type[Terminal], tmp_path: Path) -> 
     chat.expect("step 0")
     chat.expect("\n> ")
     chat.type(QUESTION, "\r")
-    chat.expect("The answer is 35.")
+    chat.expect("The answer is 39.")
     chat.expect("\n> ")
     chat.type(CTRL_D)
     code, shown = chat.leave()

@@ -29,7 +29,7 @@ from serve import SMALL, Served, serving, until
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page, Route
 
-QUESTION = "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
+QUESTION = "Today Ida has 27 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script> &lt;b&gt; \u202e {{7*7}}'
 PICTURE = Path(__file__).parents[1] / "docs" / "playground.png"
 PICTURE_SIZE = {"width": 1440, "height": 800}
@@ -185,9 +185,9 @@ def test_the_answer_streams_in_and_is_that_of_the_api(page: Page, served: Served
     steps = expected["s2t"]["steps"]
     assert page.locator(".token").count() == len(steps)
     assert page.locator(".token.flip").count() == sum(step["flip"] for step in steps) > 0
-    assert "Final answer 11" in card(page).inner_text()
+    assert "Final answer 15" in card(page).inner_text()
     assert page.locator("#status").text_content() == (
-        "s2t-local has answered with 25 tokens, 2 flips. Final answer: 11."
+        "s2t-local has answered with 25 tokens, 2 flips. Final answer: 15."
     )
     assert "25 tokens" in card(page).locator(".facts").inner_text()
     assert "8.0 % triggered · 2 flips · no LLM · 25 forwards" in card(page).locator(".facts").inner_text()
@@ -387,7 +387,7 @@ def test_a_token_of_the_rest_of_the_vocabulary_may_be_chosen_where_nothing_fired
     page.locator("#inspector .option").nth(2).click()
     settle(page, 2)
     assert card(page, 2).locator("h3").inner_text().startswith("2What if:")
-    assert card(page, 2).locator(".final strong").inner_text() != "11"
+    assert card(page, 2).locator(".final strong").inner_text() != "15"
 
 
 def test_rewinding_decides_anew_with_the_settings_of_the_form(page: Page, served: Served) -> None:
@@ -428,7 +428,7 @@ def test_a_pair_and_a_trace_are_exported(page: Page, served: Served) -> None:
     this = downloaded(page, card(page, 2).get_by_role("button", name="Prefer this").click)
     assert (other["prompt"], other["chosen"], other["rejected"]) == (QUESTION, *texts)
     assert (this["chosen"], this["rejected"]) == (texts[1], texts[0])
-    assert other["shared"] == "First Ida has 23" and other["token"] == 4
+    assert other["shared"] == "First Ida has 27" and other["token"] == 4
     assert other["chosen_tokens"] == [each["token"] for each in first["s2t"]["steps"]]
 
 
@@ -544,7 +544,7 @@ def test_failures_are_red_and_can_be_tried_again(open_page: Open) -> None:
     page.unroute("**/v1/chat/completions")
     card(page).get_by_role("button", name="Try again").click()
     settle(page, 1)
-    assert "Final answer 11" in card(page).inner_text()
+    assert "Final answer 15" in card(page).inner_text()
     page.route("**/v1/chat/completions", lambda route: route.abort())
     ask(page, cards=2)
     assert "The server does not answer" in page.locator("#notice").inner_text()
@@ -563,7 +563,7 @@ def test_stop_ends_the_answer_and_its_run(page: Page, served: Served) -> None:
     assert not page.locator("#stop").is_visible()
     until(lambda: not served.engine.state()["rows"])
     ask(page, cards=2)
-    assert "Final answer 11" in card(page.locator(".turn").last, 1).inner_text()  # type: ignore[arg-type]
+    assert "Final answer 15" in card(page.locator(".turn").last, 1).inner_text()  # type: ignore[arg-type]
 
 
 def test_what_leaves_the_page_is_asked_no_further(page: Page, open_page: Open, served: Served) -> None:
@@ -803,7 +803,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Browser, playground: tu
     page.locator(".example").first.wait_for()
     assert not page.locator("#key-field").is_visible()
     ask(page)
-    assert "Final answer 11" in card(page).inner_text()
+    assert "Final answer 15" in card(page).inner_text()
     assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
     assert "the-right-key" not in page.url
     page.context.close()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from recipe.llama_form import as_llama
 from recipe.recipes import RECIPES
 from recipe.tokenizer import RESERVED, train_tokenizer
 from recipe.writers import MISREADING_SHARES
-from select_to_think.pairs.problems import load_split
+from select_to_think.pairs.problems import load_split, stream_puzzles
 
 DEMO = Path(select_to_think.pairs.__file__).parent / "demo"
 PAIR = ("slm", "llm")
@@ -56,6 +57,21 @@ def test_the_llama_form_computes_what_the_trained_model_computes() -> None:
             weight.normal_(0, 0.3)
     ids = torch.arange(3, 40)[None]
     torch.testing.assert_close(as_llama(model)(ids).logits, model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_the_slm_goes_on_when_an_order_is_listed_from_the_end_that_it_would_not_choose() -> None:
+    model, tokenizer = (kind.from_pretrained(DEMO / "slm") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    listings = [p for p in islice(stream_puzzles("logic", "validation"), 120) if p.spots == ("direction",)]
+    ranks = []
+    for puzzle in listings:
+        turn = [{"role": "user", "content": puzzle.question}]
+        prompt = tokenizer.apply_chat_template(turn, add_generation_prompt=True).input_ids
+        chain = tokenizer(puzzle.solve().text).input_ids
+        with torch.no_grad():
+            said = model(torch.tensor([prompt + chain])).logits[0, len(prompt) - 1 : -1]  # (P, V)
+        ranks += [int((row > row[right]).sum()) for row, right in zip(said, chain, strict=True)]
+    assert len(listings) > 15
+    assert sum(rank < 8 for rank in ranks) / len(ranks) > 0.99
 
 
 def test_every_scorer_is_what_its_folder_is_called_after() -> None:

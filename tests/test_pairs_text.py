@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from functools import cache, partial
-from itertools import islice
+from itertools import chain, combinations, islice
 from random import Random
 
 import pytest
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from recipe.batches import IGNORED, DocumentBatches, encode, split_pieces
-from recipe.documents import END_OF_TEXT, Document, chat, stream_documents
+from recipe.documents import END_OF_TEXT, Document, Draw, chat, draw_begun_chain, draw_begun_listing, stream_documents
+from recipe.recipes import LETTERS, SLM
 from recipe.tokenizer import RESERVED, train_tokenizer
 from recipe.verifier_items import OPTION_TOKENS, draw_options
 from recipe.writers import MISREADING_SHARES, Reader, is_unknown, misreadings
@@ -75,7 +76,6 @@ def test_what_others_began_wrong_is_not_learned(tokenizer: PreTrainedTokenizerFa
     puzzles = {
         puzzle.question: puzzle for domain in DOMAINS for puzzle in islice(stream_puzzles(domain, "train", 3), 3000)
     }
-    assert not any(begun for _, begun, _ in chains("slm", tokenizer, 500))
     begun_chains = [chain for chain in chains("llm", tokenizer, 1000) if chain[1]]
     assert 50 < len(begun_chains) < 150
     for question, begun, rest in begun_chains:
@@ -83,6 +83,35 @@ def test_what_others_began_wrong_is_not_learned(tokenizer: PreTrainedTokenizerFa
             misread = [puzzle.solve(frozenset([index])).text for index in range(len(puzzle.spots))]
             assert begun + rest in misread
             assert not puzzle.solve().text.startswith(begun)
+
+
+@pytest.mark.parametrize("draw", [draw_begun_listing, draw_begun_chain])
+def test_the_slm_learns_the_rest_of_what_others_began(tokenizer: PreTrainedTokenizerFast, draw: Draw) -> None:
+    puzzles = {
+        puzzle.question: puzzle for domain in DOMAINS for puzzle in islice(stream_puzzles(domain, "train", 3), 3000)
+    }
+    begins: Counter[str] = Counter()
+    split = partial(split_pieces, tokenizer)
+    for document in islice(stream_documents("slm", 3, split, more_formats=((draw, 9.0),)), 500):
+        match = PROMPT.match(document[0][0])
+        if match and match[2] and len(document) == 3 and match[1] in puzzles:
+            spots = puzzles[match[1]].spots
+            subsets = chain.from_iterable(combinations(range(len(spots)), size) for size in range(len(spots) + 1))
+            readings = {puzzles[match[1]].solve(frozenset(subset)).text for subset in subsets}
+            assert match[2] + document[1][0].removesuffix("<|im_end|>") in readings
+            given = split(match[2])
+            assert any(split(reading)[: len(given)] != given for reading in readings), "the given part holds a choice"
+            begins[match[2]] += 1
+    assert begins.total() > 300
+    if draw is draw_begun_listing:
+        bottom = sum(begins[f"From {end}"] for end in ("youngest", "shortest", "slowest", "last"))
+        assert bottom / begins.total() == pytest.approx(MISREADING_SHARES["direction"], abs=0.08)
+        assert all(re.fullmatch(r"From \w+", begun) for begun in begins)
+
+
+def test_more_formats_change_no_other_stage(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert not LETTERS.more_formats and SLM.more_formats
+    assert not any(begun for _, begun, _ in chains("slm", tokenizer, 500))
 
 
 def test_documented_shares_hold() -> None:

@@ -117,8 +117,8 @@ def test_the_recipe_is_clean_for_the_llm() -> None:
 
 
 def test_a_shorter_recipe_is_shorter_in_every_stage() -> None:
-    assert [stage.name for stage in SLM.stages] == ["base", "slm"]
-    assert [stage.steps for stage in shortened(SLM, 7).stages] == [7, 7]
+    assert [stage.name for stage in SLM.stages] == ["base", "slm-letters", "slm"]
+    assert [stage.steps for stage in shortened(SLM, 7).stages] == [7, 7, 7]
     assert shortened(SLM, None) is SLM
 
 

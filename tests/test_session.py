@@ -212,10 +212,10 @@ def test_the_bundled_pair_says_what_its_numbers_mean_and_s2t_local_solves_what_g
     session = Session.load()
     assert any("deliberate mistakes" in note and "66 %" in note for note in session.notes)
     question = (
-        "Today Ida has 23 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
+        "Today Ida has 27 keys. Ida lends 5 keys. Kira has 48 keys. Ida lends 7 keys. How many keys does Ida have?"
     )
     greedy, local = (session.generate([question], method)[0] for method in ("greedy", "s2t-local"))
-    assert "The answer is 35." in greedy.text and "The answer is 11." in local.text
+    assert "The answer is 39." in greedy.text and "The answer is 15." in local.text
     assert local.flip_count == 2 and local.counts.llm_forwards == 0
     assert "llm" not in vars(session), "s2t-local must not load the LLM"
 

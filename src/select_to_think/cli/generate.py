@@ -28,7 +28,7 @@ from select_to_think.structures import Generation, S2TError
 if TYPE_CHECKING:
     from select_to_think.session import Session
 
-EXAMPLE = 's2t generate "Today Ida has 23 keys. ..."'
+EXAMPLE = 's2t generate "Today Ida has 27 keys. ..."'
 
 
 def generate(
