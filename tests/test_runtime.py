@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import math
 import random
 import threading
 import time
@@ -32,7 +31,7 @@ from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.models.adapter import Adapter, adapted_paths
 from select_to_think.models.detokenizer import StopStrings
 from select_to_think.policies.base import Limits
-from select_to_think.policies.block_verified import FIRST_BLOCK, SMALLEST_BLOCK, BlockVerified
+from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.majority import MajorityVote
 from select_to_think.policies.mentor import Mentor
@@ -711,27 +710,6 @@ def test_who_waits_for_several_models_elsewhere_hears_the_first(order, monkeypat
     thread.join()
     loop.close()
     assert ended == ["near", "far"] and time.monotonic() - begun < 4.0, "six answers waited for the model far away"
-
-
-@pytest.mark.parametrize(("remote", "drafted"), [(False, SMALLEST_BLOCK), (True, FIRST_BLOCK)])
-def test_a_block_ends_where_others_wait_for_the_llm(remote: bool, drafted: int) -> None:
-    """In process they share its forward; elsewhere each has a request of its own."""
-    slm, llm = (Watched(model, config=SMALL, cost=cost) for model, cost in zip(models().values(), (1, 20), strict=True))
-    llm.remote = remote
-    waits = Greedy(Limits(frozenset(), 1 if not remote else 30), model="llm")
-    drafts = BlockVerified(Limits(frozenset(), 30), KL.at(math.inf), LLMSelector(), 8)
-    pair = {"slm": SLM, "llm": LLM}
-    arrivals = {"waits": (0, Run(waits.run([3], ""), pair, 40)), "drafts": (0, Run(drafts.run([5], ""), pair, 40))}
-    events = drive(Runtime({"slm": slm, "llm": llm}), arrivals)
-    assert max(max(widths) for widths in llm.widths[: 1 if not remote else None]) == drafted
-    assert (
-        result(events["drafts"]).tokens
-        == result(
-            drive(Runtime(furnished()), {0: (0, Run(Greedy(Limits(frozenset(), 30)).run([5], ""), {"slm": SLM}, 40))})[
-                0
-            ]
-        ).tokens
-    )
 
 
 def test_what_goes_wrong_in_a_forward_ends_who_took_part(plain) -> None:

@@ -23,7 +23,6 @@ from select_to_think.contexts.protocol import Account, Ask, Backend, Context
 from select_to_think.runs import Committed, Event, Failed, Finished, Row, Run
 from select_to_think.structures import (
     Adopt,
-    Awaited,
     Branch,
     Collect,
     Commit,
@@ -208,9 +207,6 @@ class Runtime:
                     self.events.append(Committed(row.key, request.steps))
             case Truncate():
                 row.contexts[request.model].truncate(request.length)
-            case Awaited():
-                backend = self.backends[row.run.roles[request.model].backend]
-                return bool(backend.waiting) and not backend.remote
             case Adopt():
                 self.backends[row.run.roles[request.model].backend].adopt(row.contexts[request.model], request.leaf)
             case Submit():

@@ -151,13 +151,6 @@ class Collect:
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
-    """Whether other sequences wait for a forward of `model`, which one more would share. Free."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
 class Adopt:
     """Go on with one leaf of the context's last branch (one without `adapter`). Free: no forward."""
 
@@ -193,7 +186,7 @@ class Join:
     """Wait for the next child that finishes; the answer is its `Generation`, in order of finishing."""
 
 
-Request = Extend | Branch | Submit | Collect | Truncate | Awaited | Adopt | Commit | Fork | Join
+Request = Extend | Branch | Submit | Collect | Truncate | Adopt | Commit | Fork | Join
 Requests = Request | tuple[Extend | Branch, ...]  # a tuple is asked at once, and answered together
 
 

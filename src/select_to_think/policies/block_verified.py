@@ -14,8 +14,9 @@ from typing import Any
 
 from select_to_think.policies.base import Answer
 from select_to_think.policies.select import Select
-from select_to_think.structures import Awaited, Extend, Observation, Observe, PolicyRun, Requests, Truncate
+from select_to_think.structures import Extend, Observation, Observe, PolicyRun, Requests, Truncate
 
+# Rows of a batch wait for the LLM together, as long as the longest of their blocks: blocks must not differ much.
 FIRST_BLOCK, SMALLEST_BLOCK, LARGEST_BLOCK = 16, 12, 32
 
 
@@ -44,16 +45,12 @@ class BlockVerified(Select):
         return self.finish(answer)
 
     def draft(self, fresh: Sequence[int], size: int) -> Generator[Requests, Any, list[Observation]]:
-        """Greedy steps of the SLM, up to `size` or a stop token.
-
-        Rows of a batch wait for the LLM together, and would as long as the longest of their blocks: from
-        `SMALLEST_BLOCK` steps on, a block ends where others wait for the LLM already.
-        """
+        """Greedy steps of the SLM, up to `size` or a stop token."""
         drafts: list[Observation] = []
         while len(drafts) < size:
             drafts.append((yield Extend("slm", fresh, self.observe)))
             fresh = (int(drafts[-1].top_ids[0, 0]),)
-            if fresh[0] in self.limits.stop_ids or (len(drafts) >= SMALLEST_BLOCK and (yield Awaited("llm"))):
+            if fresh[0] in self.limits.stop_ids:
                 break
         return drafts
 
