@@ -6,7 +6,6 @@ The real engine is tested by `make test-engines`.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -310,7 +309,7 @@ def test_settings_of_the_plug_in_default_to_those_of_the_server(
     config = SimpleNamespace(additional_config={}, scheduler_config=SimpleNamespace(max_num_seqs=4))
     with pytest.raises(S2TError, match="enough"):
         asyncio.run(ours.plugin.Plugin().init_state(SimpleNamespace(vllm_config=config), None, None))
-    offered = inspect.signature(flatten(serve)).parameters
+    offered = {parameter.name: parameter for parameter in flatten(serve)[1]}
     found = {name: value for each in used for name, value in vars(each).items() if name in offered}
     assert {"max_wait_steps", "prefix_cache_tokens", "on_llm_failure", "port", "pair"} <= found.keys()
     assert found == {name: offered[name].default for name in found}
