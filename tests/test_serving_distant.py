@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -16,11 +17,11 @@ import psutil
 import pytest
 
 from select_to_think import Session
-from select_to_think.config import DecodeConfig, RuntimeConfig
+from select_to_think.config import DecodeConfig, RuntimeConfig, ServeConfig
 from select_to_think.pairs.problems import load_split
 from select_to_think.serving.engine import ROW_SLOTS, Engine
 from select_to_think.serving.line import Line, packed
-from select_to_think.serving.server import CAN_PART
+from select_to_think.serving.server import CAN_PART, bind
 from serve import until
 from test_serving_command import program
 
@@ -172,3 +173,8 @@ def test_the_server_ends_with_its_engine(running: Running) -> None:
         os.kill(process.pid, signal.SIGKILL)
         assert b"the server is stopping" in b"".join(chunks)
     until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_tokens_do_not_wait_until_the_last_one_is_confirmed() -> None:
+    with bind(ServeConfig(port=0)) as bound:
+        assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

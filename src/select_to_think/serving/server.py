@@ -40,6 +40,7 @@ def bind(serve: ServeConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
     found = socket.socket(family)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a token waits for the last to be confirmed
     try:
         found.bind((serve.host, serve.port))
     except OSError as error:
