@@ -143,6 +143,7 @@ class FakeEngine:
         self.adapted: dict[str, Any] = {}
         self.requests: list[str] = []
         self.aborted: list[str] = []
+        self.token_seconds = 0.0
 
     def model(self, lora: LoRARequest | None) -> Any:
         if lora is None:
@@ -181,7 +182,7 @@ class FakeEngine:
         flat, told, finished = Flat(), 0, False
         try:
             while not finished:
-                await asyncio.sleep(0)
+                await asyncio.sleep(self.token_seconds)
                 logprobs = self.step([*given, *written], params, model, written)
                 written.append(int(logprobs.argmax()))
                 flat.add(written[-1], logprobs, params.logprobs, twice=len(written) % 2 == 0)
@@ -193,6 +194,6 @@ class FakeEngine:
                         prompt_token_ids=given, num_cached_tokens=1, outputs=[output], finished=finished
                     )
                     flat, told = Flat(), len(written)
-        except GeneratorExit:
+        except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request_id)
             raise

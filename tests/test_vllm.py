@@ -169,8 +169,10 @@ def test_what_an_answer_costs_is_counted(in_engine: Any) -> None:
     assert answer.counts.slm_tokens_processed + answer.counts.slm_tokens_cached == asked + len(answer.tokens) - 1
 
 
-def test_who_stops_reading_is_aborted(in_engine: Any) -> None:
+@pytest.mark.parametrize("token_seconds", [0.0, 0.02])  # the next piece has been written, or is being written
+def test_who_stops_reading_is_aborted(in_engine: Any, token_seconds: float) -> None:
     session = in_engine("coupled")
+    session.engine.token_seconds = token_seconds
     events = session.events(session.runs(QUESTIONS[:1], "greedy", MethodSettings(DECODE)), 1)
     next(events)
     events.close()

@@ -9,11 +9,12 @@ Non-goals: the trigger, which is in the engine (`processor.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import AsyncGeneratorType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from select_to_think.integrations.vllm.marks import OWN, Wish, unpaused
 from select_to_think.models.exported import Exported
 from select_to_think.structures import Branch, Observation, S2TError
 
+Writing = AsyncGeneratorType[Any, None]
 STREAM_TOKENS = 8  # told at a time of what is being written
 GENERATION: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True, "detokenize": False, "flat_logprobs": True}
 
@@ -44,7 +46,7 @@ class VllmBackend(BackendElsewhere):
         self.values = np.linspace(0, 1, len(self.bin_ids))
         self.numbers = count()  # of requests
         self.loras: dict[str, LoRARequest] = {}
-        self.running: dict[Context, AsyncGenerator[Any, None]] = {}
+        self.running: dict[Context, Writing] = {}  # touched in the event loop only
 
     def add_adapter(self, folder: Path) -> str:
         """Let contexts be opened under the LoRA in a folder; returns its name."""
@@ -59,8 +61,13 @@ class VllmBackend(BackendElsewhere):
     def close(self, context: Context) -> None:
         """Drop what was asked about the context, and what is being written for it."""
         super().close(context)
-        if (running := self.running.pop(context, None)) is not None:
-            self.start(ended(running))
+        self.start(self.end(context))
+
+    async def end(self, context: Context) -> None:
+        """Abort what is being written, unless somebody waits for it, who is cancelled and aborts it."""
+        running = self.running.pop(context, None)
+        if running is not None and not running.ag_running:
+            await running.aclose()
 
     def question(self, ask: Ask) -> Callable[[], Awaitable[Any]]:
         """Generate, or score leaves."""
@@ -78,10 +85,10 @@ class VllmBackend(BackendElsewhere):
             ask.context.append(answer.tokens)
         ask.context.stored = len(ask.context)
 
-    def request(self, tokens: Sequence[int], params: SamplingParams, adapter: str | None) -> AsyncGenerator[Any, None]:
+    def request(self, tokens: Sequence[int], params: SamplingParams, adapter: str | None) -> Writing:
         """The outputs of vLLM behind `tokens`."""
         lora = None if adapter is None else self.loras[adapter]
-        outputs: AsyncGenerator[Any, None] = self.client.generate(
+        outputs: Writing = self.client.generate(
             tokens_input(list(tokens)), params, f"{OWN}-{next(self.numbers)}", lora_request=lora
         )
         return outputs
@@ -92,9 +99,12 @@ class VllmBackend(BackendElsewhere):
         if running is None:
             running = self.request(tokens, self.generation(request), ask.context.adapter)
             self.running[ask.context] = running
-        output = await anext(running)
-        if output.finished:
-            self.running.pop(ask.context, None)
+        output = None
+        try:
+            output = await anext(running)
+        finally:
+            if output is None or output.finished:
+                self.running.pop(ask.context, None)
         piece = self.piece(output.outputs[0], request)
         steps = len(piece.seen.top_ids)
         ask.context.account.forwards += steps
@@ -162,8 +172,3 @@ class VllmBackend(BackendElsewhere):
         account, cached = ask.context.account, output.num_cached_tokens or 0
         account.tokens_processed += len(output.prompt_token_ids) - cached
         account.tokens_cached += cached
-
-
-async def ended(running: AsyncGenerator[Any, None]) -> None:
-    """Abort what is being written."""
-    await running.aclose()
