@@ -291,7 +291,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 def require_same_settings(path: Path, before: Json, now: Json) -> None:
     """Raise S2TError naming what differs if work in `path` was begun with other settings than `now`."""
-    old, new = _flat(before), _flat(json.loads(json.dumps(now)))
+    old, new = flat(before), flat(json.loads(json.dumps(now)))
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if changed:
         shown = ", ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in changed[:3])
@@ -301,12 +301,9 @@ def require_same_settings(path: Path, before: Json, now: Json) -> None:
         )
 
 
-def _flat(value: Json, prefix: str = "") -> dict[str, Any]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested objects as one, with dotted names."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for name, entry in value.items():
-        if isinstance(entry, Mapping):
-            flat |= _flat(entry, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = entry
-    return flat
+        found |= flat(entry, f"{prefix}{name}.") if isinstance(entry, Mapping) else {prefix + name: entry}
+    return found

@@ -7,7 +7,7 @@ Non-goals: every method against a run's baseline (`tables.py`), the statistics (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from select_to_think.analysis.tables import DOMAIN, Column, Table
 from select_to_think.evaluation.items import with_all
 from select_to_think.evaluation.run_folder import RUN, read_run
 from select_to_think.evaluation.statistics import paired_difference
+from select_to_think.files import flat
 from select_to_think.structures import S2TError
 from select_to_think.text import suggestion
 
@@ -128,15 +129,7 @@ def load_settings(folder: Path, method: str) -> dict[str, Any]:
     run = read_run(folder)
     own = run["methods"].get(method, {})
     general = {name: value for name, value in run.items() if name not in ("schema", "items", "methods")}
-    return dict(_dotted({**general, **own}))
-
-
-def _dotted(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, entry in value.items():
-        if isinstance(entry, Mapping):
-            yield from _dotted(entry, f"{prefix}{name}.")
-        else:
-            yield prefix + name, entry
+    return flat({**general, **own})
 
 
 def compare(a: Side, b: Side) -> Comparison:
