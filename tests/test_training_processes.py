@@ -62,7 +62,7 @@ def test_the_processes_share_the_trajectories_of_a_step(
 ) -> None:
     monkeypatch.setattr("select_to_think.training.trainer.processes", lambda: processes)
     config = ScorerConfig(batch_trajectories=batch, micro_batch=micro)
-    made = arguments(config, tmp_path, 0, torch.device("cpu"), best="loss", greater=False)
+    made = arguments(config, tmp_path, 0, torch.device("cpu"))
     assert made.gradient_accumulation_steps == accumulated
     assert made.per_device_train_batch_size * accumulated * processes == batch
 
@@ -74,7 +74,7 @@ def test_what_processes_cannot_share_is_refused(
     monkeypatch.setattr("select_to_think.training.trainer.processes", lambda: 2)
     config = ScorerConfig(batch_trajectories=batch, micro_batch=micro)
     if (batch, micro) == (2, 2):  # more than a process's share: it takes its share
-        assert arguments(config, tmp_path, 0, torch.device("cpu"), best="loss", greater=False).train_batch_size == 1
+        assert arguments(config, tmp_path, 0, torch.device("cpu")).train_batch_size == 1
         return
     with pytest.raises(S2TError, match="over 2 processes does not divide"):
-        arguments(config, tmp_path, 0, torch.device("cpu"), best="loss", greater=False)
+        arguments(config, tmp_path, 0, torch.device("cpu"))

@@ -18,9 +18,11 @@ from select_to_think.collect.records import Trajectory
 from select_to_think.models.adapter import inject_adapter, load_adapter
 from select_to_think.models.scorer import load_scorer
 from select_to_think.structures import S2TError
+from select_to_think.training.distill import DistillTrainer
 from select_to_think.training.groups import group_count, make_examples
-from select_to_think.training.scorer import group_metrics, split_data, train_scorer
+from select_to_think.training.scorer import ScorerTrainer, group_metrics, split_data, train_scorer
 from select_to_think.training.settings import ScorerConfig
+from select_to_think.training.trainer import AdapterTrainer
 from training_fixtures import loaded, make_trajectories, shake_switch
 
 QUICK = ScorerConfig(lora_rank=4, lora_alpha=8.0, bins=8, epochs=2, learning_rate=3e-3, batch_trajectories=8)
@@ -61,6 +63,15 @@ def test_training_learns(tmp_path: Path, score: Any) -> None:
     assert steps[-1][0] == steps[-1][1] == summary["steps"]
     described = json.loads((tmp_path / "scorer" / "scorer.json").read_text())
     assert described["training"]["epochs"] == summary["epochs"]
+
+
+@pytest.mark.parametrize("trainer", [ScorerTrainer, DistillTrainer])
+def test_an_epoch_is_chosen_by_agreement_and_among_equals_by_nats(trainer: type[AdapterTrainer]) -> None:
+    def choice(agreement: float, nats: float) -> float:
+        return trainer.choice({trainer.agreement: agreement, trainer.nats: nats})
+
+    assert choice(0.5, 2.9999) > choice(0.5, 3.0)
+    assert choice(0.5 + 1e-7, 20.0) > choice(0.5, 0.0)
 
 
 def test_the_best_epoch_is_what_is_saved(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def train_distill(
         train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
         settings = {"config": asdict(config), "decode": asdict(decode)}
         begin(work, {**settings, "problems": len(train), "models": fingerprints(session)})
-        args = arguments(config, work, decode.seed, session.slm.trainable.device, best="nats_per_token", greater=False)
+        args = arguments(config, work, decode.seed, session.slm.trainable.device)
         with args.main_process_first(local=False):  # the others read what it wrote
             with stage("answering the training problems") as progress:
                 answers = write_answers(session, [*train, *held_out], METHODS[config.kind], decode, work, progress)
@@ -246,6 +246,7 @@ class DistillTrainer(AdapterTrainer):
     """Means over the tokens of the answers."""
 
     metrics = reported = "nats_per_token", "agreement"
+    agreement, nats = "agreement", "nats_per_token"
     before: Mapping[str, float]  # what an evaluation said before the training
 
     def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:

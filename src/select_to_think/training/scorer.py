@@ -70,7 +70,7 @@ def train_scorer(
         raise S2TError(f"the score adapted reads a context of its own: train with --mode proposer, not {config.mode}")
     with working_folder(out, resume=resume) as work:
         rows = 0 if config.packed else 1  # the plain form has as many rows as candidates
-        args = arguments(config, work, seed, slm.trainable.device, best="agree_at_1", greater=True, rows=rows)
+        args = arguments(config, work, seed, slm.trainable.device, rows=rows)
         train, held_out = split_data(slm, trajectories, validation)
         settings = {"config": asdict(config), "seed": seed, "slm": slm.fingerprint, "groups": group_count(train)}
         begin(work, settings)
@@ -118,6 +118,7 @@ class ScorerTrainer(AdapterTrainer):
     """Means over groups, and over prefix tokens for the language KL."""
 
     metrics = "agree_at_1", "spearman", "cross_entropy"
+    agreement, nats = "agree_at_1", "cross_entropy"
     reported = "loss", *metrics
 
     def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -35,14 +35,16 @@ from select_to_think.training.module import AdapterModule
 from select_to_think.training.settings import AdapterTraining
 
 WARMUP = 0.05  # share of the steps
+CHOICE = "choice"  # the metric of the best epoch
+TIE = 1e-9  # times the nats is less than what one held-out answer counts
 
 
 def arguments(
-    config: AdapterTraining, work: Path, seed: int, device: torch.device, *, best: str, greater: bool, rows: int = 0
+    config: AdapterTraining, work: Path, seed: int, device: torch.device, *, rows: int = 0
 ) -> TrainingArguments:
-    """The Trainer's settings: AdamW, cosine schedule, one evaluation and one checkpoint an epoch.
+    """The Trainer's settings: AdamW, cosine schedule, one evaluation and one checkpoint an epoch; the best is kept.
 
-    `best` names the metric of the best epoch, `rows` of a forward override `config.micro_batch`.
+    `rows` of a forward override `config.micro_batch`.
 
     Raises:
         S2TError: the rows of a forward do not divide those of a step, or the reporter is not installed.
@@ -69,8 +71,8 @@ def arguments(
         save_strategy="epoch",
         save_total_limit=2,
         load_best_model_at_end=True,
-        metric_for_best_model=best,
-        greater_is_better=greater,
+        metric_for_best_model=CHOICE,
+        greater_is_better=True,
         restore_callback_states_from_checkpoint=True,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -95,6 +97,8 @@ class AdapterTrainer(Trainer):
     """
 
     metrics: ClassVar[tuple[str, ...]]
+    agreement: ClassVar[str]  # of the metrics
+    nats: ClassVar[str]
     reported: ClassVar[tuple[str, ...]]  # of each epoch
 
     def __init__(
@@ -151,14 +155,19 @@ class AdapterTrainer(Trainer):
 
     def means(self, prediction: EvalPrediction) -> dict[str, float]:
         """The metrics of an evaluation."""
-        count, *sums = np.asarray(prediction.predictions).sum(0).tolist()
-        return {name: total / count for name, total in zip(self.metrics, sums, strict=True)}
+        count, *sums = np.asarray(prediction.predictions, np.float64).sum(0).tolist()
+        means = {name: total / count for name, total in zip(self.metrics, sums, strict=True)}
+        return {**means, CHOICE: self.choice(means)}
+
+    @classmethod
+    def choice(cls, means: Mapping[str, float]) -> float:
+        """Higher for a better epoch: what agrees more, as decoding takes one token; among equals, fewer nats."""
+        return means[cls.agreement] - TIE * means[cls.nats]
 
     def summary(self) -> dict[str, Any]:
         """The numbers of a finished training, as JSON."""
         epochs = self.epochs()
-        name, choose = str(self.args.metric_for_best_model), max if self.args.greater_is_better else min
-        best = choose(epochs, key=lambda epoch: epoch[name])
+        best = max(epochs, key=self.choice)
         module: Any = self.model
         return {
             "trainable_parameters": sum(each.numel() for each in module.parameters() if each.requires_grad),
