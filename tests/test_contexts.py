@@ -10,13 +10,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from drive import SMALL
 from reference import next_logprobs
 from select_to_think.contexts import graphs, observing
+from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.protocol import Ask
 from select_to_think.contexts.transformers_backend import TransformersBackend
 from select_to_think.structures import Branch, Extend, Observation, Observe, S2TError, Sampling
 from tiny import ARCHITECTURES, tiny_model
 
 WHOLE = Observe(top_k=64)
-CASES = [(arch, tie) for arch in ARCHITECTURES for tie in (False, True)]
+CASES = [(arch, *case) for arch in ARCHITECTURES for case in ((False, None), (True, 40), (False, 1))]
 
 
 def spread(observation, line: int = 0) -> torch.Tensor:
@@ -39,10 +40,11 @@ def extend(backend, context, tokens, observe=WHOLE):
     return answers(backend, Ask(context, Extend("slm", tokens, observe)))[0]
 
 
-@pytest.mark.parametrize(("arch", "tie"), CASES)
-def test_ragged_batches_equal_fresh_forwards(arch: str, tie: bool) -> None:
+@pytest.mark.parametrize(("arch", "tie", "most_slots"), CASES)
+def test_ragged_batches_equal_fresh_forwards(arch: str, tie: bool, most_slots: int | None) -> None:
     model = tiny_model(arch, tie=tie)
     backend = TransformersBackend(model, config=SMALL)
+    backend.flat.most_slots = most_slots
     rows = [list(range(3, 3 + n)) for n in (1, 25, 7, 12)]
     contexts = [backend.open(100) for _ in rows]
     for chunk in ([5], [9, 4, 33], [7]):
@@ -53,6 +55,16 @@ def test_ragged_batches_equal_fresh_forwards(arch: str, tie: bool) -> None:
         for i, observation in enumerate(seen):
             rows[i] = rows[i] + chunk
             torch.testing.assert_close(spread(observation), next_logprobs(model, rows[i]), atol=2e-5, rtol=0)
+
+
+def test_a_group_reads_no_more_than_it_may_and_rows_of_similar_length() -> None:
+    lengths = [30, 3, 90, 4, 31, 5, 2, 60]
+    segments = [Segment(128 * i, 128, n, n, (7,)) for i, n in enumerate(lengths)]
+    step = lay_out(segments, torch.device("cpu"), 64)
+    assert [(group.end - group.begin, group.span) for group in step.groups] == [(4, 6), (2, 32), (1, 61), (1, 91)]
+    assert [int(step.slots[offset]) for offset in step.offsets] == [s.start + s.first for s in segments]
+    (whole,) = lay_out(segments, torch.device("cpu")).groups
+    assert (whole.end, whole.span, whole.rows) == (8, 91, slice(0, 8))
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -90,10 +102,12 @@ def watch_masks(patch: pytest.MonkeyPatch) -> list[bool]:
     return calls
 
 
+@pytest.mark.parametrize("most_slots", [None, 1])
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_branch_equals_separate_forwards_and_leaves_no_trace(arch: str) -> None:
+def test_branch_equals_separate_forwards_and_leaves_no_trace(arch: str, most_slots: int | None) -> None:
     model = tiny_model(arch)
     backend = TransformersBackend(model, config=SMALL)
+    backend.flat.most_slots = most_slots
     prefix = [3, 9, 4, 17, 22, 8, 41, 5, 30, 12, 6]
     context, other = backend.open(100), backend.open(100)
     context.append(prefix)

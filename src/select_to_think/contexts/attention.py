@@ -73,10 +73,8 @@ def attend_group(
     heads, _, size = query.shape
     keys, values = (
         memory.read(layer, part, group.size, group.span, group.rows).transpose(1, 2) for part in (0, 1)
-    )  # (rows, h, span, D)
+    )  # (B, h, span, D)
     queries = query.view(heads, -1, group.width, size).transpose(0, 1)  # (B, H, W, D)
-    if group.places is not None:
-        queries = query.new_zeros(group.count, *queries.shape[1:]).index_copy_(0, group.places, queries)
     extras = scaling, softcap, sinks
     if group.causal and (window is None or group.span <= window) and group.width > 1:
         out = attend(queries, keys, values, None, True, *extras)
@@ -86,8 +84,6 @@ def attend_group(
         mask = group.mask(window, query.dtype, per_head)
         out = attend(stacked, keys, values, mask, False, *extras)
         out = out.reshape(len(queries), heads, group.width, -1)
-    if group.places is not None:
-        out = out[group.places]
     return out.transpose(1, 2).reshape(-1, heads, out.shape[-1])
 
 

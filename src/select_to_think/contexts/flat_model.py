@@ -8,7 +8,7 @@ Non-goals: contexts and requests (`transformers_backend.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -23,6 +23,8 @@ from select_to_think.contexts.layout import Segment, Step, lay_out
 from select_to_think.contexts.masks import AttentionKinds
 from select_to_think.models.adapter import Adapter
 from select_to_think.structures import S2TError
+
+IN_CACHE = 3 << 19  # bytes of a layer's keys and values that a group reads on a CPU: about a core's second cache
 
 
 class FlatModel:
@@ -40,6 +42,8 @@ class FlatModel:
         self.spans: list[tuple[str, int, int]] = []  # of the forward that runs now: (adapter, first token, behind it)
         self.adapted: dict[str, AdaptedLinear] = {}
         self.shapes = self.probe()
+        slot_bytes = max(shape.numbers for shape in self.shapes) * self.dtype.itemsize
+        self.most_slots = None if self.device.type == "cuda" else IN_CACHE // slot_bytes
         self.graphs: Graphs | None = None
 
     @torch.inference_mode()
@@ -58,6 +62,10 @@ class FlatModel:
         """The error for a model that cannot be driven this way."""
         kind = self.config.model_type
         return S2TError(f"{kind} cannot be decoded in batches by this library ({reason}): choose another model")
+
+    def lay_out(self, segments: Sequence[Segment]) -> Step:
+        """Arrange segments (each at least one token) as one forward of this model."""
+        return lay_out(segments, self.device, self.most_slots)
 
     def run(self, step: Step, memory: KVMemory) -> Tensor:
         """Hidden states (T, H) after the final norm; keys and values go into `memory`."""

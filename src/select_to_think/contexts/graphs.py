@@ -67,8 +67,6 @@ def single_tokens(table: Tensor, size: int, span: int) -> Step:
         size=size,
         span=span,
         rows=table[2],
-        places=None,
-        count=count,
         causal=False,
         open=False,
         columns=table[3:, :, None],

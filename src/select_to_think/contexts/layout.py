@@ -6,7 +6,8 @@ a leaf the tokens of that leaf, not its siblings. Leaves are written behind the 
 after it.
 
 Segments are sorted so that tokens of one adapter stand together, and segments of equal width over extents of equal size
-are one *group*, which attends in one call.
+are one *group*, which attends in one call. On a CPU a group reads no more than stays in the processor's cache, and its
+rows are of similar length.
 
 Non-goals: tensors of the model; this file computes only what the forward is told.
 """
@@ -45,8 +46,7 @@ class Segment:
 class Group:
     """B segments of W tokens over extents of one size; they are tokens `begin` ... `end` of the forward.
 
-    `rows` is a range where the extents lie side by side (a view, no copy), or row indices. A range may cover rows that
-    do not take part; `places` then says which of its rows do.
+    `rows` is a range where the extents lie side by side (a view, no copy), or row indices.
     """
 
     begin: int
@@ -55,15 +55,13 @@ class Group:
     size: int
     span: int  # slots read
     rows: slice | Tensor
-    places: Tensor | None
-    count: int  # rows that are computed
     causal: bool  # query t sees exactly the slots 0 ... t
     open: bool  # every query sees every slot of the span
     columns: Tensor  # (4, B, W): positions of the queries, their slots, the first own slots and the prefixes they see
     known: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype, per_head: int) -> Tensor | None:
-        """Additive mask (rows, 1, per_head * W, span), for `per_head` query heads stacked behind each other.
+        """Additive mask (B, 1, per_head * W, span), for `per_head` query heads stacked behind each other.
 
         0 where visible, the type's minimum elsewhere. None where nothing is hidden. `window` counts positions: a query
         at position p sees p - window + 1 ... p.
@@ -85,8 +83,6 @@ class Group:
             inside &= slots - own > -window
         mask = torch.full(inside.shape, torch.finfo(dtype).min, dtype=dtype, device=own.device)
         mask.masked_fill_(before | inside, 0)
-        if self.places is not None:
-            mask = mask.new_zeros(self.count, self.width, self.span).index_copy_(0, self.places, mask)
         return mask.repeat(1, per_head if self.width > 1 else 1, 1)[:, None]
 
 
@@ -115,19 +111,26 @@ class Step:
         return self.table[1]
 
 
-def lay_out(segments: Sequence[Segment], device: torch.device) -> Step:
-    """Arrange segments (each at least one token) as one forward."""
-    keys = [(s.adapter or "", len(s.tokens), s.size, bool(s.leaves), s.prefix > 0, s.start) for s in segments]
+def lay_out(segments: Sequence[Segment], device: torch.device, most_slots: int | None = None) -> Step:
+    """Arrange segments (each at least one token) as one forward.
+
+    A group of several rows reads at most `most_slots`, if that is given; then rows stand in the order of their
+    lengths, otherwise in that of their extents.
+    """
+    keys = [
+        (s.adapter or "", len(s.tokens), s.size, bool(s.leaves), s.prefix > 0, s.first if most_slots else s.start)
+        for s in segments
+    ]
     order = sorted(range(len(segments)), key=keys.__getitem__)
     ordered = [segments[i] for i in order]
     begins = list(accumulate((len(segment.tokens) for segment in ordered), initial=0))
     table = on_device(columns(ordered, begins), device)  # one transfer
     groups, adapters, at = [], [], 0
     for key, members in groupby(order, key=lambda i: keys[i][:5]):
-        found = [segments[i] for i in members]
-        count = len(found) * key[1]
-        groups.append(group(found, at, table[2:, at : at + count].view(5, len(found), -1)))
-        at += count
+        for found in pieces([segments[i] for i in members], most_slots):
+            count = len(found) * key[1]
+            groups.append(group(found, at, table[2:, at : at + count].view(5, len(found), -1)))
+            at += count
     for name, adapted in groupby(range(len(ordered)), key=lambda place: ordered[place].adapter):
         if name is not None:
             places = list(adapted)
@@ -169,16 +172,23 @@ def on_device(values: Sequence[Any] | np.ndarray, device: torch.device) -> Tenso
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def pieces(members: Sequence[Segment], most_slots: int | None) -> list[list[Segment]]:
+    """Segments of one width, cut so that each piece reads at most `most_slots`, or is a single row."""
+    found: list[list[Segment]] = []
+    for segment in members:  # the longest last, if there is a bound
+        if not found or (most_slots and (len(found[-1]) + 1) * (segment.first + segment.width) > most_slots):
+            found.append([])
+        found[-1].append(segment)
+    return found
+
+
 def group(members: Sequence[Segment], begin: int, table: Tensor) -> Group:
-    """The group of segments alike, in order of their extents; `table` (5, B, W) begins with their rows."""
+    """The group of segments alike; `table` (5, B, W) begins with the rows of their extents."""
     size, width = members[0].size, members[0].width
     rows = [segment.start // size for segment in members]
-    low, high = rows[0], rows[-1] + 1
+    together = range(rows[0], rows[0] + len(rows))
     ends = [segment.first + width for segment in members]
     span = max(ends)
-    distinct = len(set(rows)) == len(rows)
-    dense = distinct and 2 * len(rows) >= high - low
-    full = dense and len(rows) == high - low
     sequence = not members[0].leaves
     return Group(
         begin=begin,
@@ -186,9 +196,7 @@ def group(members: Sequence[Segment], begin: int, table: Tensor) -> Group:
         width=width,
         size=size,
         span=span,
-        rows=slice(low, high) if dense else table[0, :, 0],
-        places=table[0, :, 0] - low if dense and not full else None,
-        count=high - low if dense else len(rows),
+        rows=slice(together.start, together.stop) if rows == list(together) else table[0, :, 0],
         causal=sequence and members[0].prefix == 0,
         open=sequence and width == 1 and min(ends) == span,
         columns=table[1:],

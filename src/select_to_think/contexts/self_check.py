@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from select_to_think.contexts.layout import Segment, lay_out
+from select_to_think.contexts.layout import Segment
 from select_to_think.contexts.memory import SMALLEST_EXTENT
 from select_to_think.contexts.observing import NOT_A_NUMBER
 from select_to_think.structures import S2TError
@@ -51,7 +51,7 @@ def disagreement(flat: FlatModel, memory: KVMemory) -> str | None:
     ]
     limit = LARGEST_DIFFERENCE_NATS.get(flat.dtype, LARGEST_HALF_DIFFERENCE_NATS)
     for what, segments, looks in cases:
-        step = lay_out(segments, flat.device)
+        step = flat.lay_out(segments)
         hidden = flat.run(step, memory)
         for segment, line, text in looks:
             expected = plain(flat, text)

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from select_to_think.config import RuntimeConfig
 from select_to_think.contexts.flat_model import FlatModel
 from select_to_think.contexts.kv import KVMemory, slots_in
-from select_to_think.contexts.layout import lay_out
 from select_to_think.contexts.local import LocalBackend, Plan
 from select_to_think.contexts.memory import Extents
 from select_to_think.contexts.observing import read
@@ -79,7 +78,7 @@ class TransformersBackend(LocalBackend):
 
     def compute(self, plan: Plan) -> tuple[list[Observation | S2TError], list[Context]]:
         """One flat forward: what each part observed, and the contexts whose numbers are no numbers."""
-        step = lay_out(plan.segments, self.flat.device)
+        step = self.flat.lay_out(plan.segments)
         hidden = self.flat.run(step, self.memory)
         for part in plan.parts:
             begin = step.offsets[part.segment]
