@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from drive import SMALL
 from reference import next_logprobs
+from select_to_think import probability
 from select_to_think.contexts import graphs, observing
 from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.protocol import Ask
@@ -252,8 +253,9 @@ def test_logits_are_read_in_pieces_and_draws_are_looked_for_again(monkeypatch: p
                     np.testing.assert_allclose(*values, atol=1e-5, err_msg=name)
 
 
-def test_the_device_is_not_waited_for_before_everything_is_computed() -> None:
+def test_the_device_is_not_waited_for_before_everything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fake tensors raise where the host would have to know a number of the device."""
+    monkeypatch.setattr(probability, "on_host", lambda values: False)
     observes = [
         Observe(top_k=8, entropy=True),
         Observe(sampling=Sampling(0.3, top_p=0.9)),

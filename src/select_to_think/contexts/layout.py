@@ -5,9 +5,9 @@ slots of its context before the segment and, in the segment, what it goes on wit
 a leaf the tokens of that leaf, not its siblings. Leaves are written behind the sequence and stand at the position
 after it.
 
-Segments are sorted so that tokens of one adapter stand together, and segments of equal width over extents of equal size
-are one *group*, which attends in one call. On a CPU a group reads no more than stays in the processor's cache, and its
-rows are of similar length.
+Segments are sorted so that tokens of one adapter stand together, and neighbours of equal width over extents of equal
+size are one *group*, which attends in one call. On a CPU a group reads no more than stays in the cache, and its rows
+are of similar length.
 
 Non-goals: tensors of the model; this file computes only what the forward is told.
 """
@@ -83,7 +83,7 @@ class Group:
             inside &= slots - own > -window
         mask = torch.full(inside.shape, torch.finfo(dtype).min, dtype=dtype, device=own.device)
         mask.masked_fill_(before | inside, 0)
-        return mask.repeat(1, per_head if self.width > 1 else 1, 1)[:, None]
+        return (mask if self.width == 1 or per_head == 1 else mask.repeat(1, per_head, 1))[:, None]
 
 
 @dataclass(frozen=True)
@@ -117,18 +117,19 @@ def lay_out(segments: Sequence[Segment], device: torch.device, most_slots: int |
     A group of several rows reads at most `most_slots`, if that is given; then rows stand in the order of their
     lengths, otherwise in that of their extents.
     """
-    keys = [
-        (s.adapter or "", len(s.tokens), s.size, bool(s.leaves), s.prefix > 0, s.first if most_slots else s.start)
-        for s in segments
+    kinds = [(len(s.tokens), s.size, bool(s.leaves), s.prefix > 0) for s in segments]
+    keys = [  # leaves behind what no adapter reads and before what one does, so that both branches are one group
+        (s.adapter or "", bool(s.leaves) != bool(s.adapter), kind, s.first if most_slots else s.start)
+        for s, kind in zip(segments, kinds, strict=True)
     ]
     order = sorted(range(len(segments)), key=keys.__getitem__)
     ordered = [segments[i] for i in order]
     begins = list(accumulate((len(segment.tokens) for segment in ordered), initial=0))
     table = on_device(columns(ordered, begins), device)  # one transfer
     groups, adapters, at = [], [], 0
-    for key, members in groupby(order, key=lambda i: keys[i][:5]):
+    for kind, members in groupby(order, key=kinds.__getitem__):
         for found in pieces([segments[i] for i in members], most_slots):
-            count = len(found) * key[1]
+            count = len(found) * kind[0]
             groups.append(group(found, at, table[2:, at : at + count].view(5, len(found), -1)))
             at += count
     for name, adapted in groupby(range(len(ordered)), key=lambda place: ordered[place].adapter):
@@ -175,9 +176,13 @@ def on_device(values: Sequence[Any] | np.ndarray, device: torch.device) -> Tenso
 def pieces(members: Sequence[Segment], most_slots: int | None) -> list[list[Segment]]:
     """Segments of one width, cut so that each piece reads at most `most_slots`, or is a single row."""
     found: list[list[Segment]] = []
-    for segment in members:  # the longest last, if there is a bound
-        if not found or (most_slots and (len(found[-1]) + 1) * (segment.first + segment.width) > most_slots):
+    span = 0
+    for segment in members:
+        end = segment.first + segment.width
+        span = max(span, end)
+        if not found or (most_slots and (len(found[-1]) + 1) * span > most_slots):
             found.append([])
+            span = end
         found[-1].append(segment)
     return found
 
