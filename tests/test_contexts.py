@@ -125,6 +125,60 @@ def test_branch_equals_separate_forwards_and_leaves_no_trace(arch: str, most_slo
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_leaves_that_go_on_with_earlier_ones_are_computed_once(arch: str) -> None:
+    """Chains that grow by a token, fork and are adopted, beside a row of its own; the sliding windows are passed."""
+    model = tiny_model(arch)
+    backend = TransformersBackend(model, config=SMALL)
+    rows = [[3, 9, 4, 17, 22, 8], [3, 5]]
+    contexts = [backend.open(200) for _ in rows]
+    for context, row in zip(contexts, rows, strict=True):
+        context.append(row)
+    context = contexts[0]
+
+    def check(chains: list[tuple[int, ...]], new: int) -> None:
+        before = context.account.tokens_processed
+        asks = [Ask(context, Branch("slm", chains, WHOLE)), Ask(contexts[1], Branch("slm", chains[:1], WHOLE))]
+        for row, observation in zip(rows, answers(backend, *asks), strict=True):
+            for line in range(len(observation.top_ids)):
+                expected = next_logprobs(model, [*row, *chains[line]])
+                torch.testing.assert_close(spread(observation, line), expected, atol=2e-5, rtol=0)
+        assert context.account.tokens_processed - before == new
+
+    check([(7,), (8,)], len(rows[0]) + 2)
+    check([(7, 1), (8, 2, 5)], 3)
+    check([(7, 1, 9), (8, 2, 5, 11), (8, 2, 5, 12), (30,)], 4)
+    check([(8, 2, 5, 12, 6), (7, 1, 9, 9), (7, 1, 9)], 3)  # the last is known, and seen again
+    backend.adopt(context, 0)
+    rows[0] += [8, 2, 5, 12, 6]
+    check([(7, 1, 9, 9), (4, 4)], 6)
+    backend.adopt(context, 0)
+    rows[0] += [7, 1, 9, 9]
+    after = extend(backend, context, [50])
+    rows[0].append(50)
+    torch.testing.assert_close(spread(after), next_logprobs(model, rows[0]), atol=2e-5, rtol=0)
+    for length in range(1, 12):  # longer than a window
+        check([tuple(range(20, 20 + length)), (9,)], 2)
+
+
+def test_leaves_for_which_there_is_no_room_are_computed_again() -> None:
+    model = tiny_model("qwen2")
+    backend = TransformersBackend(model, config=SMALL)
+    context = backend.open(10)
+    prefix = list(range(3, 33))
+    context.append(prefix)
+    sizes, leaf = set(), [7]
+    for token in range(40):
+        (seen,) = answers(backend, Ask(context, Branch("slm", (leaf, [5, *leaf]), WHOLE)))
+        for line, tokens in enumerate((leaf, [5, *leaf])):
+            torch.testing.assert_close(spread(seen, line), next_logprobs(model, [*prefix, *tokens]), atol=2e-5, rtol=0)
+        sizes.add(context.size)
+        leaf = [*leaf, token + 3]
+    assert context.size == max(sizes) == 128
+    again = backend.forwards, context.account.tokens_processed
+    assert again[0] == 40 and again[1] < len(prefix) + sum(2 * n + 1 for n in range(1, 41))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_truncate_fork(arch: str) -> None:
     model = tiny_model(arch)
     backend = TransformersBackend(model, config=SMALL)

@@ -144,8 +144,14 @@ def test_a_mixed_step_is_separate_forwards(arch: str) -> None:
         close(spread(asks[0].answer, line), next_logprobs(plain[None], LONG[: line + 1]))
     for ask, row in ((asks[1], 1), (asks[2], 4)):
         close(spread(ask.answer), next_logprobs(plain[whose[row]], [*texts[row], 9]))
-    for ask, row in zip(asks[3:], (2, 5, 2, 3, 6), strict=True):
-        for line, leaf in enumerate(leaves):
+    longer = tuple((*leaf, 6) for leaf in leaves)  # known where the leaves were computed without another adapter
+    again = ((2, None), (2, "b"), (3, None), (5, None))
+    more = [Ask(rows[n], Branch("slm", longer, WHOLE), other) for n, other in again]
+    answers(backend, *more)
+    assert sorted(backend.widths[-1]) == [3, 3, 9, 9]
+    for ask, row in zip(asks[3:] + more, (2, 5, 2, 3, 6, 2, 2, 3, 5), strict=True):
+        assert isinstance(ask.request, Branch)
+        for line, leaf in enumerate(ask.request.continuations):
             expected = behind(plain[whose[row]], plain[ask.adapter or whose[row]], texts[row], leaf)
             close(spread(ask.answer, line), expected)
 

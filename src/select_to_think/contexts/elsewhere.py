@@ -78,7 +78,7 @@ class BackendElsewhere(ABC):
 
     def adopt(self, context: Context, leaf: int) -> None:
         """Let the context go on with a leaf of its last branch."""
-        _, tokens = context.leaves[leaf]
+        tokens = context.leaves[leaf]
         context.append(tokens)
 
     def submit(self, ask: Ask) -> None:
@@ -121,4 +121,4 @@ class BackendElsewhere(ABC):
         context.account.forwards += 1
         context.stored = max(length, context.stored)
         if isinstance(request, Branch):
-            context.leaves = [(0, leaf) for leaf in request.continuations]
+            context.leaves = request.continuations

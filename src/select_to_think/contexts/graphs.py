@@ -70,6 +70,7 @@ def single_tokens(table: Tensor, size: int, span: int) -> Step:
         causal=False,
         open=False,
         columns=table[3:, :, None],
+        earlier=None,
     )
     return Step(table, [group], [], list(range(count)))
 

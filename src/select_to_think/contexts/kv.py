@@ -82,6 +82,13 @@ class KVMemory:
         for stack in self.stacks:
             stack[:, target : target + count] = stack[:, source : source + count].clone()
 
+    def move(self, sources: Sequence[int], target: int) -> None:
+        """Copy single slots, in every layer, to those from `target` on."""
+        whole = sources[-1] - sources[0] == len(sources) - 1
+        found = slice(sources[0], sources[-1] + 1) if whole else torch.tensor(sources, device=self.stacks[0].device)
+        for stack in self.stacks:
+            stack[:, target : target + len(sources)] = stack[:, found].clone()
+
     def touch(self, count: int) -> None:
         """Take memory for the first `count` slots now; what they hold stays."""
         for stack in self.stacks:

@@ -3,7 +3,7 @@
 Each context brings *segments*: consecutive new tokens of its sequence, or the leaves of a branch. A token sees the
 slots of its context before the segment and, in the segment, what it goes on with: for a sequence all before it, for
 a leaf the tokens of that leaf, not its siblings. Leaves are written behind the sequence and stand at the position
-after it.
+after it, or after tokens of theirs that were computed before.
 
 Segments are sorted so that tokens of one adapter stand together, and neighbours of equal width over extents of equal
 size are one *group*, which attends in one call. On a CPU a group reads no more than stays in the cache, and its rows
@@ -35,6 +35,7 @@ class Segment:
     tokens: Sequence[int]
     leaves: tuple[int, ...] = ()  # lengths of the leaves that `tokens` are made of; () for a sequence
     adapter: str | None = None
+    earlier: tuple[tuple[int, ...], ...] = ()  # slots of the tokens with which each leaf begins, computed before
 
     @property
     def width(self) -> int:
@@ -58,6 +59,7 @@ class Group:
     causal: bool  # query t sees exactly the slots 0 ... t
     open: bool  # every query sees every slot of the span
     columns: Tensor  # (4, B, W): positions of the queries, their slots, the first own slots and the prefixes they see
+    earlier: Tensor | None  # (4, M): a row, one of its queries, a slot that this sees besides, and its position
     known: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, dtype: torch.dtype, per_head: int) -> Tensor | None:
@@ -81,6 +83,9 @@ class Group:
         if window is not None:
             before &= slots > positions - window  # slots before the leaves are positions
             inside &= slots - own > -window
+        if self.earlier is not None:
+            row, query, slot, position = self.earlier
+            inside[row, query, slot] = True if window is None else position > positions[row, query, 0] - window
         mask = torch.full(inside.shape, torch.finfo(dtype).min, dtype=dtype, device=own.device)
         mask.masked_fill_(before | inside, 0)
         return (mask if self.width == 1 or per_head == 1 else mask.repeat(1, per_head, 1))[:, None]
@@ -163,7 +168,8 @@ def columns(segments: Sequence[Segment], begins: Sequence[int]) -> np.ndarray:
             behind = np.repeat(lengths.cumsum() - lengths, lengths)  # where the leaf of each token begins
             here = slice(begin, begin + segment.width)
             own_starts[here] = segment.first + behind
-            positions[here] = segment.prefix + own[here] - own_starts[here]
+            before = np.repeat([len(slots) for slots in segment.earlier] or [0] * len(lengths), lengths)
+            positions[here] = segment.prefix + before + own[here] - own_starts[here]
     return table
 
 
@@ -205,4 +211,16 @@ def group(members: Sequence[Segment], begin: int, table: Tensor) -> Group:
         causal=sequence and members[0].prefix == 0,
         open=sequence and width == 1 and min(ends) == span,
         columns=table[1:],
+        earlier=on_device(earlier, table.device).T if (earlier := seen_before(members)) else None,
     )
+
+
+def seen_before(members: Sequence[Segment]) -> list[tuple[int, int, int, int]]:
+    """`Group.earlier`, a line each: what the leaves of these segments see of earlier branches."""
+    return [
+        (row, token, slot, segment.prefix + place)
+        for row, segment in enumerate(members)
+        for slots, length, end in zip(segment.earlier, segment.leaves, accumulate(segment.leaves), strict=False)
+        for token in range(end - length, end)
+        for place, slot in enumerate(slots)
+    ]

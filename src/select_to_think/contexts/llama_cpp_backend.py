@@ -103,7 +103,7 @@ class LlamaCppBackend(LocalBackend):
         """Let the context go on with a leaf of its last branch: the leaf's sequence becomes the context's."""
         if context.pending or not context.leaves:
             raise RuntimeError("only a leaf of the branch just made can be adopted")
-        _, tokens = context.leaves[leaf]
+        tokens = context.leaves[leaf]
         numbers = self.held.pop(context)
         context.start, numbers[leaf] = numbers[leaf], context.start
         self.memory.release(numbers)

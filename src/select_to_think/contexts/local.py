@@ -77,6 +77,7 @@ class LocalBackend(ABC):
     """One model, many contexts, one key-value memory."""
 
     remote = False
+    keeps_leaves = False  # a branch computes only what its leaves add to those of earlier branches
     under_way: Sequence[Future[None]] = ()
 
     def __init__(self, space: Space, memory: Memory, forbidden: Tensor, config: RuntimeConfig, cost: float) -> None:
@@ -211,38 +212,60 @@ class LocalBackend(ABC):
     def plan(self, plan: Plan, context: Context, asks: Sequence[Ask], count: int) -> None:
         """Take the first `count` pending tokens of a context into the forward and, if these are all, its leaves."""
         stored, behind = context.stored, context.stored + count
-        branches = [
-            (ask, request)
+        branches = {
+            ask: request
             for ask in asks
             if isinstance(request := ask.request, Branch)
             and behind == len(context.tokens)
             and self.shown(plan, ask, request)
-        ]
+        }
+        width = sum(request.width for request in branches.values())
+        if context.end_of_leaves(behind) + width > context.size:
+            context.grown.clear()
         try:
-            self.reserve(context, behind + (sum(request.width for _, request in branches) if branches else 0))
+            self.reserve(context, behind + width)
         except S2TError as error:
             for ask in asks:
                 ask.answer = error
             return
-        start, size, adapter = context.start, context.size, context.adapter
         if count:
-            plan.add(context, Segment(start, size, stored, stored, context.tokens[stored:behind], (), adapter))
+            tokens = context.tokens[stored:behind]
+            plan.add(context, Segment(context.start, context.size, stored, stored, tokens, (), context.adapter))
             for ask in asks:
                 first, end = max(stored, ask.first), min(behind, ask.end)
                 if first < end:
                     plan.look(ask, range(first - stored, end - stored), first - ask.first, end == ask.end)
-        context.leaves = []
-        slot = behind
-        for ask, request in branches:
-            tokens = [token for leaf in request.continuations for token in leaf]
-            lengths = tuple(map(len, request.continuations))
-            ends = list(accumulate(lengths))
-            plan.add(context, Segment(start, size, behind, slot, tokens, lengths, ask.adapter or adapter))
-            plan.look(ask, [end - 1 for end in ends])
-            if ask.adapter is None:
-                begins = [slot + end - n for end, n in zip(ends, lengths, strict=True)]
-                context.leaves = list(zip(begins, request.continuations, strict=True))
-            slot += request.width
+        context.leaves, slot = (), context.end_of_leaves(behind)
+        for ask, request in branches.items():
+            slot = self.plan_leaves(plan, ask, request, behind, slot)
+
+    def plan_leaves(self, plan: Plan, ask: Ask, request: Branch, behind: int, slot: int) -> int:
+        """Take the leaves of a branch behind the first `behind` slots into the forward, at `slot`; where they end.
+
+        Tokens with which a leaf begins are left out if an earlier branch computed them.
+        """
+        context, grown = ask.context, {} if ask.adapter else ask.context.grown
+        earlier: list[tuple[int, ...]] = []
+        tokens: list[int] = []
+        lengths: list[int] = []
+        for leaf in map(tuple, request.continuations):
+            known = next((n for n in range(len(leaf) - 1, 0, -1) if leaf[:n] in grown), 0)
+            earlier.append(grown.get(leaf[:known], ()))
+            tokens += leaf[known:]
+            lengths.append(len(leaf) - known)
+        ends = list(accumulate(lengths))
+        adapter = ask.adapter or context.adapter
+        plan.add(
+            context,
+            Segment(context.start, context.size, behind, slot, tokens, tuple(lengths), adapter, tuple(earlier)),
+        )
+        plan.look(ask, [end - 1 for end in ends])
+        if ask.adapter is None:
+            context.leaves = request.continuations
+        if ask.adapter is None and self.keeps_leaves:
+            for whole, before, length, end in zip(request.continuations, earlier, lengths, ends, strict=True):
+                context.grown[tuple(whole)] = (*before, *range(slot + end - length, slot + end))
+        return slot + ends[-1]
 
     def forward(self, plan: Plan) -> None:
         """Run the plan, store what was computed, and answer."""
@@ -259,6 +282,7 @@ class LocalBackend(ABC):
             for context in wrong:  # the next owner might read it
                 self.memory.clear(context.start, context.size)
                 context.stored = 0
+                context.forget_leaves()
             self.fail(wrong, S2TError(NOT_A_NUMBER))
         for part, observation in zip(plan.parts, found, strict=True):
             ask = part.ask

@@ -34,7 +34,8 @@ class Context:
     tokens: list[int] = field(default_factory=list)
     stored: int = 0
     account: Account = field(default_factory=Account)
-    leaves: list[tuple[int, Sequence[int]]] = field(default_factory=list)  # (slot, tokens) of those to be adopted
+    leaves: Sequence[Sequence[int]] = ()  # of the last branch, one of which may be adopted
+    grown: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)  # leaves -> where their tokens are kept
 
     def __len__(self) -> int:
         """Tokens of the sequence so far."""
@@ -48,7 +49,7 @@ class Context:
     def append(self, tokens: Sequence[int]) -> None:
         """Queue tokens; they cost nothing until the next request."""
         self.tokens.extend(tokens)
-        self.leaves.clear()
+        self.forget_leaves()
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens."""
@@ -56,7 +57,16 @@ class Context:
             raise ValueError(f"cannot truncate a context of {len(self)} tokens to {length}")
         del self.tokens[length:]
         self.stored = min(self.stored, length)
-        self.leaves.clear()
+        self.forget_leaves()
+
+    def end_of_leaves(self, length: int) -> int:
+        """The first slot behind a sequence of `length` tokens, and behind the leaves that are kept."""
+        return max((slots[-1] + 1 for slots in self.grown.values()), default=length)
+
+    def forget_leaves(self) -> None:
+        """Let no leaf be adopted or gone on with."""
+        self.leaves = ()
+        self.grown.clear()
 
 
 @dataclass(slots=True, eq=False)

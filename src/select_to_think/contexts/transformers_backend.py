@@ -28,6 +28,8 @@ from select_to_think.structures import Branch, Observation, S2TError
 class TransformersBackend(LocalBackend):
     """One model, many contexts, one key-value memory."""
 
+    keeps_leaves = True
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -61,9 +63,10 @@ class TransformersBackend(LocalBackend):
         """Let the context go on with a leaf of its last branch: the leaf's keys and values move behind the sequence."""
         if context.pending or not context.leaves:
             raise RuntimeError("only a leaf of the branch just made can be adopted")
-        slot, tokens = context.leaves[leaf]
-        if slot != context.stored:
-            self.memory.copy(context.start + slot, context.start + context.stored, len(tokens))
+        tokens = context.leaves[leaf]
+        slots = context.grown[tuple(tokens)]
+        if slots[0] != context.stored or slots[-1] != context.stored + len(tokens) - 1:
+            self.memory.move([context.start + slot for slot in slots], context.start + context.stored)
         context.append(tokens)
         context.stored = len(context)
 

@@ -6,8 +6,8 @@ point of its own, the LLM is asked about that one at once, ahead of the first an
 candidates as well. When the choice at the first point arrives, its chain is kept, with what it leads to, and the others
 are dropped; a choice that is no candidate (takeover) drops them all.
 
-A row does so only while nobody else has anything to compute (`Collect`). Growing a branch computes its tokens again at
-every step, so the fewer chains the longer they become, and the least probable ones stop first.
+A row does so only while nobody else has anything to compute (`Collect`). Chains have room for so many tokens together;
+the least probable ones stop first.
 """
 
 from __future__ import annotations
@@ -163,9 +163,7 @@ class Guesses:
                 for line, chain in enumerate(unseen):
                     chain.seen = seen.line(line)
                 self.branched = unseen
-                self.discarded.slm_tokens_discarded += sum(
-                    len(chain.tokens) for chain in unseen if len(chain.tokens) > 1
-                )
+                self.discarded.slm_tokens_discarded += sum(len(chain.tokens) > 1 for chain in unseen)
             try:
                 found = yield Collect(wait=not unseen)
             except ModelUnavailable as error:
