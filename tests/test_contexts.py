@@ -160,22 +160,53 @@ def test_leaves_that_go_on_with_earlier_ones_are_computed_once(arch: str) -> Non
         check([tuple(range(20, 20 + length)), (9,)], 2)
 
 
-def test_leaves_for_which_there_is_no_room_are_computed_again() -> None:
+def test_leaves_for_which_there_is_no_room_are_computed_again_once() -> None:
+    """Slots behind the prefix: 98. 4 are taken at first and 3 a step then, until at step 33 the dead leaves must go."""
     model = tiny_model("qwen2")
     backend = TransformersBackend(model, config=SMALL)
-    context = backend.open(10)
+    context = backend.open(100)
     prefix = list(range(3, 33))
     context.append(prefix)
-    sizes, leaf = set(), [7]
-    for token in range(40):
-        (seen,) = answers(backend, Ask(context, Branch("slm", (leaf, [5, *leaf]), WHOLE)))
-        for line, tokens in enumerate((leaf, [5, *leaf])):
+    leaf: list[int] = []
+    for step in range(40):
+        leaf = [*leaf, step + 3]
+        leaves = (leaf, [5, *leaf], [60 - step])
+        (seen,) = answers(backend, Ask(context, Branch("slm", leaves, WHOLE)))
+        for line, tokens in enumerate(leaves):
             torch.testing.assert_close(spread(seen, line), next_logprobs(model, [*prefix, *tokens]), atol=2e-5, rtol=0)
-        sizes.add(context.size)
-        leaf = [*leaf, token + 3]
-    assert context.size == max(sizes) == 128
-    again = backend.forwards, context.account.tokens_processed
-    assert again[0] == 40 and again[1] < len(prefix) + sum(2 * n + 1 for n in range(1, 41))
+    assert context.size == 128
+    assert context.account.tokens_processed == 30 + 4 + 31 * 3 + (33 + 34 + 1) + 7 * 3
+
+
+@pytest.mark.parametrize("failure", ["forward", "memory"])
+def test_nothing_goes_on_with_leaves_of_a_branch_that_failed(failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("qwen2")
+    backend = TransformersBackend(model, config=SMALL)
+    context, branch = backend.open(100), Branch("slm", [[7], [8]], WHOLE)
+    extend(backend, context, [3, 4])
+    answers(backend, Ask(context, branch))
+    with monkeypatch.context() as patch:
+        if failure == "forward":
+            patch.setattr(backend.flat, "run", lambda *_: 1 / 0)
+            (error,) = answers(backend, Ask(context, Branch("slm", [[9], [10]], WHOLE)))
+        else:
+            patch.setattr(backend.prefixes, "take", lambda _: None)
+            (error,) = answers(backend, Ask(context, Branch("slm", [[9] * 200], WHOLE)))
+    assert isinstance(error, ZeroDivisionError if failure == "forward" else S2TError)
+    with pytest.raises(RuntimeError, match="branch just made"):
+        backend.adopt(context, 0)
+    (seen,) = answers(backend, Ask(context, Branch("slm", [[9, 1]], WHOLE)))
+    torch.testing.assert_close(spread(seen), next_logprobs(model, [3, 4, 9, 1]), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("leaves", [(), ((7,), ())])
+def test_a_branch_of_nothing_is_refused(leaves: tuple[tuple[int, ...], ...]) -> None:
+    backend = TransformersBackend(tiny_model("qwen2"), config=SMALL)
+    context = backend.open(100)
+    context.append([3, 4])
+    with pytest.raises(RuntimeError, match="at least one token"):
+        backend.submit(Ask(context, Branch("slm", leaves, WHOLE)))
+    assert not backend.waiting
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -191,7 +222,11 @@ def test_every_truncate_fork(arch: str) -> None:
         expected = next_logprobs(model, prefix[: 6 + line])
         torch.testing.assert_close(spread(seen, line), expected, atol=2e-5, rtol=0)
     fork = backend.open(100)
+    extend(backend, fork, [9])
+    answers(backend, Ask(fork, Branch("slm", [[2]], WHOLE)))
     backend.copy(context, fork)
+    (seen,) = answers(backend, Ask(fork, Branch("slm", [[2, 6]], WHOLE)))
+    torch.testing.assert_close(spread(seen), next_logprobs(model, [*prefix, 2, 6]), atol=2e-5, rtol=0)
     context.truncate(8)
     torch.testing.assert_close(
         spread(extend(backend, context, [2])), next_logprobs(model, [*prefix[:8], 2]), atol=2e-5, rtol=0
@@ -230,6 +265,10 @@ def test_replayed_steps_equal_fresh_forwards(arch: str, monkeypatch: pytest.Monk
             row.append(7 + number)
             torch.testing.assert_close(spread(seen), next_logprobs(model, row), atol=2e-5, rtol=0)
     assert len(replays) == 9
+    for length in (1, 2, 3):  # of which nothing but its last token is computed
+        (seen,) = answers(backend, Ask(contexts[0], Branch("slm", [[9, 8, 7][:length]], WHOLE)))
+        expected = next_logprobs(model, [*rows[0], *[9, 8, 7][:length]])
+        torch.testing.assert_close(spread(seen), expected, atol=2e-5, rtol=0)
     assert {key[0] for key in backend.flat.graphs.recordings} == {1, 8, 4}
 
 

@@ -205,7 +205,7 @@ class Counts:
     slm_tokens_processed: int = 0
     slm_tokens_cached: int = 0  # copied from a sequence that began alike
     slm_forwards: int = 0
-    slm_tokens_discarded: int = 0  # computed ahead of the LLM's choice, behind other candidates
+    slm_tokens_discarded: int = 0  # written ahead of the LLM's choice, behind other candidates
     llm_tokens_generated: int = 0  # of the output, written by the LLM; those that it only selected are the SLM's
     llm_tokens_processed: int = 0
     llm_tokens_cached: int = 0

@@ -36,7 +36,8 @@ class Graphs:
 
     def serves(self, step: Step) -> bool:
         """Whether a step can be replayed."""
-        return len(step.groups) == 1 and step.groups[0].width == 1 and not step.adapters
+        group = step.groups[0]
+        return len(step.groups) == 1 and group.width == 1 and group.earlier is None and not step.adapters
 
     def run(self, step: Step) -> Tensor:
         """Hidden states (T, H) of a step that can; they hold until the next one."""

@@ -17,6 +17,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from select_to_think.contexts.layout import on_device
 from select_to_think.contexts.memory import Extents
 
 FREE_SHARE = 0.3  # of the free memory, where the user names no budget
@@ -85,7 +86,7 @@ class KVMemory:
     def move(self, sources: Sequence[int], target: int) -> None:
         """Copy single slots, in every layer, to those from `target` on."""
         whole = sources[-1] - sources[0] == len(sources) - 1
-        found = slice(sources[0], sources[-1] + 1) if whole else torch.tensor(sources, device=self.stacks[0].device)
+        found = slice(sources[0], sources[-1] + 1) if whole else on_device(sources, self.stacks[0].device)
         for stack in self.stacks:
             stack[:, target : target + len(sources)] = stack[:, found].clone()
 

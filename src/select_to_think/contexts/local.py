@@ -132,6 +132,7 @@ class LocalBackend(ABC):
         self.reserve(target, source.stored)
         self.memory.copy(source.start, target.start, source.stored)
         target.stored, target.tokens = source.stored, list(source.tokens)
+        target.forget_leaves()
 
     def close(self, context: Context) -> None:
         """Give the room back, or keep it for others that begin alike."""
@@ -163,6 +164,8 @@ class LocalBackend(ABC):
                 raise RuntimeError("nothing new to observe")
             ask.end = len(context.tokens)
             ask.first = ask.end - (max(1, len(request.tokens)) if request.observe.every else 1)
+        elif not (request.continuations and all(request.continuations)):
+            raise RuntimeError("a branch has leaves, of at least one token each")
         self.waiting.append(ask)
 
     @torch.inference_mode()
@@ -193,6 +196,8 @@ class LocalBackend(ABC):
             try:
                 self.forward(plan)
             except Exception as error:
+                for context in plan.contexts:
+                    context.forget_leaves()
                 self.fail(plan.contexts, error)
         answered = [ask for ask in self.waiting if ask.answer is not None]
         self.waiting = [ask for ask in self.waiting if ask.answer is None]
@@ -220,10 +225,13 @@ class LocalBackend(ABC):
             and self.shown(plan, ask, request)
         }
         width = sum(request.width for request in branches.values())
-        if context.end_of_leaves(behind) + width > context.size:
-            context.grown.clear()
+        known = sum(len(slots) for ask, request in branches.items() for slots in self.earlier(ask, request))
+        needed = context.end_of_leaves(behind) + width - known
+        if needed > context.size:
+            context.forget_leaves()
+            needed = behind + width
         try:
-            self.reserve(context, behind + width)
+            self.reserve(context, needed)
         except S2TError as error:
             for ask in asks:
                 ask.answer = error
@@ -244,15 +252,11 @@ class LocalBackend(ABC):
 
         Tokens with which a leaf begins are left out if an earlier branch computed them.
         """
-        context, grown = ask.context, {} if ask.adapter else ask.context.grown
-        earlier: list[tuple[int, ...]] = []
-        tokens: list[int] = []
-        lengths: list[int] = []
-        for leaf in map(tuple, request.continuations):
-            known = next((n for n in range(len(leaf) - 1, 0, -1) if leaf[:n] in grown), 0)
-            earlier.append(grown.get(leaf[:known], ()))
-            tokens += leaf[known:]
-            lengths.append(len(leaf) - known)
+        context, earlier = ask.context, self.earlier(ask, request)
+        lengths = [len(leaf) - len(slots) for leaf, slots in zip(request.continuations, earlier, strict=True)]
+        tokens = [
+            token for leaf, slots in zip(request.continuations, earlier, strict=True) for token in leaf[len(slots) :]
+        ]
         ends = list(accumulate(lengths))
         adapter = ask.adapter or context.adapter
         plan.add(
@@ -263,9 +267,21 @@ class LocalBackend(ABC):
         if ask.adapter is None:
             context.leaves = request.continuations
         if ask.adapter is None and self.keeps_leaves:
-            for whole, before, length, end in zip(request.continuations, earlier, lengths, ends, strict=True):
-                context.grown[tuple(whole)] = (*before, *range(slot + end - length, slot + end))
+            for leaf, before, length, end in zip(request.continuations, earlier, lengths, ends, strict=True):
+                context.grown[tuple(leaf)] = (*before, *range(slot + end - length, slot + end))
         return slot + ends[-1]
+
+    def earlier(self, ask: Ask, request: Branch) -> list[tuple[int, ...]]:
+        """The slots of the tokens with which each leaf of a branch begins, as far as earlier branches computed them."""
+        grown = {} if ask.adapter else ask.context.grown
+        if not grown:
+            return [()] * len(request.continuations)
+        longest = max(map(len, grown))
+        found = []
+        for leaf in map(tuple, request.continuations):
+            beginnings = (leaf[:n] for n in range(min(len(leaf) - 1, longest), 0, -1))
+            found.append(next((grown[known] for known in beginnings if known in grown), ()))
+        return found
 
     def forward(self, plan: Plan) -> None:
         """Run the plan, store what was computed, and answer."""

@@ -1,7 +1,8 @@
 """Which slots of the key-value memory belong to which context: extents of a power of two, aligned to their size.
 
-Extents of one size are rows of one view of the memory, so that many contexts attend in one call without a copy. Freed
-halves grow together again; the lowest address is taken first, which keeps the rows of a batch side by side.
+Extents of one size are rows of one view of the memory, so that many contexts attend in one call, without a copy where
+they lie side by side. Freed halves grow together again; the lowest address is taken first, which keeps the rows of a
+batch together.
 
 Non-goals: tensors.
 """

@@ -147,7 +147,7 @@ class Guesses:
             return [step], Chain([], certain.random)
         branched, self.branched = self.branched, []
         yield Adopt("slm", branched.index(kept)) if kept in branched else Extend("slm", tuple(kept.tokens))
-        self.discarded.slm_tokens_discarded -= len(kept.tokens) - 1
+        self.discarded.slm_tokens_discarded -= len(kept.steps)
         length, logprob = len(kept.tokens), kept.logprob
         for chain in (kept, *behind(kept)):
             chain.tokens, chain.logprob = chain.tokens[length:], chain.logprob - logprob
@@ -163,7 +163,7 @@ class Guesses:
                 for line, chain in enumerate(unseen):
                     chain.seen = seen.line(line)
                 self.branched = unseen
-                self.discarded.slm_tokens_discarded += sum(len(chain.tokens) > 1 for chain in unseen)
+                self.discarded.slm_tokens_discarded += sum(bool(chain.steps) for chain in unseen)
             try:
                 found = yield Collect(wait=not unseen)
             except ModelUnavailable as error:
