@@ -28,8 +28,8 @@ from recipe.growth import grow, respell
 from recipe.llama_form import as_llama
 from recipe.recipes import BASE, RECIPES, Recipe
 from recipe.tokenizer import train_tokenizer
-from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Stage, silent
+from select_to_think.training.head import Reporter
 
 Which = Literal["slm", "llm", "both", "llm-x"]
 CHECKPOINTS = "checkpoints"

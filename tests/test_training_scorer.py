@@ -80,7 +80,7 @@ def test_the_best_epoch_is_what_is_saved(tmp_path: Path) -> None:
     slm = loaded()
     scorer = load_scorer(tmp_path / "scorer", slm)
     switch = attached(slm, tmp_path / "scorer")
-    _, held_out = split_data(slm, data, None)
+    _, held_out = split_data(slm, data)
     agreed = 0
     for example in held_out:
         for position, candidates, slm_logprobs, llm_logprobs in zip(
@@ -180,8 +180,6 @@ def test_bad_data_and_places_are_refused_before_training(tmp_path: Path) -> None
         train_scorer(slm, make_trajectories(1), QUICK, tmp_path / "a")
     with pytest.raises(S2TError, match="mixes group sizes"):
         train_scorer(slm, make_trajectories(12) + make_trajectories(12, group_size=5), QUICK, tmp_path / "a")
-    with pytest.raises(S2TError, match="both collections"):
-        train_scorer(slm, make_trajectories(12), QUICK, tmp_path / "a", validation=make_trajectories(2))
     with pytest.raises(S2TError, match="collect with the SLM"):
         train_scorer(slm, make_trajectories(24, vocab=90), QUICK, tmp_path / "a")
     for mode in ("coupled", "activated"):
@@ -253,10 +251,10 @@ def test_peft_reads_the_folder(tmp_path: Path) -> None:
 
 def test_the_split_is_by_item_and_the_vocabulary_needs_no_spare_rows() -> None:
     slm = loaded()
-    train, held_out = split_data(slm, make_trajectories(60), None)
+    train, held_out = split_data(slm, make_trajectories(60))
     assert not {e.id for e in train} & {e.id for e in held_out}
     assert len(train) + len(held_out) == 60
-    more, _ = split_data(slm, make_trajectories(60) + make_trajectories(30, seed=1), None)
+    more, _ = split_data(slm, make_trajectories(60) + make_trajectories(30, seed=1))
     assert {e.id for e in train} <= {e.id for e in more}
     assert len(make_examples(make_trajectories(5))) == 5
 

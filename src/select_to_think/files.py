@@ -58,12 +58,7 @@ def replaceable(path: Path) -> None:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Write a whole file as UTF-8, as `write_bytes_atomic` does."""
-    write_bytes_atomic(path, text.encode())
-
-
-def write_bytes_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file under a temporary name, then rename it: readers see the old or the new file, never a part.
+    """Write a whole file in UTF-8 under a temporary name, then rename it: readers see the old or the new one whole.
 
     Raises S2TError if that is impossible; then the old file, if any, is untouched and nothing is left behind.
     """
@@ -71,7 +66,7 @@ def write_bytes_atomic(path: Path, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

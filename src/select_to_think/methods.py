@@ -28,7 +28,7 @@ from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.structures import Role, S2TError
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.table import TRIGGERS, find_trigger
 from select_to_think.verifiers.base import Verifier
@@ -286,6 +286,4 @@ def find_method(name: str) -> Method:
     """
     if vote := re.fullmatch(r"maj@([1-9][0-9]{0,8})", name):
         return replace(METHODS["maj@8"], name=name, samples=int(vote[1]))
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    return METHODS[name]
+    return METHODS[known_name("method", name, METHODS)]

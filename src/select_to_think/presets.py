@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "s2t-paper": {"trigger_definition": "paper", "warm_up_steps": 3, "scorer_mode": "coupled", "score": "bins"},
@@ -33,6 +33,4 @@ def preset_values(name: str) -> Mapping[str, Any]:
     Raises:
         S2TError: an unknown name, with the nearest one.
     """
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
-    return PRESETS[name]
+    return PRESETS[known_name("preset", name, PRESETS)]

@@ -37,8 +37,7 @@ from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import Conversation
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
-from select_to_think.policies.base import Task
-from select_to_think.policies.bias import biased
+from select_to_think.policies.base import Task, biased
 from select_to_think.policies.interpreter import Listener, interpret
 from select_to_think.policies.label import Label, Labels
 from select_to_think.policies.score import score_output

@@ -31,6 +31,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> S2TError:
     return S2TError(f"unknown {kind} {name!r}; {suggestion(name, known)}")
 
 
+def known_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The name of a `kind` of thing. Raises S2TError with the nearest one if it is none of `known`."""
+    names = list(known)
+    if name not in names:
+        raise unknown_name(kind, name, names)
+    return name
+
+
+def known_names(kind: str, text: str, known: Iterable[str]) -> list[str]:
+    """The names of a comma-separated list, each once. Raises S2TError for one that is none of `known`."""
+    names = list(known)
+    return [known_name(kind, name, names) for name in dict.fromkeys(comma_separated(text))]
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """What to say of a `name` outside `known`: the nearest of them, or all."""
     names = list(known)

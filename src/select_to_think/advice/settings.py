@@ -11,7 +11,7 @@ from pathlib import Path
 from select_to_think.checked import Checked, option
 from select_to_think.config import ScorerMode
 from select_to_think.structures import S2TError
-from select_to_think.text import comma_separated, unknown_name
+from select_to_think.text import comma_separated, known_names
 from select_to_think.training.settings import AdapterTraining
 
 MODES: tuple[ScorerMode, ...] = ("activated", "proposer", "coupled")
@@ -54,11 +54,7 @@ class AdviseConfig(Checked):
     @property
     def tried_modes(self) -> list[ScorerMode]:
         """The modes, each once. Raises S2TError for an unknown one."""
-        names = dict.fromkeys(comma_separated(self.modes))
-        for name in names:
-            if name not in MODES:
-                raise unknown_name("scorer mode", name, MODES)
-        return [mode for name in names for mode in MODES if mode == name]
+        return [mode for name in known_names("scorer mode", self.modes, MODES) for mode in MODES if mode == name]
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,6 @@ def costs_per_answer(row: ResultRow) -> dict[str, float | None]:
     """What one answer cost; totals divided by `n`."""
     return {
         "seconds_per_answer": row.seconds / row.n,
-        "tokens_per_answer": row.tokens / row.n,
         "llm_generated_per_answer": row.llm_tokens_generated / row.n,
         "llm_processed_per_answer": row.llm_tokens_processed / row.n,
         "llm_forwards_per_answer": row.llm_forwards / row.n,

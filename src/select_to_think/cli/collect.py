@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from rich.console import Console
@@ -31,14 +31,13 @@ def collect(
     """
     items = choose_items(pair, replace(data, limit=config.items), style, purpose="train")
     from select_to_think.collect.collect import collect as run
-    from select_to_think.collect.collect import summary_json
 
     folder = folder_for("collect", out, pair, decode, config, data, style)
     note(f"the collection goes to {folder}")
     with models(ray, pair, decode) as holder:
         items = fitting_items(holder, items, decode.max_new_tokens, with_llm=True)
         with progress("collecting") as report:
-            payload = summary_json(run(holder, items, config, decode, folder, report))
+            payload = {"schema": 1, **asdict(run(holder, items, config, decode, folder, report))}
     return Reply(payload, lambda console: show(console, payload))
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from select_to_think.cli.output import Reply
-from select_to_think.text import unknown_name, visible
+from select_to_think.text import known_name, visible
 
 FILE_NAME = "report.html"
 FORMATS = ("html", "md", "csv", "json")
@@ -38,8 +38,7 @@ def report(
     ] = None,
 ) -> Reply:
     """Write the report of one or several evaluations: a page for people, or tables for papers and programs."""
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
+    known_name("format", format, FORMATS)
     from select_to_think.analysis.documents import DOCUMENTS
     from select_to_think.analysis.figures import write_figures
     from select_to_think.analysis.runs import load_runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,16 +28,10 @@ SmallModel = Annotated[PairConfig, Only(("pair", "slm", "device", "dtype", "trus
 Collections = Annotated[
     list[Path], typer.Option("--collection", metavar="FOLDER", help="What `s2t collect` wrote; may be given again.")
 ]
-Validation = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--validation", metavar="FOLDER", help="A collection to validate on (default: hold out a tenth of the items)."
-    ),
-]
 Seed = Annotated[int, typer.Option("--seed", metavar="INT", min=0, help="Seed of start and order.")]
 Consulting = Annotated[
     MentorConfig,
-    Only(tuple(spec.name for spec in fields(MentorConfig)), (("consult_rate", 1.0),), presets=True),
+    Only(defaults=(("consult_rate", 1.0),)),
 ]
 Resume = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with the unfinished training beside --out.")]
 
@@ -61,7 +55,6 @@ def scorer(
     config: ScorerConfig,
     collection: Collections,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new scorer folder.")],
-    validation: Validation = None,
     seed: Seed = 0,
     resume: Resume = False,
 ) -> Reply:
@@ -79,8 +72,7 @@ def scorer(
             out,
             seed=seed,
             resume=resume,
-            validation=trajectories(validation) if validation else None,
-            question_keys=seen_questions([*collection, *(validation or ())]),
+            question_keys=seen_questions(collection),
             progress=report,
         )
     own_problems = config.mode == "coupled" and pair.slm is None and is_leader()

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from select_to_think.evaluation.trained_on import assert_not_calibrated_on
 from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.policies.label import Labels
 from select_to_think.structures import Progress, S2TError
-from select_to_think.text import comma_separated, unknown_name
+from select_to_think.text import known_names
 from select_to_think.triggers.table import calibrated, find_trigger
 
 if TYPE_CHECKING:
@@ -110,13 +110,10 @@ def _plan(session: Session, items: Sequence[Item], config: CollectConfig, decode
 
 def _thresholds(session: Session, config: CollectConfig) -> dict[str, float]:
     """The statistic that a step of each collected trigger must exceed."""
-    names = comma_separated(config.triggers)
     known = [kind.name for kind in calibrated(with_llm=True)]
+    names = known_names("trigger to collect under", config.triggers, known)
     if not names:
         raise S2TError(f"no trigger to collect under; choose from: {', '.join(known)}")
-    for name in names:
-        if name not in known:
-            raise unknown_name("trigger to collect under", name, known)
     budgets = {name: config.collect_budget if find_trigger(name).needs_llm else config.entropy_budget for name in names}
     return {name: session.calibration.threshold(name, budget) for name, budget in budgets.items()}
 
@@ -205,8 +202,3 @@ def summarise(folder: Path) -> CollectSummary:
             inside += outside is None or max(group.llm_logprobs) >= outside
     by_trigger = dict(sorted(counts.items()))
     return CollectSummary(str(folder), trajectories, steps, groups, by_trigger, inside / groups if groups else None)
-
-
-def summary_json(summary: CollectSummary) -> dict[str, Any]:
-    """The object that `s2t collect --json` prints."""
-    return {"schema": 1, **asdict(summary)}

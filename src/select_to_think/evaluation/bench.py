@@ -51,7 +51,7 @@ from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.streams import Streams
 from select_to_think.structures import Progress, Role
-from select_to_think.text import comma_separated, unknown_name
+from select_to_think.text import known_names
 from select_to_think.training.settings import ScorerConfig
 from select_to_think.triggers.base import Trigger
 from select_to_think.triggers.kl import KL, SUPPORT, kl
@@ -168,13 +168,7 @@ def shape_contenders(
 
 def wanted_names(names: str) -> tuple[str, ...]:
     """The rows that a comma-separated list asks for, greedy among them. Raises S2TError for an unknown one."""
-    if names == "all":
-        return NAMES
-    wanted = ["greedy", *comma_separated(names)]
-    for name in wanted:
-        if name not in NAMES:
-            raise unknown_name("row", name, NAMES)
-    return tuple(wanted)
+    return NAMES if names == "all" else ("greedy", *known_names("row", names, NAMES))
 
 
 def pair_contenders(session: Session, config: BenchConfig, batch: int, questions: Sequence[str]) -> Contenders:

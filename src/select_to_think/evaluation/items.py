@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from select_to_think.files import Json, decoded, numbered_lines, read_bytes, require_same_settings
 from select_to_think.structures import S2TError
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 
 AnswerType = Literal["text", "number", "math", "choice", "bool", "code"]
 TEST = "test"
@@ -50,8 +50,7 @@ def load_pair_split(split: str, *, limit_per_domain: int | None = None) -> list[
     """Items of one split of the bundled pair, domain after domain. Raises S2TError for an unknown split or size."""
     from select_to_think.pairs.problems import SPLIT_PERMILLE, load_split
 
-    if split not in SPLIT_PERMILLE:
-        raise unknown_name("split", split, SPLIT_PERMILLE)
+    known_name("split", split, SPLIT_PERMILLE)
     try:
         problems = load_split(split, limit_per_domain=limit_per_domain)
     except ValueError as error:

@@ -35,7 +35,7 @@ from select_to_think.models.adapter import Adapter
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.tokenizer import load_tokenizer
 from select_to_think.structures import S2TError
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 
 SUFFIX = ".gguf"
 FINGERPRINT = "select_to_think.fingerprint"  # metadata: that of the weights which the file was made from
@@ -218,9 +218,7 @@ def weight_type(name: str) -> int:
     functions, prefix = library(), "LLAMA_FTYPE_MOSTLY_"
     types = {each.removeprefix(prefix): getattr(functions, each) for each in dir(functions) if each.startswith(prefix)}
     types["F32"] = functions.LLAMA_FTYPE_ALL_F32
-    if name not in types:
-        raise unknown_name("type of weights", name, sorted(types))
-    return int(types[name])
+    return int(types[known_name("type of weights", name, sorted(types))])
 
 
 def architecture_of(file: Path) -> str:

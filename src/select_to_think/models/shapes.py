@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.initialization import no_init_weights
 
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 
 SIZES = (
     "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads vocab_size "
@@ -29,10 +29,8 @@ def random_model(shape: str, device: str, dtype: torch.dtype) -> PreTrainedModel
     Raises:
         S2TError: an unknown shape, with the nearest one.
     """
-    if shape not in SHAPES:
-        raise unknown_name("shape", shape, SHAPES)
+    sizes: dict[str, Any] = dict(zip(SIZES, SHAPES[known_name("shape", shape, SHAPES)], strict=True))
     torch.manual_seed(0)
-    sizes: dict[str, Any] = dict(zip(SIZES, SHAPES[shape], strict=True))
     with no_init_weights(), torch.device(device):
         model: PreTrainedModel = Qwen2ForCausalLM._from_config(Qwen2Config(**COMMON, **sizes), dtype=dtype)
     with torch.no_grad():

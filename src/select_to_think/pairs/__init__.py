@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 
 PAIRS = Path(__file__).parent
 BUNDLED = {"demo": "demo", "demo-x": "demo"}  # pair -> the pair that it has everything but its LLM from
@@ -18,9 +18,7 @@ BUNDLED = {"demo": "demo", "demo-x": "demo"}  # pair -> the pair that it has eve
 
 def bundled_folder(pair: str) -> Path:
     """The folder of what ships with a pair beside its LLM. Raises S2TError with the nearest name."""
-    if pair not in BUNDLED:
-        raise unknown_name("pair", pair, BUNDLED)
-    return PAIRS / BUNDLED[pair]
+    return PAIRS / BUNDLED[known_name("pair", pair, BUNDLED)]
 
 
 def bundled_model(pair: str, role: str) -> Path:

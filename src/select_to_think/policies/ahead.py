@@ -1,6 +1,7 @@
 """The decisions of `Greedy` and `Select` where an engine decodes by itself, and pauses at divergence points.
 
-The trigger is the engine's (`contexts/generation.py`); what is selected there, and how, is the policy's.
+The trigger is the engine's, which answers one request with many steps, as far as the next divergence point; what is
+selected there, and how, is the policy's.
 """
 
 from __future__ import annotations
@@ -9,14 +10,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-from select_to_think.contexts.generation import Generate, Piece
 from select_to_think.policies.base import Answer, Limits, Policy, Task
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.select import Select, chosen
 from select_to_think.selectors.scorer import ScorerSelector
-from select_to_think.structures import Commit, Counts, Extend, Observe, PolicyRun, S2TError, StepRecord
+from select_to_think.structures import Commit, Counts, Extend, Observation, Observe, PolicyRun, S2TError, StepRecord
 from select_to_think.triggers.base import Trigger, TriggerKind
 from select_to_think.triggers.table import TRIGGERS
+
+
+@dataclass(slots=True)
+class Generate(Extend):
+    """Append `tokens`, and go on with the most probable token; `observe` is what every step shows.
+
+    Without `tokens`, what is under way is asked for its next steps.
+    """
+
+    max_new_tokens: int = 1
+    stop_ids: frozenset[int] = frozenset()
+    trigger: str | None = None  # pause where it fires; these hold where decoding begins
+    threshold: float = 0.0
+    first: int = 0  # step from which it may fire
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next P steps, at least one. If `paused`, the trigger fired at the last one, where nothing is written."""
+
+    tokens: tuple[int, ...]  # (P,), or (P - 1,) if paused
+    seen: Observation  # (P, top_k)
+    paused: bool = False
+    statistic: float | None = None  # of the trigger, where it fired
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Non-goals: the forms in which it is sent (`chat.py`, `completions.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from select_to_think.evaluation.grading import extract
@@ -131,13 +131,8 @@ class Writing:
             "answer": extract(self.session.text(self.text.tokens, self.stop), "text").extracted,
             "seed": self.order.settings.decode.seed,
             "votes": list(self.ended.votes),
-            "counts": plain(self.ended.counts),
+            "counts": asdict(self.ended.counts),
         }
-
-
-def plain(counts: Counts) -> dict[str, int]:
-    """Counts by their names."""
-    return {name: getattr(counts, name) for name in counts.__slots__}
 
 
 def usage(writings: Sequence[Writing], scored: Sequence[Ended], n: int) -> dict[str, Any]:
@@ -154,5 +149,5 @@ def usage(writings: Sequence[Writing], scored: Sequence[Ended], n: int) -> dict[
         "completion_tokens": written,
         "total_tokens": read + written,
         "prompt_tokens_details": {"cached_tokens": min(read, cached)},
-        "s2t": {"triggered": triggered, "flips": flips, **plain(spent)},
+        "s2t": {"triggered": triggered, "flips": flips, **asdict(spent)},
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 from select_to_think.checked import Checked, option
 from select_to_think.structures import S2TError
-from select_to_think.text import comma_separated, unknown_name
+from select_to_think.text import comma_separated, known_names
 
 ORIGIN = re.compile(r"https?://[a-z0-9._-]+(:\d+)?|https?://\[[0-9a-f:.]+\](:\d+)?")
 SERVED_DECODE: dict[str, Any] = {"max_batch": 64, "on_llm_failure": "continue"}  # defaults of a server
@@ -77,9 +77,5 @@ class BenchServeConfig(Checked):
 
     @property
     def chosen(self) -> list[str]:
-        """The parts that were asked for. Raises S2TError for an unknown one."""
-        wanted = comma_separated(self.parts)
-        for part in wanted:
-            if part not in PARTS:
-                raise unknown_name("part", part, PARTS)
-        return wanted
+        """The parts that were asked for, each once. Raises S2TError for an unknown one."""
+        return known_names("part", self.parts, PARTS)

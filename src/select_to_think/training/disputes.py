@@ -96,7 +96,7 @@ def find_disputes(
 
     def runs() -> Iterator[tuple[int, Run]]:
         for i, (item, coin) in enumerate(zip(items, noting, strict=True)):
-            prompt = prompt_of(session, item, decode)
+            prompt = session.prompt(item.asked, decode.max_new_tokens, with_llm=True)
             policy: Any = decoder.policy
             run = replace(policy, verifier=coin).run(prompt, f"{decode.seed}/{item.id}")
             run = session.over_llm(run, item.asked, prompt)
@@ -122,7 +122,7 @@ def outcomes(
     for i, (item, tokens) in enumerate(begun):
         room = decode.max_new_tokens - len(tokens)
         if room > 0 and tokens[-1] not in session.stop_ids:
-            prompt = [*prompt_of(session, item, decode), *tokens]
+            prompt = [*session.prompt(item.asked, decode.max_new_tokens, with_llm=True), *tokens]
             rest = Greedy(Limits(session.stop_ids, room)).run(prompt, "")
             runs.append((i, session.run(rest, {"slm": SLM}, len(prompt) + room)))
     for i, generation in session.results(iter(runs), decode):
@@ -130,8 +130,3 @@ def outcomes(
     for i, (item, _) in enumerate(begun):
         text = session.text(whole[i])
         yield grade(text, item.answer, item.answer_type, choices=item.choices, meta=item.meta).right
-
-
-def prompt_of(session: Session, item: Item, decode: DecodeConfig) -> list[int]:
-    """The prompt of an item."""
-    return session.prompt(item.asked, decode.max_new_tokens, with_llm=True)

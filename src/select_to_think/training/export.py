@@ -38,7 +38,7 @@ from select_to_think.models.loading import LoadedModel, fingerprint
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.structures import S2TError
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 from select_to_think.training.folders import publish
 
 TRAINED = [name for name, method in METHODS.items() if method.uses in (SCORER, DISTILL)]
@@ -101,10 +101,8 @@ def export(
         S2TError: an unknown format or method, a format that the method cannot have, `out` exists, or nothing can be
             written there.
     """
-    if kind not in WRITERS:
-        raise unknown_name("format", kind, WRITERS)
-    if method not in TRAINED:
-        raise unknown_name("method", method, TRAINED)
+    known_name("format", kind, WRITERS)
+    known_name("method", method, TRAINED)
     if out.exists() or not out.name:
         raise S2TError(f"{out} already exists: remove it or name another --out")
     scorer = pair.scorer(select) if METHODS[method].uses == SCORER else None

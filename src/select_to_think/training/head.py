@@ -14,14 +14,24 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Floats, Progress, S2TError
 
 WORST_LOSS = 2 * math.log(2)  # mean of the last epoch: twice that of a coin is a training that went wrong
 BATCH_TOKENS = 16384  # of the forwards that compute hidden states
+
+
+class Reporter(TrainerCallback):
+    """Passes the Trainer's steps on to a progress callback, whatever it trains."""
+
+    def __init__(self, progress: Progress) -> None:
+        """Call `progress` with (steps done, all)."""
+        self.progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress(state.global_step, state.max_steps)
 
 
 @torch.no_grad()

@@ -40,7 +40,6 @@ def train_scorer(
     *,
     seed: int = 0,
     resume: bool = False,
-    validation: Iterable[Trajectory] | None = None,
     question_keys: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -48,12 +47,11 @@ def train_scorer(
 
     Args:
         slm: the model that proposes and scores.
-        trajectories: a collection made with this SLM.
+        trajectories: a collection made with this SLM; a tenth of the items is held out by a hash of the id.
         config: mode, score, losses, optimiser.
         out: the new scorer folder (must not exist).
         seed: of the adapter's start and of the order of the data.
         resume: continue the unfinished training that lies beside `out`.
-        validation: a collection from other items; without one, a tenth of the items is held out by a hash of the id.
         question_keys: of all items of the collections, kept beside the scorer so that no test can hold one of them.
         progress: called with (optimiser steps done, all).
 
@@ -71,7 +69,7 @@ def train_scorer(
     with working_folder(out, resume=resume) as work:
         rows = 0 if config.packed else 1  # the plain form has as many rows as candidates
         args = arguments(config, work, seed, slm.trainable.device, rows=rows)
-        train, held_out = split_data(slm, trajectories, validation)
+        train, held_out = split_data(slm, trajectories)
         settings = {"config": asdict(config), "seed": seed, "slm": slm.fingerprint, "groups": group_count(train)}
         begin(work, settings)
         set_seed(seed)
@@ -90,22 +88,9 @@ def train_scorer(
             return train_and_publish(trainer, work, out, resume, write)
 
 
-def split_data(
-    slm: LoadedModel, trajectories: Iterable[Trajectory], validation: Iterable[Trajectory] | None
-) -> tuple[list[Example], list[Example]]:
-    """(training, validation) examples, checked against the SLM's vocabulary.
-
-    Raises:
-        S2TError: items on both sides, or ids beyond the vocabulary.
-    """
-    train = make_examples(trajectories)
-    if validation is None:
-        train, held_out = split(train)
-    else:
-        held_out = make_examples(validation)
-        shared = {e.id for e in train} & {e.id for e in held_out}
-        if shared:
-            raise S2TError(f"item {min(shared)!r} is in both collections: validate on other items")
+def split_data(slm: LoadedModel, trajectories: Iterable[Trajectory]) -> tuple[list[Example], list[Example]]:
+    """(training, held-out) examples. Raises S2TError for ids beyond the SLM's vocabulary."""
+    train, held_out = split(make_examples(trajectories))
     largest = max(int(max(e.tokens.max(), e.candidates.max())) for e in (*train, *held_out))
     if largest >= slm.vocab_size:
         raise S2TError(

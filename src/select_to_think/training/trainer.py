@@ -26,10 +26,10 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from select_to_think.models.reporter import Reporter
 from select_to_think.structures import Progress, S2TError
 from select_to_think.training.card import write_card
 from select_to_think.training.folders import disk_errors, is_leader, last_checkpoint, processes, publish
+from select_to_think.training.head import Reporter
 from select_to_think.training.memory import Memory, predict, require
 from select_to_think.training.module import AdapterModule
 from select_to_think.training.settings import AdapterTraining

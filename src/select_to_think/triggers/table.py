@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from select_to_think.config import Definition
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 from select_to_think.triggers.base import TriggerKind
 from select_to_think.triggers.entropy import ENTROPY, ENTROPY_PAPER
 from select_to_think.triggers.kl import KL, KL_PAPER
@@ -21,9 +21,7 @@ def find_trigger(name: str, definition: Definition = "ours") -> TriggerKind:
     Raises:
         S2TError: an unknown name, with the nearest one.
     """
-    if name not in TRIGGERS:
-        raise unknown_name("trigger", name, TRIGGERS)
-    return TRIGGERS.get(f"{name}-{definition}", TRIGGERS[name])
+    return TRIGGERS.get(f"{name}-{definition}", TRIGGERS[known_name("trigger", name, TRIGGERS)])
 
 
 def calibrated(*, with_llm: bool) -> list[TriggerKind]:

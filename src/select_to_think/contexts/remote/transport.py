@@ -50,7 +50,6 @@ class Traffic:
 
     requests: int = 0  # attempts
     retries: int = 0
-    given_up: int = 0  # calls that ended without an answer
     bytes_sent: int = 0  # of bodies
     bytes_received: int = 0
     prompt_tokens: int = 0  # as the server counted them ...
@@ -98,7 +97,6 @@ class Transport:
             if self.changed is not None:
                 raise self.changed
             if self.lost is not None:
-                self.traffic.given_up += 1
                 raise ModelUnavailable(f"the LLM at {self.url} does not answer ({self.lost})")
             if self.restarted and self.identify is not None and not introducing.get():
                 await self.introduce(self.identify)

@@ -18,7 +18,7 @@ from select_to_think.evaluation.benchmarks.base import PROMPTS, Benchmark, Split
 from select_to_think.evaluation.benchmarks.table import BENCHMARKS
 from select_to_think.evaluation.items import Item, load_items, question_key
 from select_to_think.structures import S2TError
-from select_to_think.text import unknown_name
+from select_to_think.text import known_name
 
 __all__ = ["BENCHMARKS", "Benchmark", "Split", "ask", "load"]
 
@@ -38,9 +38,7 @@ def load(
     if name.endswith((".jsonl", ".jsonl.gz")):
         stem = Path(name).name.removesuffix(".gz").removesuffix(".jsonl")
         return [replace(item, domain=stem) if item.domain == "all" else item for item in load_items(name)]
-    if name not in BENCHMARKS:
-        raise unknown_name("benchmark", name, BENCHMARKS)
-    found = BENCHMARKS[name]
+    found = BENCHMARKS[known_name("benchmark", name, BENCHMARKS)]
     split, part = found.split(split or ("train" if learned else None))
     if learned and part.role != "train":
         raise S2TError(f"{name} ({split}) is for evaluation only: calibrate and train on a split whose role is train")

@@ -24,10 +24,10 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 
 from select_to_think.contexts.elsewhere import BackendElsewhere
-from select_to_think.contexts.generation import Generate, Piece
 from select_to_think.contexts.protocol import Ask, Context
 from select_to_think.integrations.vllm.marks import OWN, Wish, unpaused
 from select_to_think.models.exported import Exported
+from select_to_think.policies.ahead import Generate, Piece
 from select_to_think.structures import Branch, Observation, S2TError
 
 Writing = AsyncGeneratorType[Any, None]
