@@ -224,12 +224,14 @@ class LocalBackend(ABC):
             and behind == len(context.tokens)
             and self.shown(plan, ask, request)
         }
-        width = sum(request.width for request in branches.values())
-        known = sum(len(slots) for ask, request in branches.items() for slots in self.earlier(ask, request))
-        needed = context.end_of_leaves(behind) + width - known
-        if needed > context.size:
-            context.forget_leaves()
-            needed = behind + width
+        needed = behind
+        if branches:
+            width = sum(request.width for request in branches.values())
+            known = sum(len(slots) for ask, request in branches.items() for slots in self.earlier(ask, request))
+            needed = context.end_of_leaves(behind) + width - known
+            if needed > context.size:
+                context.forget_leaves()
+                needed = behind + width
         try:
             self.reserve(context, needed)
         except S2TError as error:
@@ -243,7 +245,8 @@ class LocalBackend(ABC):
                 first, end = max(stored, ask.first), min(behind, ask.end)
                 if first < end:
                     plan.look(ask, range(first - stored, end - stored), first - ask.first, end == ask.end)
-        context.leaves, slot = (), context.end_of_leaves(behind)
+        context.leaves = ()
+        slot = context.end_of_leaves(behind) if branches else behind
         for ask, request in branches.items():
             slot = self.plan_leaves(plan, ask, request, behind, slot)
 
