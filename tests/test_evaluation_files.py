@@ -106,3 +106,9 @@ def test_other_settings_are_named(tmp_path: Path) -> None:
     require_same_settings(tmp_path, {"a": {"b": 1}, "c": [1]}, {"a": {"b": 1}, "c": (1,)})
     with pytest.raises(S2TError, match=r"a\.b was 1, is 2"):
         require_same_settings(tmp_path, {"a": {"b": 1}}, {"a": {"b": 2}})
+
+
+def test_text_that_is_none_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        write_text_atomic(tmp_path / "a.txt", "half a pair \ud800")
+    assert not list(tmp_path.iterdir())

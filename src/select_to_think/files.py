@@ -63,10 +63,10 @@ def write_text_atomic(path: Path, text: str) -> None:
     Raises S2TError if that is impossible; then the old file, if any, is untouched and nothing is left behind.
     """
     replaceable(path)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    temporary, content = path.parent / f".{path.name}.{os.getpid()}.tmp", text.encode()
     try:
         with temporary.open("wb") as file:
-            file.write(text.encode())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -29,10 +29,7 @@ Collections = Annotated[
     list[Path], typer.Option("--collection", metavar="FOLDER", help="What `s2t collect` wrote; may be given again.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="INT", min=0, help="Seed of start and order.")]
-Consulting = Annotated[
-    MentorConfig,
-    Only(defaults=(("consult_rate", 1.0),)),
-]
+Consulting = Annotated[MentorConfig, Only(defaults=(("consult_rate", 1.0),))]
 Resume = Annotated[bool, typer.Option("--resume", metavar="", help="Go on with the unfinished training beside --out.")]
 
 

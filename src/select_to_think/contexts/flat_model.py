@@ -24,7 +24,7 @@ from select_to_think.contexts.masks import AttentionKinds
 from select_to_think.models.adapter import Adapter
 from select_to_think.structures import S2TError
 
-IN_CACHE = 3 << 19  # bytes of a layer's keys and values that a group reads on a CPU: about a core's second cache
+GROUP_BYTES = 3 << 19  # bytes of a layer's keys and values that a group reads on a CPU: about a core's second cache
 
 
 class FlatModel:
@@ -43,7 +43,7 @@ class FlatModel:
         self.adapted: dict[str, AdaptedLinear] = {}
         self.shapes = self.probe()
         slot_bytes = max(shape.numbers for shape in self.shapes) * self.dtype.itemsize
-        self.most_slots = None if self.device.type == "cuda" else IN_CACHE // slot_bytes
+        self.most_slots = None if self.device.type == "cuda" else GROUP_BYTES // slot_bytes
         self.graphs: Graphs | None = None
 
     @torch.inference_mode()

@@ -84,11 +84,12 @@ class KVMemory:
             stack[:, target : target + count] = stack[:, source : source + count].clone()
 
     def move(self, sources: Sequence[int], target: int) -> None:
-        """Copy single slots, in every layer, to those from `target` on."""
-        whole = sources[-1] - sources[0] == len(sources) - 1
-        found = slice(sources[0], sources[-1] + 1) if whole else on_device(sources, self.stacks[0].device)
+        """Copy slots, in rising order, in every layer, to those from `target` on."""
+        if sources[-1] - sources[0] == len(sources) - 1:
+            return self.copy(sources[0], target, len(sources))
+        found = on_device(sources, self.stacks[0].device)
         for stack in self.stacks:
-            stack[:, target : target + len(sources)] = stack[:, found].clone()
+            stack[:, target : target + len(sources)] = stack[:, found]
 
     def touch(self, count: int) -> None:
         """Take memory for the first `count` slots now; what they hold stays."""

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Protocol
 
 import torch
@@ -217,23 +217,23 @@ class LocalBackend(ABC):
     def plan(self, plan: Plan, context: Context, asks: Sequence[Ask], count: int) -> None:
         """Take the first `count` pending tokens of a context into the forward and, if these are all, its leaves."""
         stored, behind = context.stored, context.stored + count
-        branches = {
-            ask: request
+        branches = [
+            (ask, request, context.earlier(request, ask.adapter))
             for ask in asks
             if isinstance(request := ask.request, Branch)
             and behind == len(context.tokens)
             and self.shown(plan, ask, request)
-        }
-        needed = behind
+        ]
+        slot, new = behind, 0
         if branches:
-            width = sum(request.width for request in branches.values())
-            known = sum(len(slots) for ask, request in branches.items() for slots in self.earlier(ask, request))
-            needed = context.end_of_leaves(behind) + width - known
-            if needed > context.size:
+            width = sum(request.width for _, request, _ in branches)
+            slot, new = context.end_of_leaves(), width - sum(len(slots) for *_, known in branches for slots in known)
+            if slot + new > context.size:
                 context.forget_leaves()
-                needed = behind + width
+                branches = [(ask, request, [()] * len(known)) for ask, request, known in branches]
+                slot, new = behind, width
         try:
-            self.reserve(context, needed)
+            self.reserve(context, slot + new)
         except S2TError as error:
             for ask in asks:
                 ask.answer = error
@@ -246,45 +246,24 @@ class LocalBackend(ABC):
                 if first < end:
                     plan.look(ask, range(first - stored, end - stored), first - ask.first, end == ask.end)
         context.leaves = ()
-        slot = context.end_of_leaves(behind) if branches else behind
-        for ask, request in branches.items():
-            slot = self.plan_leaves(plan, ask, request, behind, slot)
+        for ask, request, known in branches:
+            slot = self.plan_leaves(plan, ask, request, known, slot)
 
-    def plan_leaves(self, plan: Plan, ask: Ask, request: Branch, behind: int, slot: int) -> int:
-        """Take the leaves of a branch behind the first `behind` slots into the forward, at `slot`; where they end.
-
-        Tokens with which a leaf begins are left out if an earlier branch computed them.
-        """
-        context, earlier = ask.context, self.earlier(ask, request)
-        lengths = [len(leaf) - len(slots) for leaf, slots in zip(request.continuations, earlier, strict=True)]
-        tokens = [
-            token for leaf, slots in zip(request.continuations, earlier, strict=True) for token in leaf[len(slots) :]
-        ]
+    def plan_leaves(self, plan: Plan, ask: Ask, request: Branch, known: list[tuple[int, ...]], slot: int) -> int:
+        """Take what is not `known` of the leaves of a branch into the forward, at `slot`; where they end."""
+        context, new = ask.context, [leaf[len(k) :] for leaf, k in zip(request.continuations, known, strict=True)]
+        lengths = tuple(map(len, new))
         ends = list(accumulate(lengths))
-        adapter = ask.adapter or context.adapter
-        plan.add(
-            context,
-            Segment(context.start, context.size, behind, slot, tokens, tuple(lengths), adapter, tuple(earlier)),
-        )
+        tokens, adapter = list(chain.from_iterable(new)), ask.adapter or context.adapter
+        place = context.start, context.size, len(context.tokens), slot
+        plan.add(context, Segment(*place, tokens, lengths, adapter, tuple(known)))
         plan.look(ask, [end - 1 for end in ends])
         if ask.adapter is None:
             context.leaves = request.continuations
         if ask.adapter is None and self.keeps_leaves:
-            for leaf, before, length, end in zip(request.continuations, earlier, lengths, ends, strict=True):
-                context.grown[tuple(leaf)] = (*before, *range(slot + end - length, slot + end))
+            for leaf, slots, length, end in zip(request.continuations, known, lengths, ends, strict=True):
+                context.grown[tuple(leaf)] = (*slots, *range(slot + end - length, slot + end))
         return slot + ends[-1]
-
-    def earlier(self, ask: Ask, request: Branch) -> list[tuple[int, ...]]:
-        """The slots of the tokens with which each leaf of a branch begins, as far as earlier branches computed them."""
-        grown = {} if ask.adapter else ask.context.grown
-        if not grown:
-            return [()] * len(request.continuations)
-        longest = max(map(len, grown))
-        found = []
-        for leaf in map(tuple, request.continuations):
-            beginnings = (leaf[:n] for n in range(min(len(leaf) - 1, longest), 0, -1))
-            found.append(next((grown[known] for known in beginnings if known in grown), ()))
-        return found
 
     def forward(self, plan: Plan) -> None:
         """Run the plan, store what was computed, and answer."""

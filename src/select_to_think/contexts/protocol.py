@@ -59,9 +59,21 @@ class Context:
         self.stored = min(self.stored, length)
         self.forget_leaves()
 
-    def end_of_leaves(self, length: int) -> int:
-        """The first slot behind a sequence of `length` tokens, and behind the leaves that are kept."""
-        return max((slots[-1] + 1 for slots in self.grown.values()), default=length)
+    def end_of_leaves(self) -> int:
+        """The first slot behind the sequence, and behind the leaves that are kept."""
+        return max((slots[-1] + 1 for slots in self.grown.values()), default=len(self))
+
+    def earlier(self, branch: Branch, adapter: str | None) -> list[tuple[int, ...]]:
+        """The slots of the tokens with which each leaf begins, as far as branches under no other adapter computed them;
+        the last token is always computed again."""
+        if adapter is not None or not self.grown:
+            return [()] * len(branch.continuations)
+        longest = max(map(len, self.grown))
+        found = []
+        for leaf in map(tuple, branch.continuations):
+            beginnings = (leaf[:n] for n in range(min(len(leaf) - 1, longest), 0, -1))
+            found.append(next((self.grown[known] for known in beginnings if known in self.grown), ()))
+        return found
 
     def forget_leaves(self) -> None:
         """Let no leaf be adopted or gone on with."""
