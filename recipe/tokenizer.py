@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ Pieces = Literal["words", "digits"]
 RESERVED = tuple(f"<|reserved_{index}|>" for index in range(32))
 LAST_NUMBER = 199
 CORPUS_DOCUMENTS = 20_000
+SEED = 0
 VOCABULARY: Mapping[Pieces, int] = MappingProxyType({"words": 10_000, "digits": 1_000})  # at most
 MAX_LENGTH = 1024
 CHAT_TEMPLATE = (
@@ -36,8 +38,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer(pieces: Pieces = "words", seed: int = 0) -> PreTrainedTokenizerFast:
-    """Merge until every word of the generated text is one token, or (`digits`) the frequent ones; deterministic."""
+@cache
+def train_tokenizer(pieces: Pieces) -> PreTrainedTokenizerFast:
+    """Merge until every word of the generated text is one token, or (`digits`) the frequent ones; always the same."""
     backend = Tokenizer(models.BPE())
     by_byte = pre_tokenizers.ByteLevel(add_prefix_space=False)
     single_digits = pre_tokenizers.Digits(individual_digits=True)
@@ -50,7 +53,7 @@ def train_tokenizer(pieces: Pieces = "words", seed: int = 0) -> PreTrainedTokeni
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    words = _words(seed)
+    words = _words()
     backend.train_from_iterator([*sorted(set(words)), *_lexicon()] if pieces == "words" else words, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -69,10 +72,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _words(seed: int) -> list[str]:
+def _words() -> list[str]:
     """The words of the documents in order. `words` learns from the distinct ones, so that its vocabulary does not
     depend on how often each occurs; `digits` from how often they do."""
-    documents = islice(stream_documents("llm", seed, _split_words), CORPUS_DOCUMENTS)
+    documents = islice(stream_documents("llm", SEED, _split_words), CORPUS_DOCUMENTS)
     return [piece for document in documents for text, _ in document for piece in _split_words(_strip(text))]
 
 

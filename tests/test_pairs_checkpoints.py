@@ -36,7 +36,7 @@ def test_a_checkpoint_loads_and_stops(name: str) -> None:
 
 
 def test_both_checkpoints_hold_the_tokenizer_that_the_recipe_trains() -> None:
-    recipe = train_tokenizer()
+    recipe = train_tokenizer("words")
     trained = recipe.get_vocab()
     text = "Today Ann has 0 pens, 7 more than 199. " + " ".join(map(str, range(200)))
     for name in PAIR:
@@ -50,7 +50,7 @@ def test_both_checkpoints_hold_the_tokenizer_that_the_recipe_trains() -> None:
 
 
 def test_the_llama_form_computes_what_the_trained_model_computes() -> None:
-    config = replace(RECIPES["slm"], hidden_size=32, intermediate_size=48, layers=2).config(train_tokenizer())
+    config = replace(RECIPES["slm"], hidden_size=32, intermediate_size=48, layers=2).config(train_tokenizer("words"))
     model = Qwen2ForCausalLM(config).eval()
     with torch.no_grad():
         for weight in model.parameters():

@@ -25,7 +25,7 @@ PROMPT = re.compile(r"^<\|im_start\|>user\n(.*)<\|im_end\|>\n<\|im_start\|>assis
 
 @cache
 def cached_tokenizer() -> PreTrainedTokenizerFast:
-    return train_tokenizer()
+    return train_tokenizer("words")
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_growth_refuses_other_shapes() -> None:
 
 
 def test_new_tokens_start_as_the_mean_of_their_old_spelling() -> None:
-    words, digits = train_tokenizer(), train_tokenizer("digits")
+    words, digits = train_tokenizer("words"), train_tokenizer("digits")
     model = Qwen2ForCausalLM(replace(TINY, hidden_size=8).config(words))
     old = model.get_input_embeddings().weight.detach().clone()
     body = {name: weight.clone() for name, weight in model.state_dict().items() if "layers" in name}

@@ -20,14 +20,14 @@ TEXT = "Tom has 125 apples and 17 pears."
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model of type qwen2 whose tokenizer keeps numbers whole."""
-    tokenizer = train_tokenizer()
+    tokenizer = train_tokenizer("words")
     tiny_model("qwen2", vocab=len(tokenizer), hidden=8).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     return tmp_path
 
 
 def test_the_file_wins_where_the_folder_names_no_class(folder: Path) -> None:
-    automatic, ours = AutoTokenizer.from_pretrained(folder), train_tokenizer()
+    automatic, ours = AutoTokenizer.from_pretrained(folder), train_tokenizer("words")
     assert automatic(TEXT).input_ids != ours(TEXT).input_ids, "transformers no longer does what this guards against"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
