@@ -22,9 +22,8 @@ from select_to_think.pairs.problems import load_split
 from select_to_think.serving import errors
 from select_to_think.serving.access import ApiKeys, guarded
 from select_to_think.serving.catalogue import Catalogue
-from select_to_think.serving.chat import ChatForm
-from select_to_think.serving.completions import CompletionForm
 from select_to_think.serving.errors import RequestError
+from select_to_think.serving.forms import ChatForm, CompletionForm, TokenTexts
 from select_to_think.serving.jobs import SHORT, Planner
 from select_to_think.serving.metrics import Visits
 from select_to_think.serving.readers import DistantEngine
@@ -32,7 +31,6 @@ from select_to_think.serving.replies import EventStream, Reply
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from select_to_think.serving.settings import AccessConfig
 from select_to_think.serving.static import page_routes
-from select_to_think.serving.tokens import TokenTexts
 
 EXAMPLES = 4  # of each domain
 EXAMPLES_NOTE = (

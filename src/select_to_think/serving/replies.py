@@ -18,9 +18,8 @@ from pydantic_core import to_json
 from starlette.types import Receive, Scope, Send
 
 from select_to_think.serving.answers import Delta, Writing, usage
-from select_to_think.serving.chat import ChatForm
-from select_to_think.serving.completions import CompletionForm
 from select_to_think.serving.errors import ClientGone, RequestError, request_error
+from select_to_think.serving.forms import ChatForm, CompletionForm
 from select_to_think.serving.jobs import Order
 from select_to_think.serving.readers import DistantEngine
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest
