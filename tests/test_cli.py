@@ -371,6 +371,10 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         "from select_to_think.cli.app import main; main(['eval', '--help'])",
         "from select_to_think.cli.app import main; main(['eval', '--methods'])",
         "from select_to_think.cli.app import main; main(['report', 'nowhere'])",
+        "from select_to_think.cli.app import main; main(['generate', 'a', '--method', 'greeedy'])",
+        "from select_to_think.cli.app import main; main(['eval', '--methods', 'greedy,s2t-locl'])",
+        "from select_to_think.cli.app import main; main(['collect', '--triggers', 'entropyy'])",
+        "from select_to_think.cli.app import main; main(['serve', '--pair', 'dmo'])",
     ],
 )
 def test_light_commands_import_nothing_heavy(code: str) -> None:

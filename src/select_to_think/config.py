@@ -35,7 +35,7 @@ ServerKind = Literal["vllm", "sglang", "llama-server", "s2t", "openai"]
 class PairConfig(Checked):
     """Which models, where and how they are loaded."""
 
-    pair: str = option("demo", "A bundled pair by name: demo or demo-x; ignored when --slm is given.")
+    pair: str = option("demo", "A bundled pair by name; ignored when --slm is given.")
     slm: str | None = option(None, "Small model: a Hugging Face name, a local folder, or a .gguf file.")
     llm: str | None = option(
         None, "Large model: a Hugging Face name, a local folder, a .gguf file, or a server (http://host:port/v1)."

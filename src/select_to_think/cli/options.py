@@ -21,11 +21,12 @@ from rich.markup import escape
 from select_to_think.advice.settings import MODES
 from select_to_think.checked import Checked
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
-from select_to_think.methods import METHODS
+from select_to_think.methods import METHODS, find_method
+from select_to_think.pairs import BUNDLED, bundled_folder
 from select_to_think.presets import PRESETS, preset_values
 from select_to_think.structures import S2TError
 from select_to_think.text import comma_separated
-from select_to_think.triggers.table import TRIGGERS
+from select_to_think.triggers.table import TRIGGERS, find_trigger
 
 DATA_PANEL = "Data and results"
 PANELS = {  # of the help, by name of the configuration
@@ -83,6 +84,14 @@ TABLES: dict[str, Mapping[str, Any]] = {  # field -> what it names
     "triggers": TRIGGERS,
     "method": METHODS,
     "modes": dict.fromkeys(MODES),
+    "pair": BUNDLED,
+}
+FINDERS: dict[str, Callable[[str], Any]] = {  # flag -> what refuses an unknown name, before anything heavy is imported
+    "trigger": find_trigger,
+    "triggers": find_trigger,
+    "method": find_method,
+    "methods": find_method,
+    "pair": bundled_folder,
 }
 
 Result = TypeVar("Result")
@@ -199,6 +208,9 @@ def flatten(function: Callable[..., Result]) -> tuple[Callable[..., Result], lis
 
     def call(**values: Any) -> Result:
         values.pop("preset", None)  # it has changed the other defaults
+        for name, find in FINDERS.items():
+            for each in comma_separated(values.get(name) or ""):
+                find(each)
         for name, (cls, names) in configs.items():
             values[name] = cls(**{field: values.pop(field) for field in names})
         return function(**values)
