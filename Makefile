@@ -28,7 +28,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.demo
 	$(BIN)/s2t demo
 
-test: lint types unit
+# The type checker runs beside the tests, which wait for processes of theirs now and then.
+test: lint
+	$(MAKE) -j2 types unit
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src recipe tests
