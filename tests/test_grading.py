@@ -13,7 +13,7 @@ from grading_tables import lines, text_of
 from select_to_think.evaluation.grading import FAMILIES, extract, grade, latex, maths, maths_process, number
 from select_to_think.structures import S2TError
 
-SECONDS_FOR_HOSTILE_TEXT = 20.0  # processor time of this process; a second on an idle machine
+SECONDS_FOR_HOSTILE_TEXT = 5.0  # processor time of this process; a third of a second on an idle machine
 BUSY = 45  # what is limited is processor time; this only tells a hang, on a machine that others use too
 
 

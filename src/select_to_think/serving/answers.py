@@ -1,6 +1,6 @@
 """An answer as it is written: what each batch of final steps adds to it, whole characters and no stop strings.
 
-Non-goals: the forms in which it is sent (`chat.py`, `completions.py`).
+Non-goals: the forms in which it is sent (`forms.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Answering a request: its runs go to the engine, and what comes of them goes out, at the end or as it comes.
 
-Non-goals: what the parts look like (`chat.py`, `completions.py`).
+Non-goals: what the parts look like (`forms.py`).
 """
 
 from __future__ import annotations
