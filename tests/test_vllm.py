@@ -178,7 +178,7 @@ def test_who_stops_reading_is_aborted(in_engine: Any, token_seconds: float, writ
     next(events)
     (backend,) = session.backends.values()
     if written:
-        wait(backend.under_way)
+        wait([sent.future for sent in backend.sent.values()])
     events.close()
     for _ in range(200):
         session.streams.sweep()

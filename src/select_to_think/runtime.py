@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import suppress
 from dataclasses import replace
+from threading import Event as Signal
 from typing import Any
 
 from select_to_think.config import RuntimeConfig
@@ -52,6 +52,7 @@ class Runtime:
         self.live: list[Row] = []
         self.asked: dict[Ask, tuple[Row, int]] = {}  # what is not answered -> who waits, since which step
         self.events: list[Event] = []
+        self.arrival = Signal()  # an answer has come from elsewhere
         self.steps = 0
 
     def add(self, key: Hashable, run: Run) -> None:
@@ -79,7 +80,8 @@ class Runtime:
         self.admit()
         away = [backend for backend in self.backends.values() if backend.remote and backend.waiting]
         if away and not (self.events or self.wanted()):
-            wait([future for backend in away for future in backend.under_way], PATIENCE_S, FIRST_COMPLETED)
+            self.arrival.wait(PATIENCE_S)
+        self.arrival.clear()
         for backend in away:
             for ask in backend.step():
                 self.answer(ask)
@@ -232,7 +234,7 @@ class Runtime:
     def submit(self, row: Row, request: Extend | Branch) -> Ask:
         """Ask the backend of a role."""
         adapter = getattr(request, "adapter", None)
-        ask = Ask(row.contexts[request.model], request, adapter and row.run.roles[adapter].adapter)
+        ask = Ask(row.contexts[request.model], request, adapter and row.run.roles[adapter].adapter, self.arrival)
         self.backends[row.run.roles[request.model].backend].submit(ask)
         self.asked[ask] = row, self.steps
         return ask

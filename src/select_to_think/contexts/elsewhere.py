@@ -54,11 +54,6 @@ class BackendElsewhere(ABC):
         """Submitted and not collected."""
         return list(self.sent)
 
-    @property
-    def under_way(self) -> Sequence[Future[None]]:
-        """Of what was submitted and not collected."""
-        return [sent.future for sent in self.sent.values()]
-
     def open(self, tokens: int, adapter: str | None = None) -> Context | None:
         """An empty context."""
         return Context(0, 0, adapter)
@@ -95,6 +90,8 @@ class BackendElsewhere(ABC):
         except Exception as error:
             ask.answer = error
         self.answered.put(ask)
+        if ask.arrival is not None:
+            ask.arrival.set()
 
     def step(self) -> list[Ask]:
         """The requests that are answered now. The context of one that failed is as it was before."""

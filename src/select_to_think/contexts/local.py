@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from typing import Protocol
@@ -78,7 +77,6 @@ class LocalBackend(ABC):
 
     remote = False
     keeps_leaves = False  # a branch computes only what its leaves add to those of earlier branches
-    under_way: Sequence[Future[None]] = ()
 
     def __init__(self, space: Space, memory: Memory, forbidden: Tensor, config: RuntimeConfig, cost: float) -> None:
         """Keep contexts in `memory`, whose room `space` deals out; ids in `forbidden` have probability zero."""

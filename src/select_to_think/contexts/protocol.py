@@ -7,8 +7,8 @@ requests about many of them at once. The runtime knows nothing else about models
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Protocol
 
 from select_to_think.structures import Branch, Extend, Observation
@@ -88,6 +88,7 @@ class Ask:
     context: Context
     request: Extend | Branch
     adapter: str | None = None  # acts on the leaves of a branch in place of the context's own
+    arrival: Event | None = None  # is set when `step` can return an answer that was computed elsewhere
     answer: Observation | Exception | None = None
     first: int = 0  # of an `Extend` in process: the first token of the context that is observed, ...
     end: int = 0  # ... and the length of the context with its tokens
@@ -128,11 +129,6 @@ class Backend(Protocol):
 
     def submit(self, ask: Ask) -> None:
         """Queue a request."""
-        ...
-
-    @property
-    def under_way(self) -> Sequence[Future[None]]:
-        """What is computed elsewhere: each is done when `step` can return its answer."""
         ...
 
     def step(self) -> list[Ask]:
