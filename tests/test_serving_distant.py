@@ -17,11 +17,14 @@ import psutil
 import pytest
 
 from select_to_think import Session
-from select_to_think.config import DecodeConfig, RuntimeConfig, ServeConfig
+from select_to_think.config import DecodeConfig, MethodSettings, RuntimeConfig, ServeConfig
 from select_to_think.pairs.problems import load_split
-from select_to_think.serving.engine import ROW_SLOTS, Engine
+from select_to_think.runs import Committed, Finished
+from select_to_think.serving.engine import ROW_SLOTS, Engine, told
 from select_to_think.serving.line import Line, packed
 from select_to_think.serving.server import CAN_PART, bind
+from select_to_think.serving.wanted import Ended, Job, Wanted, Written
+from select_to_think.structures import Counts, Generation, StepRecord
 from serve import until
 from test_serving_command import program
 
@@ -52,6 +55,18 @@ def test_messages_come_whole_and_in_order_however_they_are_cut() -> None:
         line.messages(wait=True)
     line.send("news", [])  # to nobody
     line.close()
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_tokens_cross_the_line_once(streamed: bool) -> None:
+    steps = tuple(StepRecord(token, 0.0) for token in (5, 6, 2))
+    wanted = Wanted("greedy", MethodSettings(), [1], "", detailed=False, streamed=streamed)
+    job = Job(wanted, cast(Any, None), 0, 0)
+    during = told(job, Committed(0, steps))
+    *behind, ended = told(job, Finished(0, Generation((5, 6, 2), "stop", steps, Counts())))
+    written = [Written((5, 6, 2), ())]
+    assert (during, behind) == ((written, []) if streamed else ([], written))
+    assert isinstance(ended, Ended) and ended.tokens == 3
 
 
 def test_memory_is_taken_when_the_engine_starts() -> None:

@@ -58,7 +58,7 @@ def test_the_numbers_are_those_of_the_answers() -> None:
     def wanted(questions: list[str], longest: int) -> list[Wanted]:
         settings = MethodSettings(DecodeConfig(max_new_tokens=longest))
         prompts = [session.prompt(question, longest, with_llm=True) for question in questions]
-        return [Wanted("s2t", settings, *each) for each in zip(prompts, questions, strict=True)]
+        return [Wanted("s2t", settings, *each, streamed=True) for each in zip(prompts, questions, strict=True)]
 
     async def go() -> None:
         nonlocal during

@@ -217,9 +217,8 @@ def told(job: Job, event: Committed | Finished | Failed) -> list[News]:
     """What a client hears of an event."""
     if isinstance(event, Failed):
         return [request_error(event.error)]
+    ended: list[News] = [] if isinstance(event, Committed) else [Ended.of(event.result)]
+    if isinstance(event, Committed) != job.wanted.streamed:
+        return ended
     steps = tuple(event.steps if isinstance(event, Committed) else event.result.steps)
-    written = Written(tuple(step.token for step in steps), steps if job.wanted.detailed else ())
-    if isinstance(event, Committed):
-        return [written]
-    ended = Ended.of(event.result)
-    return [written, ended] if job.wanted.question is None else [ended]
+    return [Written(tuple(step.token for step in steps), steps if job.wanted.detailed else ()), *ended]

@@ -146,11 +146,11 @@ class Planner:
         scoring, orders = None, []
         if request.echo and request.logprobs is not None and len(prompt) > 1:
             scoring = Wanted(method.name, settings, prompt)
-        detailed = request.s2t.trace or request.alternatives is not None
+        detailed, streamed = request.s2t.trace or request.alternatives is not None, bool(request.stream)
         for number in range(request.n or 1):
             seed = (settings.decode.seed + number) % (LARGEST_SEED + 1)
             mine = replace(settings, decode=replace(settings.decode, max_new_tokens=max(1, longest), seed=seed))
-            answering = Wanted(method.name, mine, prompt, question, detailed) if longest else None
+            answering = Wanted(method.name, mine, prompt, question, detailed, streamed) if longest else None
             orders.append(Order(method, prepared, mine, prompt, begun, answering, scoring, echo))
         return orders
 

@@ -33,6 +33,7 @@ class Wanted:
     prompt: Sequence[int]
     question: Question | None = None
     detailed: bool = True  # steps are told as they were decided, not their tokens alone
+    streamed: bool = False  # they are told as they become final, not all at the end
 
 
 @dataclass(frozen=True)
