@@ -3,7 +3,8 @@
     S2T_SERVERS=FOLDER PYTHONPATH=src:tests:tests/engines python tests/engines/engine_server.py FOLDER [--rounds 3]
 
 measures, in alternating rounds at the same concurrency, plain vLLM greedy and `s2t-local` on the exported pair in
-FOLDER: tokens a second by the clock, and CPU time of the whole server, which does not depend on who else computes.
+FOLDER, in vLLM and in `s2t serve`: tokens a second by the clock, and CPU time of the whole server. vLLM's engine and
+worker share a process here: in two, they wait for each other by spinning, for which two cores have no room.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import asyncio
 import json
 import os
 import statistics
+import sys
 import time
 import tomllib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,23 @@ def vllm_with_us(exported: Path, folder: Path, **settings: Any) -> Running:
     path = os.pathsep.join((str(ROOT / "src"), str(installed(folder / "installed"))))
     environment = {"VLLM_PLUGINS": "select-to-think", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return Running(command, port, folder / "log", **VLLM_ENVIRONMENT, **environment)
+
+
+def in_one_process(vllm: Running) -> Running:
+    """vLLM whose engine has no worker beside it."""
+    vllm.command += ["--distributed-executor-backend", "uni"]
+    vllm.environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return vllm
+
+
+def ours(exported: Path, folder: Path, budget: float) -> Running:
+    """`s2t serve` on the same model, not started yet."""
+    port = free_port()
+    command = [
+        sys.executable, "-m", "select_to_think", "serve", "--slm", str(exported), "--trigger-budget", str(budget),
+        "--trigger", "entropy", "--max-batch", str(CONCURRENT), "--port", str(port), "--device", "cpu",
+    ]  # fmt: skip
+    return Running(command, port, folder / "log-ours", OMP_NUM_THREADS="1")
 
 
 def adapters(exported: Path) -> list[str]:
@@ -119,30 +139,38 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=128)
     parser.add_argument("--budget", type=float, default=0.03)
     options = parser.parse_args()
-    running = vllm_with_us(options.exported, options.folder, trigger_budget=options.budget)
-    running.start()
-    ways = {
-        "plain vLLM greedy": ("", {"temperature": 0}),
-        "greedy by the plug-in": ("/s2t", {"s2t": {"method": "greedy"}}),
-        "s2t-local": ("/s2t", {"s2t": {"method": "s2t-local", "trigger": "entropy"}}),
+    vllm = in_one_process(vllm_with_us(options.exported, options.folder, trigger_budget=options.budget))
+    beside = ours(options.exported, options.folder, options.budget)
+    greedy, selecting = {"s2t": {"method": "greedy"}}, {"s2t": {"method": "s2t-local", "trigger": "entropy"}}
+    ways: dict[str, tuple[Running, str, dict[str, Any]]] = {
+        "plain vLLM greedy": (vllm, "", {"temperature": 0}),
+        "greedy by the plug-in": (vllm, "/s2t", greedy),
+        "s2t-local": (vllm, "/s2t", selecting),
+        "greedy by s2t serve": (beside, "", greedy),
+        "s2t-local by s2t serve": (beside, "", selecting),
     }
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    try:
+    with ExitStack() as running:
+        for server in (vllm, beside):
+            server.start()
+            running.callback(server.kill)
         for number in range(options.rounds + 1):
-            for name, (place, body) in ways.items():
-                found = measured(running, place, options.questions, body)
+            for name, (server, place, body) in ways.items():
+                found = measured(server, place, options.questions, body)
                 print(json.dumps({"round": number, "name": name, **found}), flush=True)
                 if number:  # the first warms up
                     rounds[name].append(found)
-    finally:
-        running.kill()
     plain = rounds["plain vLLM greedy"]
     for name, found in rounds.items():
         clock = [
             mine["tokens_per_second"] / other["tokens_per_second"] for mine, other in zip(found, plain, strict=True)
         ]
         cpu = [other["cpu_ms_per_token"] / mine["cpu_ms_per_token"] for mine, other in zip(found, plain, strict=True)]
-        print(f"{name}: {statistics.median(clock):.2f} of plain by the clock, {statistics.median(cpu):.2f} by CPU time")
+        print(
+            f"{name}: {statistics.median(clock):.2f} [{min(clock):.2f}, {max(clock):.2f}] of plain by the clock, "
+            f"{statistics.median(cpu):.2f} by CPU time; "
+            f"{statistics.median(each['tokens_per_second'] for each in found):.0f} tokens/s"
+        )
 
 
 if __name__ == "__main__":
