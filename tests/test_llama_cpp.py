@@ -312,26 +312,33 @@ def test_batched_equals_single_and_a_cancelled_row_leaves_nothing(qwen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "mode"),
+    ("method", "settings"),
     [
-        ("greedy", "activated"),
-        ("sample", "activated"),
-        ("s2t-local", "activated"),
-        ("s2t-local", "coupled"),
-        ("s2t-local", "proposer"),
-        ("s2t", "activated"),
-        ("takeover", "activated"),
+        ("greedy", {}),
+        ("sample", {}),
+        ("maj@2", {}),
+        ("s2t-local", {}),
+        ("s2t-local", {"trigger": "learned"}),
+        ("s2t-local", {"scorer_mode": "coupled"}),
+        ("s2t-local", {"scorer_mode": "proposer"}),
+        ("s2t-local", {"scorer_mode": "proposer", "score": "adapted"}),
+        ("s2t", {}),
+        ("takeover", {}),
+        ("mentor-free", {}),
+        ("mentor-mlp", {}),
     ],
 )
-def test_the_bundled_slm_decides_as_in_transformers(method, mode, bundled, tmp_path) -> None:
-    """With the fingerprint of its weights in the file it takes the pair's own scorers and thresholds."""
+def test_the_bundled_slm_decides_as_in_transformers(method, settings, bundled) -> None:
+    """With the fingerprint of its weights in the file it takes the pair's own scorers, heads and thresholds."""
     own, file, demo = bundled
-    select = SelectConfig(scorer_mode=mode)
+    select = SelectConfig(**settings)
     pair = PairConfig(
         slm=str(file),
         llm=str(demo / "llm"),
         calibration=str(demo / "calibration.json"),
-        scorer=str(demo / "scorers" / f"{mode}-{select.score}"),
+        scorer=str(demo / "scorers" / f"{select.scorer_mode}-{select.score}"),
+        trigger_head=str(demo / "trigger"),
+        verifier=str(demo / "verifier"),
     )
     questions = [item.question for item in pair_items(PairConfig(), "validation", 2)]
     expected = own.generate(questions, method, select=select)
@@ -341,8 +348,8 @@ def test_the_bundled_slm_decides_as_in_transformers(method, mode, bundled, tmp_p
         assert found.tokens == answer.tokens
         assert [step.fired for step in found.steps] == [step.fired for step in answer.steps]
         assert max(abs(a.logprob - b.logprob) for a, b in zip(found.steps, answer.steps, strict=True)) < 1e-4
-    if method == "s2t-local":
-        assert any(answer.fired_count for answer in expected)
+    if method not in ("greedy", "sample", "maj@2"):
+        assert any(step.fired or step.chooser == "llm" for answer in expected for step in answer.steps)
 
 
 def test_what_lies_beside_the_file_must_fit(tmp_path) -> None:
