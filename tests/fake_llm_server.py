@@ -64,6 +64,7 @@ class FakeServer:
         self.tokenizes, self.key = tokenizes, key
         self.asked = 0  # questions about a prompt
         self.at_once = self.most_at_once = 0
+        self.steps: list[dict[str, bool]] = []  # what is asked at this moment, and whether others' ids stand beside it
         self.cached: set[tuple[int, ...]] = set()  # prefixes that were read before
         self.read_tokens = self.cached_tokens = 0
         self.known: dict[tuple[int, ...], torch.Tensor] = {}
@@ -121,10 +122,14 @@ class FakeServer:
                 fault = self.faults(self.asked)
                 self.at_once += 1
                 self.most_at_once = max(self.most_at_once, self.at_once)
+                mine = self.beside(asked)
                 try:
-                    await asyncio.sleep(self.hang_s if fault == "hang" else self.delay_s)
+                    await asyncio.sleep(self.hang_s if fault == "hang" else max(self.delay_s, 0.001))
                 finally:
                     self.at_once -= 1
+                    self.steps = [each for each in self.steps if each is not mine]
+                if mine["crowded"] and self.kind == "vllm":
+                    asked = {**asked, "crowded": True}
             status, content, extra = 200, json.dumps(self.answer(scope["path"], asked, fault)).encode(), []
             if fault in ("429", "500", "503"):
                 status, content = int(fault), b'{"error": {"message": "busy"}}'
@@ -139,6 +144,15 @@ class FakeServer:
         start = [(b"content-type", b"application/json"), (b"content-length", str(length).encode()), *extra]
         await send({"type": "http.response.start", "status": status, "headers": start})
         await send({"type": "http.response.body", "body": content})
+
+    def beside(self, asked: dict[str, Any]) -> dict[str, bool]:
+        """A request that joins the step; those without ids are crowded by those with them."""
+        mine = {"ids": bool(asked.get("logprob_token_ids"))}
+        mine["crowded"] = not mine["ids"] and any(each["ids"] for each in self.steps)
+        for each in self.steps:
+            each["crowded"] |= mine["ids"] and not each["ids"]
+        self.steps.append(mine)
+        return mine
 
     def answer(self, path: str, asked: dict[str, Any], fault: str | None) -> Any:
         """The JSON of one request."""
@@ -207,6 +221,8 @@ class FakeServer:
             "token_logprobs": [float(values[chosen])],
             "top_logprobs": [{name(i): float(values[i]) for i in shown}],
         }
+        if asked.get("crowded"):
+            told["top_logprobs"] = [{name(0): -9999.0, name(chosen): float(values[chosen])}]
         if fault == "empty":
             told = {"tokens": [], "token_logprobs": [], "top_logprobs": []}
         usage = {"prompt_tokens": len(prompt), "completion_tokens": 1}

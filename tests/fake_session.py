@@ -188,14 +188,20 @@ class FakeSession:
         *,
         with_llm: bool = True,
         hidden: bool = False,
+        llm_top: int = 1,
         decode: DecodeConfig = DecodeConfig(),
         coupled: None = None,
     ) -> Iterator[tuple[int, Labels]]:
         for index in reversed(range(len(questions))):
-            yield index, fake_labels(questions[index], outputs[index], with_llm=with_llm, hidden=hidden)
+            yield (
+                index,
+                fake_labels(questions[index], outputs[index], with_llm=with_llm, hidden=hidden, llm_top=llm_top),
+            )
 
 
-def fake_labels(question: str, tokens: Sequence[int], *, with_llm: bool = True, hidden: bool = False) -> Labels:
+def fake_labels(
+    question: str, tokens: Sequence[int], *, with_llm: bool = True, hidden: bool = False, llm_top: int = SUPPORT
+) -> Labels:
     """Labels of random distributions over the vocabulary in which the SLM's greedy token is the output token.
 
     The first entry of a hidden state tells how much likelier the LLM finds its own best token.
@@ -208,7 +214,7 @@ def fake_labels(question: str, tokens: Sequence[int], *, with_llm: bool = True, 
         row[[token, best]] = row[[best, token]]
     llm /= llm.sum(axis=1, keepdims=True)
     slm_ids = np.argsort(-slm, axis=1)[:, :SUPPORT]
-    llm_ids = np.argsort(-llm, axis=1)[:, :SUPPORT]
+    llm_ids = np.argsort(-llm, axis=1)[:, :llm_top]
     take = np.take_along_axis
     odds = np.log(llm.max(axis=1)) - np.log(llm[range(len(tokens)), slm_ids[:, 0]])
     states = np.column_stack([odds, random.normal(size=(len(tokens), 7))]).astype(np.float32)

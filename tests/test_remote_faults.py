@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fake_llm_server import FAULTS, FakeServer
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import read_trajectories
 from select_to_think.config import CollectConfig, EvalSettings, PairConfig, RuntimeConfig
-from select_to_think.contexts.remote.transport import Transport
+from select_to_think.contexts.remote.servers import VLLM
+from select_to_think.contexts.remote.transport import Transport, Turns
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import read_records
 from select_to_think.evaluation.runner import evaluate
+from select_to_think.methods import LLM as LLM_ROLE
+from select_to_think.policies.label import top_tokens
 from select_to_think.session import Session
 from select_to_think.structures import ModelUnavailable, S2TError
 from test_remote_laws import DECODE, ENTROPY, LLM, QUESTIONS, SLM, apart, assert_same, beside, items
@@ -301,6 +308,71 @@ def test_a_reader_who_leaves_takes_its_requests_back() -> None:
         assert session.backends["llm"].waiting
         stream.close()  # type: ignore[attr-defined]
         assert not session.backends["llm"].waiting
+
+
+def tops(session: Session, top_k: int) -> list[tuple[list[list[int]], list[list[float]]]]:
+    """The LLM's most probable tokens along some texts."""
+    pairs = [([5 + n, 6], [7 + n % 3, 8, 9, 30, 31, 32, 12]) for n in range(12)]
+    runs = ((n, session.run(top_tokens(*pair, top_k), {"llm": LLM_ROLE}, 9)) for n, pair in enumerate(pairs))
+    found = dict(session.results(runs, DECODE))
+    return [(found[n][0].tolist(), np.round(found[n][1], 3).tolist()) for n in range(len(pairs))]
+
+
+def test_ids_that_others_ask_for_take_nothing_away() -> None:
+    """A step of vLLM in which anybody asks for ids tells the others one token."""
+    expected = tops(beside(), 5)
+    with FakeServer(LLM).running() as server, ThreadPoolExecutor() as threads:
+        one, other = known(server, PATIENT), known(server, PATIENT)
+        asked = threads.submit(other.generate, QUESTIONS, "s2t", DECODE, ENTROPY)
+        while not asked.done():
+            assert tops(one, 5) == expected
+        assert_same(asked.result(), whole())
+
+
+def test_most_probable_tokens_that_nobody_tells_are_not_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeServer(LLM).running() as server:
+        session = known(server, PATIENT)
+        before = server.asked
+        monkeypatch.setattr(VLLM, "attempts", 4)
+        monkeypatch.setattr(server, "beside", lambda asked: {"ids": False, "crowded": True})
+        with pytest.raises(ModelUnavailable, match="tells one token alone"):
+            tops(session, 5)
+        assert server.asked >= before + 4
+        assert_same(session.generate(QUESTIONS[:1], "takeover", DECODE, ENTROPY), whole("takeover")[:1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_kind_is_under_way_at_a_time(seed: int) -> None:
+    turns, order = Turns(), random.Random(seed)
+    under_way: list[str] = []
+    served: Counter[str] = Counter()
+
+    async def ask(kind: str, ticks: int) -> None:
+        async with turns.take(kind):
+            under_way.append(kind)
+            assert set(under_way) == {kind}
+            try:
+                for _ in range(ticks):
+                    await asyncio.sleep(0)
+                served[kind] += 1
+            finally:
+                under_way.remove(kind)
+
+    async def go() -> int:
+        tasks = []
+        for _ in range(300):
+            tasks.append(asyncio.create_task(ask(order.choice("ab"), order.randrange(4))))
+            if order.random() < 0.2:
+                order.choice(tasks[-6:]).cancel()
+            if order.random() < 0.5:
+                await asyncio.sleep(0)
+        ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+        assert not [each for each in ended if isinstance(each, Exception)]
+        return sum(isinstance(each, asyncio.CancelledError) for each in ended)
+
+    cancelled = asyncio.run(go())
+    assert served.total() + cancelled == 300 and min(served["a"], served["b"]) > 50 and cancelled > 10
+    assert not turns.under_way and not turns.waiting
 
 
 def test_a_transport_can_be_made_and_dropped() -> None:

@@ -254,11 +254,14 @@ def test_labels_are_asked_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     def refuse(*args: Any, **settings: Any) -> None:
         raise AssertionError("the LLM was asked again")
 
-    for rank in (2, 8):
-        other = replace(config, lora_rank=rank)
-        pair = session()
-        monkeypatch.setattr(pair, "label", refuse)
-        train_distill(pair, data, other, DECODE, tmp_path / f"rank-{rank}", labels=file)
+    with monkeypatch.context() as without:
+        without.setattr("select_to_think.training.labels.top_tokens", refuse)
+        for rank in (2, 8):
+            train_distill(
+                session(), data, replace(config, lora_rank=rank), DECODE, tmp_path / f"rank-{rank}", labels=file
+            )
+        with pytest.raises(AssertionError, match="asked again"):
+            train_distill(session(), data, replace(config, llm_top_k=3), DECODE, tmp_path / "asks", labels=file)
     assert file.read_text().splitlines() == lines
     train_distill(session(), data, replace(config, llm_top_k=4), DECODE, tmp_path / "fewer", labels=file)
     assert len(file.read_text().splitlines()) == 48

@@ -252,12 +252,14 @@ class Session(Artefacts):
         *,
         with_llm: bool = True,
         hidden: bool = False,
+        llm_top: int = 1,
         decode: DecodeConfig = DecodeConfig(),
         coupled: Scorer | None = None,
     ) -> Iterator[tuple[int, Labels]]:
         """Yield (index, what both models say at every token of outputs[index]) as they finish.
 
-        With a `coupled` scorer it is the SLM with the scorer's adapter on that speaks.
+        With a `coupled` scorer it is the SLM with the scorer's adapter on that speaks. Of the LLM's own most probable
+        tokens `llm_top` are told.
 
         Raises:
             S2TError: with an LLM that has another vocabulary than the SLM.
@@ -266,7 +268,7 @@ class Session(Artefacts):
             check_shared_vocabulary(self.slm, self.llm)
             if self.inexact_llm:
                 raise S2TError(f"labels need {self.inexact_llm}")
-        policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden)
+        policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden, llm_top)
         slm = SLM if coupled is None else self.adapted(coupled)
         roles = {"slm": slm, **({"llm": LLM} if with_llm else {})}
 

@@ -129,7 +129,8 @@ def _trajectories(
 ) -> Iterator[Trajectory]:
     """Labelled rollouts in order of finishing."""
     require_same_models(plan.models, fingerprints(session))
-    for index, tokens, labels in labelled_rollouts(session, items, "s2t", decode, select, with_llm=True):
+    rollouts = labelled_rollouts(session, items, "s2t", decode, select, with_llm=True, llm_top=group_size + 1)
+    for index, tokens, labels in rollouts:
         yield make_trajectory(
             items[index],
             session.prompt(items[index].asked, len(tokens), with_llm=True),

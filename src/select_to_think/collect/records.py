@@ -39,7 +39,7 @@ class Group:
     candidates: tuple[NonNegativeInt, ...]  # the SLM's top tokens, best first
     slm_logprobs: tuple[float, ...]
     llm_logprobs: tuple[float, ...]
-    llm_best_outside_logprob: float | None  # the LLM's best token that is no candidate; None if there is none
+    llm_best_outside_logprob: float | None  # the LLM's best token that is no candidate; None if none is told
     chosen: int  # index of `output_ids[position]` among the candidates, -1 if it is none of them
 
     def __post_init__(self) -> None:

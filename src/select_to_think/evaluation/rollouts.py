@@ -28,13 +28,16 @@ def labelled_rollouts(
     with_llm: bool,
     coupled: Scorer | None = None,
     hidden: bool = False,
+    llm_top: int = 1,
 ) -> Iterator[tuple[int, tuple[int, ...], Labels]]:
     """(index of the item, the P tokens that a method writes, their labels), labelled in batches as they finish."""
     rollouts = session.stream((item.asked for item in items), method, decode, select)
     while finished := list(islice(rollouts, decode.max_batch)):
         questions = [items[index].asked for index, _ in finished]
         tokens = [generation.tokens for _, generation in finished]
-        labelled = session.label(questions, tokens, with_llm=with_llm, hidden=hidden, decode=decode, coupled=coupled)
+        labelled = session.label(
+            questions, tokens, with_llm=with_llm, hidden=hidden, llm_top=llm_top, decode=decode, coupled=coupled
+        )
         for place, labels in labelled:
             yield finished[place][0], tokens[place], labels
 

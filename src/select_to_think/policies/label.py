@@ -26,17 +26,18 @@ class Labels:
     statistics: Mapping[str, Floats]  # trigger -> (P,) its statistic; those that need an LLM only with one
     hidden: Floats = None  # type: ignore[assignment]  # (P, hidden_size) of the SLM
     llm_logprobs: Floats = None  # type: ignore[assignment]  # (P, S) of `slm_ids`, nats
-    llm_top_ids: Ids = None  # type: ignore[assignment]  # (P, S) the LLM's top-S tokens, best first
-    llm_top_logprobs: Floats = None  # type: ignore[assignment]  # (P, S) nats
+    llm_top_ids: Ids = None  # type: ignore[assignment]  # (P, T) the LLM's top-T tokens, best first
+    llm_top_logprobs: Floats = None  # type: ignore[assignment]  # (P, T) nats
 
 
 @dataclass(frozen=True)
 class Label:
-    """Observe a given output; `support` is how many top tokens of each model are kept."""
+    """Observe a given output; `support` and `llm_top` are how many top tokens of each model are kept."""
 
     support: int
     with_llm: bool
     hidden: bool = False
+    llm_top: int = 1
 
     def run(self, prompt: Sequence[int], tokens: Sequence[int]) -> Generator[Requests, Any, Labels]:
         """Label the P `tokens` (at least one) that followed `prompt`."""
@@ -46,7 +47,7 @@ class Label:
         llm = Observation()
         if self.with_llm:
             yield Extend("llm", prompt[:-1])
-            llm = yield Extend("llm", inputs, Observe(self.support, ids=tuple(map(tuple, slm.top_ids)), every=True))
+            llm = yield Extend("llm", inputs, Observe(self.llm_top, ids=tuple(map(tuple, slm.top_ids)), every=True))
         statistics = {
             kind.name: kind.statistic(slm, llm)
             for kind in calibrated(with_llm=self.with_llm)
@@ -54,3 +55,12 @@ class Label:
         }
         ours = slm.top_ids, slm.top_logprobs, statistics, slm.hidden
         return Labels(*ours, llm.asked_logprobs, llm.top_ids, llm.top_logprobs)
+
+
+def top_tokens(
+    prompt: Sequence[int], tokens: Sequence[int], top_k: int
+) -> Generator[Requests, Any, tuple[Ids, Floats]]:
+    """The LLM's `top_k` most probable tokens at each of the P `tokens` that followed `prompt`: ids and nats, (P, K)."""
+    yield Extend("llm", prompt[:-1])
+    seen = yield Extend("llm", [prompt[-1], *tokens[:-1]], Observe(top_k, every=True))
+    return seen.top_ids, seen.top_logprobs

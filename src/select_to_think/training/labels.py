@@ -9,7 +9,7 @@ Non-goals: the loss (`distill.py`), and whole distributions, for which an LLM in
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,10 @@ from pydantic import NonNegativeInt
 
 from select_to_think.config import DecodeConfig
 from select_to_think.files import Journal
-from select_to_think.structures import Floats, Ids, Progress
+from select_to_think.methods import LLM
+from select_to_think.models.vocabulary import check_shared_vocabulary
+from select_to_think.policies.label import top_tokens
+from select_to_think.structures import Floats, Ids, Progress, S2TError
 from select_to_think.training.folders import is_leader
 
 if TYPE_CHECKING:
@@ -59,7 +62,8 @@ def top_labels(
     answer) token ids; what `file` does not hold is asked and added to it.
 
     Raises:
-        S2TError: an LLM with another vocabulary, one that does not tell exact log-probabilities, a broken file.
+        S2TError: an LLM with another vocabulary, one that does not tell exact log-probabilities, or of fewer tokens; a
+            broken file.
     """
     keys = [key_of(session.llm.fingerprint, top_k, *pair) for pair in pairs]
     with Journal(file, Label) as journal:
@@ -67,13 +71,31 @@ def top_labels(
         todo = list({key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}.items())
         if progress is not None:
             progress(len(pairs) - len(todo), len(pairs))
-        prompts, answers = [pair[0] for _, pair in todo], [pair[1] for _, pair in todo]
-        for place, found in session.label(prompts, answers, decode=decode) if todo else ():
-            ids, logprobs = found.llm_top_ids[:, :top_k].tolist(), found.llm_top_logprobs[:, :top_k]
-            label = Label(todo[place][0], ids, np.round(logprobs.astype(float), DECIMALS).tolist())
+        for place, (ids, logprobs) in asked(session, [pair for _, pair in todo], top_k, decode):
+            label = Label(todo[place][0], ids.tolist(), np.round(logprobs.astype(float), DECIMALS).tolist())
             known[label.key] = label
             if is_leader():
                 journal.append({"key": label.key, "ids": label.ids, "logprobs": label.logprobs})
             if progress is not None:
                 progress(len(known.keys() & set(keys)), len(pairs))
     return [known[key].arrays() for key in keys]
+
+
+def asked(
+    session: Session, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], top_k: int, decode: DecodeConfig
+) -> Iterator[tuple[int, tuple[Ids, Floats]]]:
+    """(index, what the LLM says at each token of that answer) as they finish. Raises S2TError as `top_labels`."""
+    if not pairs:
+        return
+    check_shared_vocabulary(session.slm, session.llm)
+    if session.inexact_llm:
+        raise S2TError(f"labels need {session.inexact_llm}")
+    count = min(top_k, session.ordinary_vocabulary)
+    runs = (
+        (index, session.run(top_tokens(prompt, answer, count), {"llm": LLM}, len(prompt) + len(answer)))
+        for index, (prompt, answer) in enumerate(pairs)
+    )
+    for index, (ids, logprobs) in session.results(runs, decode):
+        if ids.shape[1] < count:
+            raise S2TError(f"the LLM's server tells {ids.shape[1]} tokens of a step: set --llm-top-k to at most that")
+        yield index, (ids, logprobs)

@@ -66,7 +66,8 @@ class RemoteBackend(BackendElsewhere):
 
     async def look(self, query: Query) -> Seen:
         """One question; one more where the server's choice is a token that is never emitted."""
-        seen = await self.server.look(query)
+        most = min(query.top + len(self.forbidden), self.server.longest_top)  # some of them may be forbidden
+        seen = await self.server.look(query if query.top == 1 else replace(query, top=max(query.top, most)))
         top = self.permitted(seen.top)
         if not top:
             top = self.permitted((await self.server.look(replace(query, ids=(), top=self.server.longest_top))).top)

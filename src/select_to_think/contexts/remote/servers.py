@@ -72,7 +72,9 @@ class Completions(Server):
 
     returns_ids: ClassVar[bool] = False  # whether a request may bear an id, which comes back
 
-    async def complete(self, query: Query, asked: Mapping[str, Any], prompt: Any = None) -> dict[int, float]:
+    async def complete(
+        self, query: Query, asked: Mapping[str, Any], prompt: Any = None, kind: str | None = None
+    ) -> dict[int, float]:
         """The log-probabilities that a completion of one token brings; the chosen token's stands first."""
         mark = f"{MARK}{uuid4().hex}"
         body = {
@@ -92,7 +94,7 @@ class Completions(Server):
 
         if self.returns_ids:
             body["request_id"] = mark
-        return await self.transport.call("/v1/completions", body, read)
+        return await self.transport.call("/v1/completions", body, read, kind)
 
     def table(self, logprobs: Mapping[str, Any]) -> dict[int, float]:
         """Log-probability by id, the chosen token first."""
@@ -103,10 +105,16 @@ class Completions(Server):
 
 
 class VLLM(Completions):
-    """vLLM from 0.16 on: exact log-probabilities of up to 128 asked ids a request."""
+    """vLLM from 0.16 on: exact log-probabilities of up to 128 asked ids a request.
+
+    A step of vLLM (0.32) in which any request asks for ids tells the others their chosen token alone. So the two kinds
+    of requests take turns, and the most probable tokens that were not told, as others ask there, are asked again.
+    """
 
     kind, capability = "vllm", "exact_ids"
     longest_ids: ClassVar[int] = 128
+    crowded: ClassVar[bool] = True
+    attempts: ClassVar[int] = 100  # to ask for the most probable tokens
     always: ClassVar[Mapping[str, Any]] = {"return_tokens_as_token_ids": True, **NO_PENALTIES}
     returns_ids = True
 
@@ -114,14 +122,29 @@ class VLLM(Completions):
         """One request; several where many ids, or more than the best token, are asked beside ids."""
         size = self.longest_ids
         parts = [query.ids[i : i + size] for i in range(0, len(query.ids), size)]
-        asked: list[dict[str, Any]] = [{"logprobs": 0, "logprob_token_ids": list(part)} for part in parts]
-        if query.top > 1 or not parts:
-            asked.insert(0, {"logprobs": min(query.top, self.longest_top)})
-        tables = await asyncio.gather(*(self.complete(query, {**self.always, **each}) for each in asked))
+        alone = [self.most_probable(query)] if query.top > 1 or not parts else []
+        tables = await asyncio.gather(*alone, *(self.asked(query, part) for part in parts))
         found = {i: value for table in tables[::-1] for i, value in table.items()}
         if any(i not in found for i in query.ids):
             raise ModelUnavailable(f"{self.transport.url} did not tell all asked ids")
         return Seen(ranked(tables[0], query), {i: found[i] for i in query.ids})
+
+    async def asked(self, query: Query, ids: Sequence[int]) -> dict[int, float]:
+        """The log-probabilities of some ids, behind the chosen token's."""
+        kind = "ids" if self.crowded else None
+        return await self.complete(query, {**self.always, "logprobs": 0, "logprob_token_ids": list(ids)}, kind=kind)
+
+    async def most_probable(self, query: Query) -> dict[int, float]:
+        """The log-probabilities of the `query.top` most probable ids, as far as they are told."""
+        count = min(query.top, self.longest_top)
+        if count == 1 or not self.crowded:
+            return await self.complete(query, {**self.always, "logprobs": count})
+        count = max(3, count)  # the chosen token, and what fills its place, would be two
+        for _ in range(self.attempts):
+            table = await self.complete(query, {**self.always, "logprobs": count}, kind="top")
+            if len(table) >= count:
+                return table
+        raise ModelUnavailable(f"{self.transport.url} tells one token alone: others ask it for ids all the time")
 
 
 class Own(VLLM):
@@ -129,7 +152,7 @@ class Own(VLLM):
 
     kind = "s2t"
     always = {"return_tokens_as_token_ids": True}  # noqa: RUF012
-    returns_ids = False
+    returns_ids, crowded = False, False
 
 
 class SGLang(Server):

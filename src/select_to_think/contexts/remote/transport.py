@@ -11,8 +11,9 @@ import asyncio
 import json
 import random
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Thread
@@ -56,6 +57,51 @@ class Traffic:
     cached_tokens: int = 0  # ... and those of them that it had in its cache
 
 
+class Turns:
+    """Lets one kind of requests be under way at a time, however many; kinds that wait take turns."""
+
+    def __init__(self) -> None:
+        """Nothing is under way."""
+        self.kind, self.under_way = "", 0
+        self.waiting: dict[str, list[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def take(self, kind: str | None) -> AsyncIterator[None]:
+        """Wait for the turn of a kind; None takes part in no turn."""
+        if kind is None:
+            yield
+            return
+        if self.under_way and (self.waiting or kind != self.kind):
+            await self.admitted(kind)
+        else:
+            self.kind, self.under_way = kind, self.under_way + 1
+        try:
+            yield
+        finally:
+            self.leave()
+
+    async def admitted(self, kind: str) -> None:
+        """Wait until the kind's next turn has begun."""
+        turn = asyncio.get_running_loop().create_future()
+        self.waiting.setdefault(kind, []).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.leave()
+            raise
+
+    def leave(self) -> None:
+        """One request less; behind the last one the next turn begins."""
+        self.under_way -= 1
+        while not self.under_way and self.waiting:
+            self.kind = next(iter(self.waiting))
+            for turn in self.waiting.pop(self.kind):
+                if not turn.done():
+                    turn.set_result(None)
+                    self.under_way += 1
+
+
 class Transport:
     """One server's address, and the state of the way there."""
 
@@ -69,7 +115,7 @@ class Transport:
         limits = httpx.Limits(max_connections=config.llm_concurrency, max_keepalive_connections=config.llm_concurrency)
         headers = {"Authorization": f"Bearer {key}"} if key else None
         self.client = httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=config.llm_timeout)
-        self.places = asyncio.Semaphore(config.llm_concurrency)
+        self.places, self.turns = asyncio.Semaphore(config.llm_concurrency), Turns()
         self.rest_until = 0.0  # by the loop's clock: the server asked to be left alone
         self.lost: str | None = None  # why nothing is asked at present: the circuit is open
         self.changed: S2TError | None = None  # what is behind the address now is another model
@@ -85,8 +131,12 @@ class Transport:
         """Let something run in the loop."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
-    async def call(self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+    async def call(
+        self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T], kind: str | None = None
+    ) -> T:
         """Post `body` (get, without one) and return what `read` makes of the JSON that comes back.
+
+        Requests that have a `kind` are under way beside others of theirs alone.
 
         Raises:
             ModelUnavailable: no usable answer within `llm_deadline` seconds, or the server is given up at present.
@@ -102,7 +152,7 @@ class Transport:
                 await self.introduce(self.identify)
                 continue
             try:
-                async with self.places:
+                async with self.places, self.turns.take(kind):
                     while (left := self.rest_until - self.loop.time()) > 0:
                         await asyncio.sleep(left)
                     now = self.loop.time()
