@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from abc import ABC
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -111,9 +111,11 @@ class Flat:
     def add(self, chosen: int, logprobs: torch.Tensor, top: int, *, twice: bool) -> None:
         values, ids = logprobs.topk(top)
         pairs = list(zip(ids.tolist(), values.tolist(), strict=True))
-        first = (chosen, float(logprobs[chosen]))
+        self.tell((chosen, float(logprobs[chosen])), *(pair for pair in pairs if twice or pair[0] != chosen))
+
+    def tell(self, *pairs: tuple[int, float]) -> None:
         self.start_indices.append(len(self.token_ids))
-        for token, value in (first, *(pairs if twice else [pair for pair in pairs if pair[0] != chosen])):
+        for token, value in pairs:
             self.token_ids.append(token)
             self.logprobs.append(value)
         self.end_indices.append(len(self.token_ids))
@@ -144,6 +146,8 @@ class FakeEngine:
         self.requests: list[str] = []
         self.aborted: list[str] = []
         self.token_seconds = 0.0
+        self.crowded: Container[int] = ()  # steps in which another client asks for ids
+        self.steps = 0
 
     def model(self, lora: LoRARequest | None) -> Any:
         if lora is None:
@@ -185,7 +189,11 @@ class FakeEngine:
                 await asyncio.sleep(self.token_seconds)
                 logprobs = self.step([*given, *written], params, model, written)
                 written.append(int(logprobs.argmax()))
-                flat.add(written[-1], logprobs, params.logprobs, twice=len(written) % 2 == 0)
+                self.steps += 1
+                if self.steps in self.crowded:
+                    flat.tell((written[-1], float(logprobs[written[-1]])), (0, -9999.0))
+                else:
+                    flat.add(written[-1], logprobs, params.logprobs, twice=len(written) % 2 == 0)
                 finished = written[-1] in params.stop_token_ids or len(written) == params.max_tokens
                 streamed = params.output_kind is RequestOutputKind.DELTA
                 if finished or (streamed and len(written) - told >= params.stream_interval):

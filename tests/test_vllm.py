@@ -162,6 +162,21 @@ def test_stop_strings_alternatives_and_a_bias(in_engine: Any, folders: dict[str,
     assert_same(found, answered(beside(folders["proposer"])))
 
 
+def test_candidates_that_another_client_took_away_are_missed(in_engine: Any, folders: dict[str, Path]) -> None:
+    """vLLM tells one token of a step in which anybody asks for given ids: no decision is made of that."""
+    session, asked = in_engine("coupled"), (QUESTIONS[:1], "s2t-local", DecodeConfig(max_new_tokens=16), OFTEN)
+    expected = beside(folders["coupled"]).generate(*asked)
+    assert_same(session.generate(*asked), expected)
+    steps, requests = session.engine.steps, len(session.engine.requests)
+    assert expected[0].fired_count and requests > 4  # of which some score
+    for step in range(steps + 1, 2 * steps + 1):
+        session.engine.steps, session.engine.crowded = steps, {step}
+        with pytest.raises(S2TError, match="vLLM told one token of a step alone"):
+            session.generate(*asked)
+    session.engine.crowded = ()
+    assert_same(session.generate(*asked), expected)
+
+
 def test_what_an_answer_costs_is_counted(in_engine: Any) -> None:
     session = in_engine("coupled")
     (answer,) = session.generate(QUESTIONS[:1], "greedy", DECODE)

@@ -32,6 +32,10 @@ from select_to_think.structures import Branch, Observation, S2TError
 
 Writing = AsyncGeneratorType[Any, None]
 STREAM_TOKENS = 8  # told at a time of what is being written
+CROWDED = (
+    "vLLM told one token of a step alone: another client asks it for logprob_token_ids, and then vLLM 0.32 keeps the "
+    "candidates of everybody else to itself; send such requests to another server"
+)
 GENERATION: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True, "detokenize": False, "flat_logprobs": True}
 
 
@@ -135,6 +139,8 @@ class VllmBackend(BackendElsewhere):
         spans = zip(told.start_indices, told.end_indices, strict=True)
         # the chosen token first; of outputs that vLLM has joined it does not stand among the most probable ones again
         rows = [dict(zip(told.token_ids[i:j], told.logprobs[i:j], strict=True)) for i, j in spans]
+        if any(len(row) <= top_k for row in rows):
+            raise S2TError(CROWDED)
         ids = np.array([list(row)[: top_k + 1] for row in rows], np.int64)  # (P, top_k + 1)
         logprobs = np.array([list(row.values())[: top_k + 1] for row in rows], np.float32)
         paused, statistic = tokens[-1] == self.pause_id, None
@@ -164,6 +170,8 @@ class VllmBackend(BackendElsewhere):
             self.charge(ask, output)
             told = output.outputs[0].logprobs
             found = dict(zip(told.token_ids, told.logprobs, strict=True))
+            if not found.keys() >= set(self.bin_ids):
+                raise S2TError(CROWDED)
             return float(np.exp([found[each] for each in self.bin_ids]) @ self.values)
         raise RuntimeError("vLLM ended a request without an answer")
 
