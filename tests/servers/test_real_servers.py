@@ -29,7 +29,8 @@ from select_to_think.training.labels import top_labels
 
 HERE = Path(__file__).parent
 LLM = HERE.parents[1] / "src/select_to_think/pairs/demo/llm"
-N = 200
+CROSSED = LLM.parents[1] / "demo-x/llm"
+N, CROSSED_N = 200, 60
 TIE_NATS = 1e-4
 RUNTIME = RuntimeConfig(kv_memory_gib=0.2, llm_deadline=120.0)
 ENTROPY, KL = SelectConfig(trigger="entropy"), SelectConfig(trigger="kl")
@@ -48,9 +49,9 @@ def questions() -> list[str]:
     return [problem.question for problem in problems][:N]
 
 
-def answers(session: Session, case: str) -> list[Generation]:
+def answers(session: Session, case: str, n: int = N) -> list[Generation]:
     method, select = CASES[case]
-    return session.generate(questions(), method, DecodeConfig(max_new_tokens=64), select, MentorConfig())
+    return session.generate(questions()[:n], method, DecodeConfig(max_new_tokens=64), select, MentorConfig())
 
 
 @cache
@@ -72,10 +73,10 @@ def llama_server(folder: Path) -> Running:
     )  # fmt: skip
 
 
-def vllm(folder: Path) -> Running:
+def vllm(folder: Path, model: Path = LLM) -> Running:
     port = free_port()
     return Running(
-        [vllm_python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(LLM), "--dtype", "float32",
+        [vllm_python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", "float32",
          "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16", "--max-logprobs", "2048",
          "--port", str(port)],
         port, folder / "log", **VLLM_ENVIRONMENT, PYTHONPATH="",
@@ -90,6 +91,20 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     running.kill()
 
 
+def assert_same(case: str, ours: list[Generation], theirs: list[Generation]) -> None:
+    """But for ties, which are told."""
+    ties = []
+    for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert one.counts.llm_failures == 0
+        if one.tokens == other.tokens:
+            continue
+        pairs = zip(one.steps, other.steps, strict=False)
+        at = next(n for n, (a, b) in enumerate(pairs) if (a.token, a.fired) != (b.token, b.fired))
+        ties.append((i, at, gap(other.steps[at])))
+    print(f"{case}: {len(ours) - len(ties)} of {len(ours)} answers are the same; ties: {ties}")
+    assert all(apart < TIE_NATS for _, _, apart in ties), ties
+
+
 @pytest.mark.parametrize("case", list(CASES))
 def test_decisions_are_those_in_process(server: Running, case: str, record_property: Any) -> None:
     if case == "s2t-kl" and "llama-server" in server.command[0]:
@@ -97,18 +112,29 @@ def test_decisions_are_those_in_process(server: Running, case: str, record_prope
     session = Session(PairConfig(llm=server.url), runtime=RUNTIME)
     if CASES[case][1] is KL:  # the thresholds of the pair in process: these are the same weights
         session.calibration = replace(Session().calibration, llm_fingerprint=session.llm.fingerprint)
-    ours, ties = answers(session, case), []
+    ours = answers(session, case)
     assert len(ours) == N
-    for i, (one, other) in enumerate(zip(ours, beside(case), strict=True)):
-        assert one.counts.llm_failures == 0
-        if one.tokens == other.tokens:
-            continue
-        pairs = zip(one.steps, other.steps, strict=False)
-        at = next(n for n, (a, b) in enumerate(pairs) if (a.token, a.fired) != (b.token, b.fired))
-        ties.append((i, at, gap(other.steps[at])))
-    print(f"{case}: {N - len(ties)} of {N} answers are the same; ties: {ties}")
-    assert all(apart < TIE_NATS for _, _, apart in ties), ties
+    assert_same(case, ours, beside(case))
     assert case == "llm" or sum(step.chooser == "llm" for answer in ours for step in answer.steps) > 20
+
+
+@pytest.fixture(scope="module")
+def crossed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """vLLM with the LLM that has other tokens than the SLM."""
+    running = vllm(tmp_path_factory.mktemp("crossed"), CROSSED)
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.mark.parametrize("case", ["takeover", "s2t", "mentor-free", "llm"])
+def test_decisions_over_two_vocabularies_are_those_in_process(crossed: Running, case: str) -> None:
+    pair = PairConfig(pair="demo-x", llm=crossed.url, llm_tokenizer=str(CROSSED))
+    ours, theirs = (
+        answers(Session(each, runtime=RUNTIME), case, CROSSED_N) for each in (pair, PairConfig(pair="demo-x"))
+    )
+    assert_same(case, ours, theirs)
+    assert sum(step.chooser == "llm" for answer in ours for step in answer.steps) > 5
 
 
 def test_labels_are_those_in_process_while_others_ask_for_ids(server: Running, tmp_path: Path) -> None:
