@@ -26,9 +26,9 @@ from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import read_records
 from select_to_think.evaluation.runner import evaluate
 from select_to_think.methods import LLM as LLM_ROLE
-from select_to_think.policies.label import top_tokens
+from select_to_think.policies.label import along
 from select_to_think.session import Session
-from select_to_think.structures import ModelUnavailable, S2TError
+from select_to_think.structures import ModelUnavailable, Observe, S2TError
 from test_remote_laws import DECODE, ENTROPY, LLM, QUESTIONS, SLM, apart, assert_same, beside, items
 from tiny import tiny_loaded
 
@@ -313,9 +313,10 @@ def test_a_reader_who_leaves_takes_its_requests_back() -> None:
 def tops(session: Session, top_k: int) -> list[tuple[list[list[int]], list[list[float]]]]:
     """The LLM's most probable tokens along some texts."""
     pairs = [([5 + n, 6], [7 + n % 3, 8, 9, 30, 31, 32, 12]) for n in range(12)]
-    runs = ((n, session.run(top_tokens(*pair, top_k), {"llm": LLM_ROLE}, 9)) for n, pair in enumerate(pairs))
+    look = Observe(top_k, every=True)
+    runs = ((n, session.run(along("llm", *pair, look), {"llm": LLM_ROLE}, 9)) for n, pair in enumerate(pairs))
     found = dict(session.results(runs, DECODE))
-    return [(found[n][0].tolist(), np.round(found[n][1], 3).tolist()) for n in range(len(pairs))]
+    return [(found[n].top_ids.tolist(), np.round(found[n].top_logprobs, 3).tolist()) for n in range(len(pairs))]
 
 
 def test_ids_that_others_ask_for_take_nothing_away() -> None:

@@ -255,7 +255,7 @@ def test_labels_are_asked_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
         raise AssertionError("the LLM was asked again")
 
     with monkeypatch.context() as without:
-        without.setattr("select_to_think.training.labels.top_tokens", refuse)
+        without.setattr("select_to_think.training.labels.along", refuse)
         for rank in (2, 8):
             train_distill(
                 session(), data, replace(config, lora_rank=rank), DECODE, tmp_path / f"rank-{rank}", labels=file

@@ -79,9 +79,10 @@ class Runtime:
         self.steps += 1
         self.admit()
         away = [backend for backend in self.backends.values() if backend.remote and backend.waiting]
-        if away and not (self.events or self.wanted()):
-            self.arrival.wait(PATIENCE_S)
-        self.arrival.clear()
+        if away:
+            if not (self.events or self.wanted()):
+                self.arrival.wait(PATIENCE_S)
+            self.arrival.clear()
         for backend in away:
             for ask in backend.step():
                 self.answer(ask)

@@ -245,6 +245,12 @@ class Session(Artefacts):
         llm_prompt = tuple(self.llm_prompt(question))
         return interpret(run, Listener(self.translation, len(prompt), llm_prompt, self.llm.max_positions))
 
+    def require_labels(self) -> None:
+        """Raise S2TError for an LLM that cannot label: another vocabulary, or no exact log-probabilities."""
+        check_shared_vocabulary(self.slm, self.llm)
+        if self.inexact_llm:
+            raise S2TError(f"labels need {self.inexact_llm}")
+
     def label(
         self,
         questions: Sequence[Question],
@@ -265,9 +271,7 @@ class Session(Artefacts):
             S2TError: with an LLM that has another vocabulary than the SLM.
         """
         if with_llm:
-            check_shared_vocabulary(self.slm, self.llm)
-            if self.inexact_llm:
-                raise S2TError(f"labels need {self.inexact_llm}")
+            self.require_labels()
         policy = Label(min(SUPPORT, self.ordinary_vocabulary), with_llm, hidden, llm_top)
         slm = SLM if coupled is None else self.adapted(coupled)
         roles = {"slm": slm, **({"llm": LLM} if with_llm else {})}

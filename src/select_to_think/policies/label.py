@@ -41,13 +41,12 @@ class Label:
 
     def run(self, prompt: Sequence[int], tokens: Sequence[int]) -> Generator[Requests, Any, Labels]:
         """Label the P `tokens` (at least one) that followed `prompt`."""
-        yield Extend("slm", prompt[:-1])
-        inputs = [prompt[-1], *tokens[:-1]]  # the token before each labelled one
-        slm = yield Extend("slm", inputs, Observe(self.support, entropy=True, hidden=self.hidden, every=True))
+        look = Observe(self.support, entropy=True, hidden=self.hidden, every=True)
+        slm = yield from along("slm", prompt, tokens, look)
         llm = Observation()
         if self.with_llm:
-            yield Extend("llm", prompt[:-1])
-            llm = yield Extend("llm", inputs, Observe(self.llm_top, ids=tuple(map(tuple, slm.top_ids)), every=True))
+            look = Observe(self.llm_top, ids=tuple(map(tuple, slm.top_ids)), every=True)
+            llm = yield from along("llm", prompt, tokens, look)
         statistics = {
             kind.name: kind.statistic(slm, llm)
             for kind in calibrated(with_llm=self.with_llm)
@@ -57,10 +56,10 @@ class Label:
         return Labels(*ours, llm.asked_logprobs, llm.top_ids, llm.top_logprobs)
 
 
-def top_tokens(
-    prompt: Sequence[int], tokens: Sequence[int], top_k: int
-) -> Generator[Requests, Any, tuple[Ids, Floats]]:
-    """The LLM's `top_k` most probable tokens at each of the P `tokens` that followed `prompt`: ids and nats, (P, K)."""
-    yield Extend("llm", prompt[:-1])
-    seen = yield Extend("llm", [prompt[-1], *tokens[:-1]], Observe(top_k, every=True))
-    return seen.top_ids, seen.top_logprobs
+def along(
+    model: str, prompt: Sequence[int], tokens: Sequence[int], look: Observe
+) -> Generator[Requests, Any, Observation]:
+    """What a model says at each of the `tokens` that followed `prompt`."""
+    yield Extend(model, prompt[:-1])
+    seen: Observation = yield Extend(model, [prompt[-1], *tokens[:-1]], look)  # the token before each of them
+    return seen

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from select_to_think.structures import Extend, Generation, Observe, PolicyRun, StepRecord
+from select_to_think.policies.label import along
+from select_to_think.structures import Generation, Observe, PolicyRun, StepRecord
 
 
 def score_output(prompt: Sequence[int], output: Sequence[int], alternatives: int = 1) -> PolicyRun:
@@ -12,9 +13,8 @@ def score_output(prompt: Sequence[int], output: Sequence[int], alternatives: int
 
     Each step carries the `alternatives` (at least one) most probable tokens in its place.
     """
-    yield Extend("slm", prompt[:-1])
-    inputs = [prompt[-1], *output[:-1]]  # the token before each of the output
-    seen = yield Extend("slm", inputs, Observe(alternatives, ids=tuple((token,) for token in output), every=True))
+    look = Observe(alternatives, ids=tuple((token,) for token in output), every=True)
+    seen = yield from along("slm", prompt, output, look)
     steps = tuple(
         StepRecord(
             token,

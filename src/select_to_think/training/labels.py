@@ -20,9 +20,8 @@ from pydantic import NonNegativeInt
 from select_to_think.config import DecodeConfig
 from select_to_think.files import Journal
 from select_to_think.methods import LLM
-from select_to_think.models.vocabulary import check_shared_vocabulary
-from select_to_think.policies.label import top_tokens
-from select_to_think.structures import Floats, Ids, Progress, S2TError
+from select_to_think.policies.label import along
+from select_to_think.structures import Floats, Ids, Observe, Progress, S2TError
 from select_to_think.training.folders import is_leader
 
 if TYPE_CHECKING:
@@ -87,15 +86,13 @@ def asked(
     """(index, what the LLM says at each token of that answer) as they finish. Raises S2TError as `top_labels`."""
     if not pairs:
         return
-    check_shared_vocabulary(session.slm, session.llm)
-    if session.inexact_llm:
-        raise S2TError(f"labels need {session.inexact_llm}")
-    count = min(top_k, session.ordinary_vocabulary)
+    session.require_labels()
+    look = Observe(min(top_k, session.ordinary_vocabulary), every=True)
     runs = (
-        (index, session.run(top_tokens(prompt, answer, count), {"llm": LLM}, len(prompt) + len(answer)))
+        (index, session.run(along("llm", prompt, answer, look), {"llm": LLM}, len(prompt) + len(answer)))
         for index, (prompt, answer) in enumerate(pairs)
     )
-    for index, (ids, logprobs) in session.results(runs, decode):
-        if ids.shape[1] < count:
-            raise S2TError(f"the LLM's server tells {ids.shape[1]} tokens of a step: set --llm-top-k to at most that")
-        yield index, (ids, logprobs)
+    for index, seen in session.results(runs, decode):
+        if (told := seen.top_ids.shape[1]) < look.top_k:
+            raise S2TError(f"the LLM's server tells {told} tokens of a step: set --llm-top-k to at most that")
+        yield index, (seen.top_ids, seen.top_logprobs)

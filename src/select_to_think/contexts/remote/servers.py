@@ -73,7 +73,7 @@ class Completions(Server):
     returns_ids: ClassVar[bool] = False  # whether a request may bear an id, which comes back
 
     async def complete(
-        self, query: Query, asked: Mapping[str, Any], prompt: Any = None, kind: str | None = None
+        self, query: Query, asked: Mapping[str, Any], prompt: Any = None, turn: str | None = None
     ) -> dict[int, float]:
         """The log-probabilities that a completion of one token brings; the chosen token's stands first."""
         mark = f"{MARK}{uuid4().hex}"
@@ -94,7 +94,7 @@ class Completions(Server):
 
         if self.returns_ids:
             body["request_id"] = mark
-        return await self.transport.call("/v1/completions", body, read, kind)
+        return await self.transport.call("/v1/completions", body, read, turn)
 
     def table(self, logprobs: Mapping[str, Any]) -> dict[int, float]:
         """Log-probability by id, the chosen token first."""
@@ -131,8 +131,8 @@ class VLLM(Completions):
 
     async def asked(self, query: Query, ids: Sequence[int]) -> dict[int, float]:
         """The log-probabilities of some ids, behind the chosen token's."""
-        kind = "ids" if self.crowded else None
-        return await self.complete(query, {**self.always, "logprobs": 0, "logprob_token_ids": list(ids)}, kind=kind)
+        turn = "ids" if self.crowded else None
+        return await self.complete(query, {**self.always, "logprobs": 0, "logprob_token_ids": list(ids)}, turn=turn)
 
     async def most_probable(self, query: Query) -> dict[int, float]:
         """The log-probabilities of the `query.top` most probable ids, as far as they are told."""
@@ -141,7 +141,7 @@ class VLLM(Completions):
             return await self.complete(query, {**self.always, "logprobs": count})
         count = max(3, count)  # the chosen token, and what fills its place, would be two
         for _ in range(self.attempts):
-            table = await self.complete(query, {**self.always, "logprobs": count}, kind="top")
+            table = await self.complete(query, {**self.always, "logprobs": count}, turn="top")
             if len(table) >= count:
                 return table
         raise ModelUnavailable(f"{self.transport.url} tells one token alone: others ask it for ids all the time")

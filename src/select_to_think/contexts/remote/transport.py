@@ -132,11 +132,11 @@ class Transport:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     async def call(
-        self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T], kind: str | None = None
+        self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T], turn: str | None = None
     ) -> T:
         """Post `body` (get, without one) and return what `read` makes of the JSON that comes back.
 
-        Requests that have a `kind` are under way beside others of theirs alone.
+        Requests of a `turn` are under way beside others of it alone.
 
         Raises:
             ModelUnavailable: no usable answer within `llm_deadline` seconds, or the server is given up at present.
@@ -152,7 +152,7 @@ class Transport:
                 await self.introduce(self.identify)
                 continue
             try:
-                async with self.places, self.turns.take(kind):
+                async with self.places, self.turns.take(turn):
                     while (left := self.rest_until - self.loop.time()) > 0:
                         await asyncio.sleep(left)
                     now = self.loop.time()
