@@ -42,7 +42,7 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses=4
 
-# An LLM behind real servers, which are installed into $(SERVERS) the first time (half an hour, 6 GB).
+# An LLM behind real servers, which are installed into $(SERVERS) the first time (half an hour, 8 GB).
 SERVERS ?= .servers
 test-servers: $(VENV)/.dev
 	tests/servers/install.sh $(SERVERS)

@@ -1,4 +1,4 @@
-"""Real servers: the decisions of the bundled pair with its LLM behind llama-server or vLLM are those in process.
+"""Real servers: the decisions of the bundled pair with its LLM behind llama-server, vLLM, SGLang are as in process.
 
 `make test-servers` installs them and runs this; `S2T_SERVERS` names where they are. 200 problems of the test split,
 fp32. Where an answer differs, its first different step is a tie: two tokens whose log-probabilities in process lie
@@ -83,7 +83,19 @@ def vllm(folder: Path, model: Path = LLM) -> Running:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[llama_server, vllm], ids=["llama-server", "vllm"])
+def sglang(folder: Path, model: Path = LLM) -> Running:
+    if not (SERVERS / "sglang/ready").exists():
+        pytest.skip(f"there is no SGLang in {SERVERS}: make test-servers installs it")
+    port = free_port()
+    return Running(
+        [str(SERVERS / "sglang/bin/python"), "-m", "sglang.launch_server", "--model-path", str(model), "--dtype",
+         "float32", "--device", "cpu", "--attention-backend", "torch_native", "--context-length", "1024",
+         "--max-total-tokens", "20000", "--port", str(port)],
+        port, folder / "log", SGLANG_USE_CPU_ENGINE="1", HF_HUB_OFFLINE="1", PYTHONPATH="",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[llama_server, vllm, sglang], ids=["llama-server", "vllm", "sglang"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running: Running = request.param(tmp_path_factory.mktemp("server"))
     running.start()
@@ -118,10 +130,10 @@ def test_decisions_are_those_in_process(server: Running, case: str, record_prope
     assert case == "llm" or sum(step.chooser == "llm" for answer in ours for step in answer.steps) > 20
 
 
-@pytest.fixture(scope="module")
-def crossed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """vLLM with the LLM that has other tokens than the SLM."""
-    running = vllm(tmp_path_factory.mktemp("crossed"), CROSSED)
+@pytest.fixture(scope="module", params=[vllm, sglang], ids=["vllm", "sglang"])
+def crossed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """With the LLM that has other tokens than the SLM."""
+    running: Running = request.param(tmp_path_factory.mktemp("crossed"), CROSSED)
     running.start()
     yield running
     running.kill()
