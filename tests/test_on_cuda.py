@@ -1,0 +1,204 @@
+"""On a GPU, as far as a CPU can tell: everything lies where it is used, and the host waits once a forward.
+
+The device is pretended (`pretended_cuda.py`). Its own tests come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from drive import SMALL, backends_of, results_of
+from pretended_cuda import PretendedCuda
+from select_to_think.config import DecodeConfig, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.pairs.problems import load_split
+from select_to_think.policies.base import Limits
+from select_to_think.policies.block_verified import BlockVerified
+from select_to_think.policies.sample import Sample
+from select_to_think.selectors.llm import LLMSelector
+from select_to_think.session import Session
+from select_to_think.training.groups import collate, make_examples
+from select_to_think.triggers.kl import KL
+from test_packed import SCORERS, module, total
+from tiny import ARCHITECTURES, tiny_model
+from training_fixtures import make_trajectories
+
+RUNTIME = RuntimeConfig(kv_memory_gib=0.1)
+DECODE = DecodeConfig(max_new_tokens=24)
+LIMITS = Limits(frozenset({2}), 24)
+METHODS = {
+    "greedy": ("greedy", SelectConfig()),
+    "maj@2": ("maj@2", SelectConfig()),
+    "takeover": ("takeover", SelectConfig(trigger="entropy")),
+    "s2t-kl": ("s2t", SelectConfig(trigger="kl")),
+    "s2t-learned": ("s2t", SelectConfig(trigger="learned")),
+    "activated": ("s2t-local", SelectConfig(trigger_budget=0.2)),
+    "proposer": ("s2t-local", SelectConfig(trigger_budget=0.2, scorer_mode="proposer")),
+    "coupled": ("s2t-local", SelectConfig(trigger_budget=0.2, scorer_mode="coupled")),
+    "mentor-free": ("mentor-free", SelectConfig()),
+    "mentor-mlp": ("mentor-mlp", SelectConfig()),
+}
+
+
+def on_device() -> torch.Tensor:
+    return torch.arange(3.0, device="cuda")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: on_device() + torch.ones(3),
+        lambda: torch.cat([on_device(), torch.ones(3)]),
+        lambda: on_device().index_select(0, torch.tensor([0, 1])),
+        lambda: torch.ones(3)[on_device().long()],
+        lambda: torch.nn.Linear(3, 3)(on_device()),
+        lambda: torch.nn.Linear(3, 3).to("cuda")(torch.ones(3)),
+        lambda: torch.nn.functional.embedding(torch.tensor([1]), on_device()[:, None]),
+        lambda: on_device().numpy(),
+        lambda: np.asarray(on_device()),
+    ],
+)
+def test_the_pretended_device_refuses_what_lies_elsewhere(use: Callable[[], Any]) -> None:
+    with PretendedCuda(), pytest.raises((AssertionError, TypeError)):
+        use()
+
+
+def test_the_pretended_device_is_waited_for() -> None:
+    with PretendedCuda() as device:
+        found = (on_device() + 1).to("cpu", non_blocking=True)
+        assert found.isnan().all() and not device.waits
+        torch.cuda.synchronize()
+        assert found.tolist() == [1, 2, 3] and device.waits == {"synchronize": 1}
+        assert on_device().sum().item() == 3 and on_device()[on_device() > 0].shape == (2,)
+        assert device.waits == {"synchronize": 1, "item": 1, "__getitem__": 1}
+        assert not device.blocking.total()
+        moved = torch.ones(3).pin_memory().to("cuda", non_blocking=True)
+        assert not device.blocking.total() and moved.device.type == (moved * 2).device.type == "cuda"
+        torch.ones(3).to("cuda", non_blocking=True)
+        torch.tensor([1], device="cuda")
+        assert device.blocking["to"] == device.blocking["tensor"] == 1
+        assert moved[torch.tensor([0, 1])].shape == moved[[0, 1]].shape and device.blocking["__getitem__"] == 2
+
+
+def test_a_pretended_graph_reads_and_writes_where_its_first_run_did() -> None:
+    with PretendedCuda() as device:
+        given = on_device()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = (given * 2)[1:] + 1
+        given.copy_(on_device() + 5)
+        assert found.cpu().tolist() == [3, 5]
+        graph.replay()
+        assert found.cpu().tolist() == [13, 15] and device.graphs == 1
+        with pytest.raises(AssertionError, match="captured"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            given.sum().item()
+
+
+@pytest.fixture(scope="module")
+def questions() -> list[str]:
+    return [problem.question for problem in load_split("validation", limit_per_domain=1)]
+
+
+@pytest.fixture(scope="module")
+def beside() -> Session:
+    return Session(runtime=RUNTIME)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "compile"])
+def there(request: pytest.FixtureRequest) -> tuple[PretendedCuda, Session, bool]:
+    with PretendedCuda() as device:
+        runtime = RuntimeConfig(kv_memory_gib=0.1, compile=request.param)
+        session = Session(PairConfig(device="cuda", dtype="float32"), runtime=runtime)
+    return device, session, request.param
+
+
+@pytest.mark.parametrize("case", METHODS)
+def test_answers_are_those_on_the_cpu_with_one_wait_a_forward(
+    there: tuple[PretendedCuda, Session, bool], beside: Session, questions: list[str], case: str
+) -> None:
+    (device, session, compiled), (method, select) = there, METHODS[case]
+    expected = beside.generate(questions, method, DECODE, select)
+    with device:
+        assert session.slm.device.type == "cuda"
+        session.generate(questions[:1], method, DECODE, select)  # loads what the method needs
+        device.waits.clear(), device.blocking.clear()
+        before = sum(backend.forwards for backend in session.backends.values())  # type: ignore[attr-defined]
+        found = session.generate(questions, method, DECODE, select)
+        forwards = sum(backend.forwards for backend in session.backends.values()) - before  # type: ignore[attr-defined]
+    assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
+    assert device.waits == {"synchronize": forwards} and not device.blocking.total()
+    assert bool(device.graphs) == compiled
+
+
+class Calls(TorchDispatchMode):
+    """Counts what would be started on a device: every operation but views."""
+
+    number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += not any(each.alias_info and not each.alias_info.is_write for each in func._schema.returns)
+        return func(*args, **(kwargs or {}))
+
+
+def calls_a_step(answer: Callable[[int], Any], short: int = 8, long: int = 24) -> float:
+    """Operations for each further token of one answer."""
+    answer(short)  # loads what it needs
+    numbers = []
+    for tokens in (short, long):
+        with Calls() as calls, torch.inference_mode():
+            answer(tokens)
+        numbers.append(calls.number)
+    return (numbers[1] - numbers[0]) / (long - short)
+
+
+def test_a_step_starts_hardly_more_than_one_of_generate(beside: Session, questions: list[str]) -> None:
+    """A GPU decodes few rows as fast as operations are started."""
+    model, ids = beside.slm.model, torch.tensor([beside.prompt(questions[0], 64, with_llm=False)])
+    settings: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0}
+    plain = calls_a_step(lambda n: model.generate(ids, max_new_tokens=n, eos_token_id=None, **settings))
+
+    def ours(method: str) -> float:
+        select = SelectConfig(trigger_budget=0.03)
+        return calls_a_step(lambda n: beside.generate(questions[:1], method, DecodeConfig(max_new_tokens=n), select))
+
+    assert len(beside.generate(questions[:1], "greedy", DECODE)[0].tokens) == DECODE.max_new_tokens
+    assert ours("greedy") < plain
+    assert ours("s2t-local") < 1.1 * plain
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_architecture_answers_as_on_the_cpu(arch: str) -> None:
+    prompts = [list(range(3, 3 + n)) for n in (3, 17, 1, 30, 9)]
+    found = []
+    for place in ("cpu", "cuda"):
+        with PretendedCuda() as device:
+            models = {"slm": tiny_model(arch).to(place), "llm": tiny_model(arch, seed=1, layers=3).to(place)}
+            backends = backends_of(models, forbidden=(0, 1), config=SMALL)
+            device.waits.clear()
+            for policy in (BlockVerified(LIMITS, KL.at(0.08), LLMSelector(), 8), Sample(LIMITS, 1.0, 1.0, 0, 0.0)):
+                runs = (policy.run(prompt, f"seed/{i}") for i, prompt in enumerate(prompts))
+                found.append([result.tokens for result in results_of(backends, runs)])
+            forwards = sum(backend.forwards for backend in backends.values())
+            assert device.waits["synchronize"] == (forwards if place == "cuda" else 0)
+    assert found[:2] == found[2:]
+
+
+@pytest.mark.parametrize(("mode", "score"), SCORERS)
+def test_training_finds_the_gradients_of_the_cpu(mode: str, score: str) -> None:
+    found = []
+    for place in ("cpu", "cuda"):
+        with PretendedCuda():
+            trained = module("qwen2", mode=mode, score=score).float().to(place)
+            batch = collate(make_examples(make_trajectories(3)), whole=trained.whole)
+            with trained.lent():
+                total(trained, {name: tensor.to(place) for name, tensor in batch.items()}).backward()
+                weights = [(name, each.grad) for name, each in trained.named_parameters() if each.grad is not None]
+                found.append({name: gradient.to("cpu").numpy() for name, gradient in weights})
+    assert len(found[0]) > 2 and found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        np.testing.assert_allclose(gradient, found[1][name], atol=1e-5, rtol=1e-4)
