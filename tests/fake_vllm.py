@@ -1,14 +1,14 @@
 """vLLM as far as our plug-in uses it: its names, and an engine that runs a tiny model token by token.
 
 The engine is the plainest there can be: one request after the other, a whole forward for every token, our own logits
-processor on its logits, log-probabilities taken behind it.
+processor on its logits, log-probabilities taken behind it. Its processor is told of its batch as vLLM's older runner
+does, or of `slots` as the newer one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from abc import ABC
 from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -47,6 +48,14 @@ class LoRARequest:
     lora_name: str
     lora_int_id: int
     lora_path: str
+
+
+class OfRows:
+    """The older interface of logits processors."""
+
+
+class OfSlots:
+    """The newer one."""
 
 
 @dataclass
@@ -83,8 +92,12 @@ def vllm_modules() -> Iterator[None]:
         "vllm.sampling_params": {"RequestOutputKind": RequestOutputKind},
         "vllm.v1": {},
         "vllm.v1.sample": {},
-        "vllm.v1.sample.logits_processor": {"LogitsProcessor": ABC, "BatchUpdate": BatchUpdate},
+        "vllm.v1.sample.logits_processor": {"LogitsProcessor": OfRows, "BatchUpdate": BatchUpdate},
         "vllm.v1.sample.logits_processor.builtin": {"process_dict_updates": process_dict_updates},
+        "vllm.v1.worker": {},
+        "vllm.v1.worker.gpu": {},
+        "vllm.v1.worker.gpu.sample": {},
+        "vllm.v1.worker.gpu.sample.logits_processor": {"LogitsProcessor": OfSlots},
     }
     before = {name for name in sys.modules if name.startswith("select_to_think.integrations.vllm")}
     for name, values in names.items():
@@ -124,7 +137,7 @@ class Flat:
 class FakeEngine:
     """An `EngineClient` over an exported folder."""
 
-    def __init__(self, folder: Path, processor: type[Any], **settings: Any) -> None:
+    def __init__(self, folder: Path, processor: type[Any], slots: int = 0, **settings: Any) -> None:
         model_config = {
             "model": str(folder),
             "max_model_len": 64,
@@ -140,7 +153,14 @@ class FakeEngine:
             additional_config=settings.pop("additional_config", {}),
             **settings,
         )
-        self.processor = processor(self.vllm_config, torch.device("cpu"), False)
+        self.slots = slots
+        prompts = SimpleNamespace(np=np.full(slots, 99, np.int32))
+        place = torch.device("cpu")
+        self.processor = (
+            processor(self.vllm_config, SimpleNamespace(device=place, prompt_len=prompts))
+            if slots
+            else processor(self.vllm_config, place, False)
+        )
         self.base = AutoModelForCausalLM.from_pretrained(folder).eval()
         self.adapted: dict[str, Any] = {}
         self.requests: list[str] = []
@@ -163,13 +183,26 @@ class FakeEngine:
         logits = model(torch.tensor([tokens])).logits[0, -1:].float()
         for token, nats in (params.logit_bias or {}).items():
             logits[:, token] += nats
-        both = torch.cat([logits, logits])
         other = SamplingParams(0.0, True, False, True, 1, 1, RequestOutputKind.DELTA)
+        process = self.by_slots if self.slots else self.by_rows
+        both = process(torch.cat([logits, logits]), tokens, params, other, written)
+        assert torch.equal(both[0], logits[0])
+        return both[1].log_softmax(-1)
+
+    def by_rows(self, both: Any, tokens: list[int], params: Any, other: Any, written: list[int]) -> torch.Tensor:
         self.processor.update_state(BatchUpdate([], [(1, params, None, written), (0, other, None, [])], []))
         both = self.processor.apply(both)
-        assert torch.equal(both[0], logits[0])
         self.processor.update_state(BatchUpdate([0, 1], [], []))
-        return both[1].log_softmax(-1)
+        return both
+
+    def by_slots(self, both: Any, tokens: list[int], params: Any, other: Any, written: list[int]) -> torch.Tensor:
+        """The slots of a step are whichever are free; their number tells nothing of the rows."""
+        mine, others = (self.steps + 1) % self.slots, self.steps % self.slots
+        for slot, each, prompt in ((others, other, 3), (mine, params, len(tokens) - len(written))):
+            self.processor.requests.prompt_len.np[slot] = prompt
+            assert self.processor.add_request(slot, each) == (each is params)
+        slots, lengths = np.array([others, mine]), np.array([7, len(tokens)])
+        return self.processor.apply(both, SimpleNamespace(idx_mapping_np=slots, seq_lens_upper_bound_np=lengths))
 
     async def generate(
         self,

@@ -70,8 +70,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def in_engine(ours: SimpleNamespace, loop: asyncio.AbstractEventLoop, folders: dict[str, Path]) -> Any:
-    def make(mode: str, **pair: Any) -> Session:
-        engine = FakeEngine(folders[mode], ours.processor, **ROOM)
+    def make(mode: str, slots: int = 0, **pair: Any) -> Session:
+        engine = FakeEngine(folders[mode], ours.processor, slots, **ROOM)
         made: Session = ours.session.VllmSession(engine, loop, PairConfig(**pair), SMALL)
         return made
 
@@ -105,11 +105,14 @@ def same_scores(found: Sequence[float], expected: Sequence[float]) -> bool:
     )
 
 
+@pytest.mark.parametrize("slots", [0, 3])
 @pytest.mark.parametrize("trigger", ["entropy", "margin"])
 @pytest.mark.parametrize("mode", ["coupled", "proposer"])
-def test_s2t_local_decides_as_our_runtime(mode: str, trigger: str, in_engine: Any, folders: dict[str, Path]) -> None:
+def test_s2t_local_decides_as_our_runtime(
+    mode: str, trigger: str, slots: int, in_engine: Any, folders: dict[str, Path]
+) -> None:
     select = replace(OFTEN, trigger=trigger)
-    found = in_engine(mode).generate(QUESTIONS, "s2t-local", DECODE, select)
+    found = in_engine(mode, slots).generate(QUESTIONS, "s2t-local", DECODE, select)
     assert sum(answer.fired_count for answer in found) > 5
     assert_same(found, beside(folders[mode]).generate(QUESTIONS, "s2t-local", DECODE, select))
 
@@ -130,9 +133,10 @@ def test_never_and_always(budget: float, in_engine: Any, folders: dict[str, Path
     assert_same(found, beside(folders["coupled"]).generate(QUESTIONS, "s2t-local", decode, select))
 
 
-def test_a_warm_up_holds_behind_what_had_begun(in_engine: Any, folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize("slots", [0, 3])
+def test_a_warm_up_holds_behind_what_had_begun(slots: int, in_engine: Any, folders: dict[str, Path]) -> None:
     select = replace(OFTEN, trigger_budget=0.9, warm_up_steps=3)
-    found = in_engine("proposer").generate(QUESTIONS, "s2t-local", DECODE, select)
+    found = in_engine("proposer", slots).generate(QUESTIONS, "s2t-local", DECODE, select)
     assert any(answer.steps[3].fired for answer in found)
     assert_same(found, beside(folders["proposer"]).generate(QUESTIONS, "s2t-local", DECODE, select))
 

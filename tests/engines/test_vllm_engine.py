@@ -29,7 +29,7 @@ RUNTIME = RuntimeConfig(kv_memory_gib=0.2)
 LLM = Path(__file__).parents[2] / "src/select_to_think/pairs/demo/llm"
 
 
-@pytest.fixture(scope="module", params=["proposer", "coupled", "merged"])
+@pytest.fixture(scope="module", params=["proposer", "coupled", "merged", "two-workers", "newer-runner"])
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -43,25 +43,47 @@ def exported(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def beside(mode: str) -> SelectConfig:
     """What our own runtime decodes with."""
-    return SelectConfig(trigger="entropy", scorer_mode="proposer" if mode == "proposer" else "coupled")
+    return SelectConfig(trigger="entropy", scorer_mode="coupled" if mode in ("coupled", "merged") else "proposer")
+
+
+TRITON = """
+import triton.backends
+from types import SimpleNamespace
+triton.backends.backends["cpu"] = SimpleNamespace(driver=None, compiler=None)
+"""
+
+
+def by_newer_runner(vllm: Running, folder: Path) -> None:
+    """Let vLLM take the runner that it takes on GPUs, its kernels run by Triton's interpreter."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(TRITON)
+    path = os.pathsep.join((str(folder), vllm.environment["PYTHONPATH"]))
+    vllm.environment |= {"PYTHONPATH": path, "TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
 
 
 @pytest.fixture(scope="module")
-def server(exported: Path) -> Iterator[Running]:
+def server(mode: str, exported: Path) -> Iterator[Running]:
     running = vllm_with_us(exported, exported.parent, llm=str(LLM), trigger="entropy")
+    if mode == "two-workers":
+        running.command += ["--tensor-parallel-size", "2"]
+        running.environment["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
+    if mode == "newer-runner":
+        by_newer_runner(running, exported.parent / "site")
     running.start()
+    assert ("Using V2 Model Runner" in running.log.read_text()) == (mode == "newer-runner")
     yield running
     running.kill()
 
 
 @pytest.mark.parametrize("method", ["s2t-local", "s2t", "takeover", "greedy"])
 def test_decisions_are_those_of_our_runtime(server: Running, exported: Path, mode: str, method: str) -> None:
-    if mode != "proposer" and method != "s2t-local":
+    if mode in ("coupled", "merged") and method != "s2t-local":
         pytest.skip("another scorer changes nothing of this method")
     body = {"s2t": {"method": method, "trace": True}}
-    found = asyncio.run(ask(f"http://127.0.0.1:{server.port}/s2t", questions(N), body))
+    n = N // 5 if mode == "newer-runner" else N  # of which the kernels are interpreted
+    found = asyncio.run(ask(f"http://127.0.0.1:{server.port}/s2t", questions(n), body))
     session, select = Session(runtime=RUNTIME), beside(mode)
-    expected = session.generate(questions(N), method, DecodeConfig(max_new_tokens=NEW_TOKENS), select)
+    expected = session.generate(questions(n), method, DecodeConfig(max_new_tokens=NEW_TOKENS), select)
     threshold = None
     if method != "greedy":
         coupled = session.coupled(method, select)
@@ -83,9 +105,9 @@ def test_decisions_are_those_of_our_runtime(server: Running, exported: Path, mod
                 else:
                     assert each["score"] == pytest.approx(score, abs=1e-3)
     fired = sum(answer.fired_count for answer in expected)
-    print(f"{mode} {method}: {N - len(ties)} of {N} answers are the same, {fired} triggered steps; ties: {ties}")
+    print(f"{mode} {method}: {n - len(ties)} of {n} answers are the same, {fired} triggered steps; ties: {ties}")
     assert all(apart < TIE_NATS for _, _, apart in ties), ties
-    assert (fired > N // 10) == (method != "greedy")
+    assert (fired > n // 10) == (method != "greedy")
 
 
 def different(steps: list[dict[str, Any]], other: Generation) -> int | None:

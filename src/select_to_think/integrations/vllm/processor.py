@@ -12,6 +12,10 @@ scores keeps the score ids alone, so that their log-probabilities are the distri
 Log-probabilities of asked ids (`logprob_token_ids`) would do for the scores, but a step of vLLM in which one request
 asks for them tells the others nothing but their sampled token (0.32), and these need their candidates.
 
+vLLM has two runners of models, with an interface for processors each: the older one tells how its batch changes, the
+newer one (the default where there is Triton, so on GPUs) has slots for requests, and tells with each step which of them
+its rows are. One class serves both, under one name.
+
 Non-goals: hidden states, which a logits processor is not shown; going on behind a pause (`backend.py`).
 """
 
@@ -26,6 +30,7 @@ import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotLogitsProcessor
 
 from select_to_think.integrations.vllm.marks import OWN, Wish, lead
 from select_to_think.models.exported import read_exported
@@ -35,35 +40,58 @@ from select_to_think.triggers.base import TriggerKind
 from select_to_think.triggers.table import TRIGGERS
 
 
-class PauseProcessor(LogitsProcessor):  # type: ignore[misc]
+class PauseProcessor(LogitsProcessor, SlotLogitsProcessor):  # type: ignore[misc]
     """Masks reserved ids, pauses where a trigger fires, and shows the bins of what is scored."""
 
-    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        """Read which ids are reserved, beside the weights.
+    def __init__(self, vllm_config: Any, place: Any, is_pin_memory: bool = False) -> None:
+        """Read which ids are reserved, beside the weights; `place` is the device, or the newer runner's requests.
 
         Raises:
             S2TError: the model was not written by `s2t export --format vllm`.
         """
         exported = read_exported(Path(vllm_config.model_config.model))
-        self.device, self.pause_id = device, exported.pause_id
-        self.reserved = torch.tensor(list(exported.reserved_ids), device=device)
+        self.requests = None if isinstance(place, torch.device) else place
+        self.device = place if self.requests is None else place.device
+        self.pause_id = exported.pause_id
+        self.reserved = torch.tensor(list(exported.reserved_ids), device=self.device)
         self.score_ids = torch.tensor(
-            list(exported.rows.bin_ids) if exported.rows else [], device=device, dtype=torch.long
+            list(exported.rows.bin_ids) if exported.rows else [], device=self.device, dtype=torch.long
         )
-        self.rows: dict[int, tuple[Wish, list[int]]] = {}  # with the tokens written so far
+        self.written: dict[int, tuple[Wish, list[int]]] = {}  # by row, with the tokens written so far
+        self.wishes: dict[int, Wish] = {}  # by slot
 
     def is_argmax_invariant(self) -> bool:
         """No: it changes what is written."""
         return False
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Follow the batch."""
-        process_dict_updates(self.rows, batch_update, wish_of)
+        """Follow the older runner's batch."""
+        process_dict_updates(self.written, batch_update, lambda params, _, written: wished(params, written))
 
-    def apply(self, logits: Tensor) -> Tensor:
-        """(B, V) logits in fp32, changed in place."""
-        scoring = [row for row, (wish, _) in self.rows.items() if wish.kind == "score"]
-        writing = [row for row, (wish, _) in self.rows.items() if wish.kind != "score"]
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        """Follow a slot of the newer runner; whether its logits are changed."""
+        self.wishes.pop(req_idx, None)
+        if (found := wished(sampling_params, [])) is not None:
+            self.wishes[req_idx] = found[0]
+        return found is not None
+
+    def rows(self, step: Any) -> dict[int, tuple[Wish, int]]:
+        """By row of a step's logits, what a request wants, and how many tokens it has written."""
+        if self.requests is None:
+            return {row: (wish, len(written)) for row, (wish, written) in self.written.items()}
+        slots, lengths = step.idx_mapping_np.tolist(), step.seq_lens_upper_bound_np.tolist()
+        prompts = self.requests.prompt_len.np
+        return {
+            row: (self.wishes[slot], lengths[row] - int(prompts[slot]))
+            for row, slot in enumerate(slots)
+            if slot in self.wishes
+        }
+
+    def apply(self, logits: Tensor, step: Any = None) -> Tensor:
+        """(B, V) logits in fp32, changed in place; the newer runner tells of its `step`."""
+        wanted = self.rows(step)
+        scoring = [row for row, (wish, _) in wanted.items() if wish.kind == "score"]
+        writing = [row for row, (wish, _) in wanted.items() if wish.kind != "score"]
         if scoring:
             places = torch.tensor(scoring, device=self.device)[:, None]
             kept = logits[places, self.score_ids]
@@ -71,27 +99,27 @@ class PauseProcessor(LogitsProcessor):  # type: ignore[misc]
             logits[places, self.score_ids] = kept
         if writing:
             logits[torch.tensor(writing, device=self.device)[:, None], self.reserved] = -torch.inf
-        watched = defaultdict(list)
+        watched: dict[str, dict[int, float]] = defaultdict(dict)
         for row in writing:
-            wish, written = self.rows[row]
-            if wish.kind in TRIGGERS and len(written) >= wish.first:
-                watched[wish.kind].append(row)
-        for name, rows in watched.items():
-            self.pause(logits, rows, TRIGGERS[name])
+            wish, written = wanted[row]
+            if wish.kind in TRIGGERS and written >= wish.first:
+                watched[wish.kind][row] = wish.threshold
+        for name, thresholds in watched.items():
+            self.pause(logits, thresholds, TRIGGERS[name])
         return logits
 
-    def pause(self, logits: Tensor, rows: list[int], kind: TriggerKind) -> None:
-        """Pause those of the rows at which a trigger fires."""
-        values = logits if len(rows) == len(logits) else logits[torch.tensor(rows, device=self.device)]
-        order = range(len(logits)) if values is logits else rows
+    def pause(self, logits: Tensor, thresholds: dict[int, float], kind: TriggerKind) -> None:
+        """Pause those of the rows at which a trigger fires, each at its threshold."""
+        rows = list(thresholds)
+        values = logits if rows == list(range(len(logits))) else logits[torch.tensor(rows, device=self.device)]
         statistics, largest = measured(values, kind)
-        for place, row in enumerate(order):
+        for place, row in enumerate(rows):
             statistic = float(statistics[place])
-            if statistic > self.rows[row][0].threshold:
+            if statistic > thresholds[row]:
                 logits[row, self.pause_id] = largest[place] + lead(statistic)
 
 
-def wish_of(params: Any, prompt: list[int] | None, written: list[int]) -> tuple[Wish, list[int]] | None:
+def wished(params: Any, written: list[int]) -> tuple[Wish, list[int]] | None:
     """What a request wants of the processor, if anything."""
     own = (params.extra_args or {}).get(OWN)
     return None if own is None else (Wish(*own), written)
