@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -75,6 +76,28 @@ def test_the_check_sees_what_it_is_for(broken: str, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(model, "forward", lambda *a, **k: with_rotary(base, rotary, own_rotary, a, k))
     with pytest.raises(S2TError, match=r"differ by .* nats from its plain forward"):
         TransformersBackend(model, config=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head", "accepted"),
+    [(torch.bfloat16, 1, False), (torch.bfloat16, 100, True), (torch.float32, 100, False)],
+)
+def test_what_half_types_round_is_no_difference(
+    dtype: torch.dtype, head: float, accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits in the hundreds come in steps of one or two nats in bfloat16."""
+    model = tiny_model("llama", scale=1.0).to(dtype)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(0, 0.2 * head)
+    own = model.forward
+    monkeypatch.setattr(model, "forward", lambda *a, **k: moved(own(*a, **k)))
+    with nullcontext() if accepted else pytest.raises(S2TError, match="differ by"):
+        TransformersBackend(model, config=SMALL)
+
+
+def moved(out: Any) -> Any:
+    out.logits = out.logits.float() + torch.arange(out.logits.shape[-1]) % 2
+    return out
 
 
 def scaled(out: Any) -> Any:
