@@ -6,6 +6,7 @@ The device is pretended (`pretended_cuda.py`). Its own tests come first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from drive import SMALL, backends_of, results_of
 from pretended_cuda import PretendedCuda
-from select_to_think.config import DecodeConfig, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.cli.data import pair_items
+from select_to_think.config import (
+    DecodeConfig,
+    MethodSettings,
+    PairConfig,
+    RuntimeConfig,
+    SelectConfig,
+    ServeConfig,
+)
+from select_to_think.contexts import transformers_backend
+from select_to_think.evaluation.runner import EvalSettings, evaluate
 from select_to_think.pairs.problems import load_split
 from select_to_think.policies.base import Limits
 from select_to_think.policies.block_verified import BlockVerified
 from select_to_think.policies.sample import Sample
 from select_to_think.selectors.llm import LLMSelector
+from select_to_think.serving.catalogue import Catalogue
 from select_to_think.session import Session
 from select_to_think.training.groups import collate, make_examples
 from select_to_think.triggers.kl import KL
@@ -113,7 +125,7 @@ def beside() -> Session:
 def there(request: pytest.FixtureRequest) -> tuple[PretendedCuda, Session, bool]:
     with PretendedCuda() as device:
         runtime = RuntimeConfig(kv_memory_gib=0.1, compile=request.param)
-        session = Session(PairConfig(device="cuda", dtype="float32"), runtime=runtime)
+        session = Session(PairConfig(device="cuda"), runtime=runtime)
     return device, session, request.param
 
 
@@ -124,7 +136,7 @@ def test_answers_are_those_on_the_cpu_with_one_wait_a_forward(
     (device, session, compiled), (method, select) = there, METHODS[case]
     expected = beside.generate(questions, method, DECODE, select)
     with device:
-        assert session.slm.device.type == "cuda"
+        assert session.slm.device.type == "cuda" and session.slm.model.dtype == torch.float32
         session.generate(questions[:1], method, DECODE, select)  # loads what the method needs
         device.waits.clear(), device.blocking.clear()
         before = sum(backend.forwards for backend in session.backends.values())  # type: ignore[attr-defined]
@@ -186,6 +198,26 @@ def test_every_architecture_answers_as_on_the_cpu(arch: str) -> None:
             forwards = sum(backend.forwards for backend in backends.values())
             assert device.waits["synchronize"] == (forwards if place == "cuda" else 0)
     assert found[:2] == found[2:]
+
+
+@pytest.mark.parametrize("use", ["eval", "serve"])
+def test_all_weights_are_there_before_memory_is_shared_out(
+    use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and values take a share of what is free, on a device at once: an LLM that came later would find no room."""
+    session, loaded = Session(runtime=RuntimeConfig()), []
+
+    def slots(*settings: Any) -> int:
+        loaded.append("llm" in vars(session))
+        return 4096
+
+    monkeypatch.setattr(transformers_backend, "slots_in", slots)
+    if use == "serve":
+        Catalogue(session, ServeConfig(), MethodSettings())
+    else:
+        items = pair_items(PairConfig(), "test", 1)
+        evaluate(session, items, ["s2t-local", "s2t"], EvalSettings(DECODE), out=tmp_path / "out")
+    assert loaded == [True, True]
 
 
 @pytest.mark.parametrize(("mode", "score"), SCORERS)

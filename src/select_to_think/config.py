@@ -54,7 +54,7 @@ class PairConfig(Checked):
     calibration: str | None = option(None, "Calibration file (default: the one shipped with the pair).")
     device: str = option("auto", "cpu, cuda, cuda:1 ... or auto.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
-        "auto", "Weight type; auto: float32 on CPU, else bfloat16."
+        "auto", "Weight type; auto: bfloat16, but float32 on CPU and for bundled pairs."
     )
     trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
 

@@ -102,7 +102,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in PATH_REMEDIES and error.filename:
         return f"{error.filename}: {error.strerror}; {PATH_REMEDIES[error.errno]}"
     if type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch"):
-        return "the device is out of memory; lower --max-batch, use --dtype bfloat16 or choose another --device"
+        remedies = "lower --kv-memory-gib or --max-batch, use --dtype bfloat16, or choose another --device"
+        return f"the device is out of memory; {remedies}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "out of memory; lower --max-batch or use smaller models"
     return None

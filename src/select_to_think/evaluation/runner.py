@@ -39,7 +39,7 @@ from select_to_think.evaluation.tracing import make_record, unasked_record
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on, assert_not_trained_on
 from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.files import only_writer
-from select_to_think.methods import find_method
+from select_to_think.methods import find_method, llm_first
 from select_to_think.structures import Progress, S2TError
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Evaluation:
         if any(item.answer_type == "code" for item in self.items):
             means_for(settings.allow_code_execution)
         unknown: dict[Path, None] = {}
-        for method in self.methods:
+        for method in llm_first(self.methods):
             session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
             if is_calibrated(method, settings.select):
                 coupled = session.coupled(method, settings.select)
