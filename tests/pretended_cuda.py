@@ -69,7 +69,8 @@ class PretendedCuda(TorchFunctionMode):
         """There is one stream only."""
 
     @contextmanager
-    def captured(self, graph: Graph) -> Iterator[None]:
+    def captured(self, graph: Graph, pool: Graph | None = None) -> Iterator[None]:
+        graph.first = pool or graph
         self.graph, self.graphs = graph, self.graphs + 1
         try:
             yield
@@ -162,6 +163,11 @@ class Graph:
 
     def __init__(self) -> None:
         self.tape: list[tuple[Callable[..., Any], Any, Any, Any]] = []
+        self.first = self
+
+    def pool(self) -> Graph:
+        """The memory, by the name of the first that took it."""
+        return self.first
 
     def replay(self) -> None:
         with torch._C.DisableTorchFunction():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Graphs:
         """Nothing is recorded yet; `forward` gives the hidden states (T, H) of a step."""
         self.forward = forward
         self.recordings: dict[tuple[int, int, int], Recording] = {}
+        self.pool: Any = None  # memory that all recordings share: what one computes holds until the next
 
     def serves(self, step: Step) -> bool:
         """Whether a step can be replayed."""
@@ -45,7 +47,7 @@ class Graphs:
         key = power_of_two(rows), group.size, min(group.size, power_of_two(group.span))
         table = torch.cat([step.table, step.table[:, -1:].expand(-1, key[0] - rows)], 1)
         if key not in self.recordings:
-            replay, states = capture(lambda: self.forward(single_tokens(table, *key[1:])))
+            replay, states, self.pool = capture(lambda: self.forward(single_tokens(table, *key[1:])), self.pool)
             self.recordings[key] = Recording(table, states, replay)
         recording = self.recordings[key]
         recording.table.copy_(table)
@@ -76,14 +78,18 @@ def single_tokens(table: Tensor, size: int, span: int) -> Step:
     return Step(table, [group], [], list(range(count)))
 
 
-def capture(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Record what `run` does on the device: what does it again, and where its result then stands."""
+def capture(run: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor, Any]:
+    """Record what `run` does on the device, in the memory `pool` of earlier recordings, if there are some.
+
+    Returns:
+        What does it again, where its result then stands, and the memory.
+    """
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         run()  # libraries set themselves up in their first call
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool):
         states = run()
-    return graph.replay, states
+    return graph.replay, states, graph.pool()
