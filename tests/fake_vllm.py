@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,12 +51,22 @@ class LoRARequest:
     lora_path: str
 
 
-class OfRows:
+class OfRows(ABC):
     """The older interface of logits processors."""
 
+    @abstractmethod
+    def apply(self, logits: Any) -> Any: ...
+    @abstractmethod
+    def is_argmax_invariant(self) -> bool: ...
+    @abstractmethod
+    def update_state(self, batch_update: Any) -> None: ...
 
-class OfSlots:
+
+class OfSlots(ABC):
     """The newer one."""
+
+    @abstractmethod
+    def apply(self, logits: Any, ctx: Any) -> Any: ...
 
 
 @dataclass

@@ -3,9 +3,13 @@
 Inside `PretendedCuda()` a tensor that is made or moved there keeps its numbers in the host's memory but counts as the
 device's: `device` says so, mixing it with tensors of the host raises, and so does reading it without a copy. A copy to
 the host that nobody waits for holds garbage until the device is waited for. A graph is a tape of the calls made during
-its capture: a replay makes them again, and writes where the first results stand.
+its capture: a replay makes them again, writes where the first results stand, and leaves garbage where those of other
+graphs in the same pool of memory stood.
 
-Non-goals: kernels, several streams, speed, memory, sums in another order than a CPU's.
+The device is cuda:1, while cuda:0 is the current one, as for who chose a second GPU.
+
+Non-goals: kernels, several streams, speed, how much memory there is, sums in another order than a CPU's, and every
+hidden wait (of printing, say).
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves
 
 PARAMETER = torch.nn.Parameter.__new__
-CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+CUDA, CPU, CURRENT = torch.device("cuda", 1), torch.device("cpu"), torch.device("cuda", 0)
 READ = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__"}
 SIZED_BY_NUMBERS = {"nonzero", "masked_select", "unique", "unique_consecutive", "equal", "allclose", "is_nonzero"}
 MOVES = {"to", "cpu", "cuda", "pin_memory", "numpy", "__array__"}
@@ -43,13 +47,15 @@ class PretendedCuda(TorchFunctionMode):
         self.graphs = 0
         self.arriving: list[tuple[Tensor, Tensor]] = []  # on the host, and what will stand there
         self.graph: Graph | None = None  # being captured
+        self.current = CURRENT
 
     def __enter__(self) -> PretendedCuda:
         super().__enter__()
         self.patches = ExitStack()
         device = mock.patch.multiple(
             torch.cuda,
-            current_stream=lambda: self,
+            current_stream=self.stream_of,
+            device=self.on,
             synchronize=self.synchronize,
             Stream=Stream,
             stream=nullcontext,
@@ -68,9 +74,23 @@ class PretendedCuda(TorchFunctionMode):
     def wait_stream(self, stream: Stream) -> None:
         """There is one stream only."""
 
+    def stream_of(self, device: torch.device | None = None) -> PretendedCuda | Stream:
+        """The device's stream, or that of another one, of which nothing comes."""
+        return self if (device or self.current) == CUDA else Stream()
+
     @contextmanager
-    def captured(self, graph: Graph, pool: Graph | None = None) -> Iterator[None]:
-        graph.first = pool or graph
+    def on(self, device: torch.device) -> Iterator[None]:
+        before, self.current = self.current, device
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def captured(self, graph: Graph, pool: list[Graph] | None = None) -> Iterator[None]:
+        assert self.current == CUDA, "a graph of another device"
+        graph.pooled = [] if pool is None else pool
+        graph.pooled.append(graph)
         self.graph, self.graphs = graph, self.graphs + 1
         try:
             yield
@@ -101,8 +121,11 @@ class PretendedCuda(TorchFunctionMode):
         if here and (name in READ or name in SIZED_BY_NUMBERS or selects_by_numbers(name, args)):
             self.wait(name)
         elif name == "copy_" and there(args[0]) != there(args[1]):
-            self.blocking[name] += 1
             here = there(args[0])
+            if here:
+                self.blocking[name] += 1
+            else:
+                self.wait(name)
         elif here and name not in OF_BOTH:
             indexed = name in ("__getitem__", "__setitem__") and there(args[0])
             hosts = [each for each in parts(args[1]) if is_index(each) and not there(each)] if indexed else []
@@ -152,7 +175,10 @@ class PretendedCuda(TorchFunctionMode):
 
 
 class Stream:
-    """Another stream, as if it were the same."""
+    """Another stream."""
+
+    def synchronize(self) -> None:
+        """Nothing comes of it."""
 
     def wait_stream(self, stream: PretendedCuda) -> None:
         """There is one stream only."""
@@ -163,14 +189,25 @@ class Graph:
 
     def __init__(self) -> None:
         self.tape: list[tuple[Callable[..., Any], Any, Any, Any]] = []
-        self.first = self
+        self.pooled: list[Graph] = []
 
-    def pool(self) -> Graph:
-        """The memory, by the name of the first that took it."""
-        return self.first
+    def pool(self) -> list[Graph]:
+        """The memory, by those that use it."""
+        return self.pooled
+
+    def spoil(self) -> None:
+        """Another graph has used the memory."""
+        for _, args, named, before in self.tape:
+            given = {each.untyped_storage().data_ptr() for each in tree_leaves((args, named)) if is_tensor(each)}
+            for each in tree_leaves(before):
+                if is_tensor(each) and each.untyped_storage().data_ptr() not in given:
+                    each.fill_(garbage(each))
 
     def replay(self) -> None:
         with torch._C.DisableTorchFunction():
+            for other in self.pooled:
+                if other is not self:
+                    other.spoil()
             for func, args, named, before in self.tape:
                 for old, new in zip(tree_leaves(before), tree_leaves(func(*args, **named)), strict=True):
                     if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
@@ -180,6 +217,10 @@ class Graph:
 def parameter(kind: Any, data: Any = None, requires_grad: bool = True) -> Any:
     """`torch.nn.Parameter`, which no mode sees made."""
     return mark(PARAMETER(kind, data, requires_grad), there(data))
+
+
+def is_tensor(each: Any) -> bool:
+    return isinstance(each, Tensor)
 
 
 def there(tensor: Any) -> bool:

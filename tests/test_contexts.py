@@ -241,7 +241,7 @@ def test_replayed_steps_equal_fresh_forwards(arch: str, monkeypatch: pytest.Monk
     """Padded to a power of two, over more slots than are filled, with rows that leave; only CUDA is not here."""
     replays = []
 
-    def recorded(run, pool):
+    def recorded(run, device, pool):
         states = run().clone()
         return (lambda: replays.append(states.copy_(run()))), states, pool
 

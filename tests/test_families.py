@@ -79,24 +79,29 @@ def test_the_check_sees_what_it_is_for(broken: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("dtype", "head", "accepted"),
-    [(torch.bfloat16, 1, False), (torch.bfloat16, 100, True), (torch.float32, 100, False)],
+    ("dtype", "head", "nats", "accepted"),
+    [
+        (torch.bfloat16, 1, 1.0, False),
+        (torch.bfloat16, 100, 1.0, True),
+        (torch.bfloat16, 100, 3.0, False),
+        (torch.float32, 100, 1.0, False),
+    ],
 )
 def test_what_half_types_round_is_no_difference(
-    dtype: torch.dtype, head: float, accepted: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, head: float, nats: float, accepted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits in the hundreds come in steps of one or two nats in bfloat16."""
     model = tiny_model("llama", scale=1.0).to(dtype)
     with torch.no_grad():
         model.lm_head.weight.normal_(0, 0.2 * head)
     own = model.forward
-    monkeypatch.setattr(model, "forward", lambda *a, **k: moved(own(*a, **k)))
+    monkeypatch.setattr(model, "forward", lambda *a, **k: moved(own(*a, **k), nats))
     with nullcontext() if accepted else pytest.raises(S2TError, match="differ by"):
         TransformersBackend(model, config=SMALL)
 
 
-def moved(out: Any) -> Any:
-    out.logits = out.logits.float() + torch.arange(out.logits.shape[-1]) % 2
+def moved(out: Any, nats: float) -> Any:
+    out.logits = out.logits.float() + torch.arange(out.logits.shape[-1]) % 2 * nats
     return out
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drive import SMALL, backends_of, results_of
-from pretended_cuda import PretendedCuda
+from pretended_cuda import CUDA, PretendedCuda
 from select_to_think.cli.data import pair_items
 from select_to_think.config import (
     DecodeConfig,
@@ -45,6 +45,9 @@ DECODE = DecodeConfig(max_new_tokens=24)
 LIMITS = Limits(frozenset({2}), 24)
 METHODS = {
     "greedy": ("greedy", SelectConfig()),
+    "sample": ("sample", SelectConfig()),
+    "llm": ("llm", SelectConfig()),
+    "distill": ("distill", SelectConfig()),
     "maj@2": ("maj@2", SelectConfig()),
     "takeover": ("takeover", SelectConfig(trigger="entropy")),
     "s2t-kl": ("s2t", SelectConfig(trigger="kl")),
@@ -76,7 +79,7 @@ def on_device() -> torch.Tensor:
     ],
 )
 def test_the_pretended_device_refuses_what_lies_elsewhere(use: Callable[[], Any]) -> None:
-    with PretendedCuda(), pytest.raises((AssertionError, TypeError)):
+    with PretendedCuda(), pytest.raises((AssertionError, TypeError), match=r"of the host|can't convert"):
         use()
 
 
@@ -98,17 +101,33 @@ def test_the_pretended_device_is_waited_for() -> None:
 
 
 def test_a_pretended_graph_reads_and_writes_where_its_first_run_did() -> None:
-    with PretendedCuda() as device:
+    with PretendedCuda() as device, torch.cuda.device(CUDA):
         given = on_device()
-        graph = torch.cuda.CUDAGraph()
+        graph, other = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             found = (given * 2)[1:] + 1
+        with torch.cuda.graph(other, pool=graph.pool()):
+            found_there = given + 3
         given.copy_(on_device() + 5)
         assert found.cpu().tolist() == [3, 5]
         graph.replay()
-        assert found.cpu().tolist() == [13, 15] and device.graphs == 1
+        assert found.cpu().tolist() == [13, 15] and device.graphs == 2
+        assert found_there.isnan().all(), "the memory is one"
+        other.replay()
+        assert found_there.cpu().tolist() == [8, 9, 10] and given.cpu().tolist() == [5, 6, 7]
         with pytest.raises(AssertionError, match="captured"), torch.cuda.graph(torch.cuda.CUDAGraph()):
             given.sum().item()
+
+
+def test_a_pretended_device_is_not_the_current_one() -> None:
+    with PretendedCuda():
+        found = (on_device() + 1).to("cpu", non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        assert found.isnan().all()
+        torch.cuda.current_stream(on_device().device).synchronize()
+        assert not found.isnan().any()
+        with pytest.raises(AssertionError, match="another device"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            pass
 
 
 @pytest.fixture(scope="module")
@@ -168,19 +187,31 @@ def calls_a_step(answer: Callable[[int], Any], short: int = 8, long: int = 24) -
     return (numbers[1] - numbers[0]) / (long - short)
 
 
-def test_a_step_starts_hardly_more_than_one_of_generate(beside: Session, questions: list[str]) -> None:
-    """A GPU decodes few rows as fast as operations are started."""
-    model, ids = beside.slm.model, torch.tensor([beside.prompt(questions[0], 64, with_llm=False)])
+def test_a_step_starts_hardly_more_than_one_of_generate(questions: list[str]) -> None:
+    """A GPU decodes few rows as fast as operations, and copies, are started."""
+    with PretendedCuda():
+        plain, greedy, local = operations(Session(PairConfig(device="cuda"), runtime=RUNTIME), questions[0])
+    assert greedy < 1.05 * plain
+    assert local < 1.2 * plain
+
+
+def operations(session: Session, question: str) -> tuple[float, float, float]:
+    """A step's, of `generate`, `greedy` and `s2t-local`."""
+    model = session.slm.model
+    ids = torch.tensor([session.prompt(question, 64, with_llm=False)]).to(model.device)
     settings: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0}
     plain = calls_a_step(lambda n: model.generate(ids, max_new_tokens=n, eos_token_id=None, **settings))
 
     def ours(method: str) -> float:
         select = SelectConfig(trigger_budget=0.03)
-        return calls_a_step(lambda n: beside.generate(questions[:1], method, DecodeConfig(max_new_tokens=n), select))
 
-    assert len(beside.generate(questions[:1], "greedy", DECODE)[0].tokens) == DECODE.max_new_tokens
-    assert ours("greedy") < plain
-    assert ours("s2t-local") < 1.1 * plain
+        def answer(n: int) -> None:
+            (written,) = session.generate([question], method, DecodeConfig(max_new_tokens=n), select)
+            assert len(written.tokens) == n
+
+        return calls_a_step(answer)
+
+    return plain, ours("greedy"), ours("s2t-local")
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -191,12 +222,13 @@ def test_every_architecture_answers_as_on_the_cpu(arch: str) -> None:
         with PretendedCuda() as device:
             models = {"slm": tiny_model(arch).to(place), "llm": tiny_model(arch, seed=1, layers=3).to(place)}
             backends = backends_of(models, forbidden=(0, 1), config=SMALL)
-            device.waits.clear()
+            device.waits.clear(), device.blocking.clear()
             for policy in (BlockVerified(LIMITS, KL.at(0.08), LLMSelector(), 8), Sample(LIMITS, 1.0, 1.0, 0, 0.0)):
                 runs = (policy.run(prompt, f"seed/{i}") for i, prompt in enumerate(prompts))
                 found.append([result.tokens for result in results_of(backends, runs)])
             forwards = sum(backend.forwards for backend in backends.values())
-            assert device.waits["synchronize"] == (forwards if place == "cuda" else 0)
+            assert device.waits == ({"synchronize": forwards} if place == "cuda" else {})
+            assert not device.blocking.total()
     assert found[:2] == found[2:]
 
 
@@ -208,7 +240,7 @@ def test_all_weights_are_there_before_memory_is_shared_out(
     session, loaded = Session(runtime=RuntimeConfig()), []
 
     def slots(*settings: Any) -> int:
-        loaded.append("llm" in vars(session))
+        loaded.append({"slm", "llm"} <= vars(session).keys())
         return 4096
 
     monkeypatch.setattr(transformers_backend, "slots_in", slots)

@@ -236,6 +236,14 @@ def test_an_activated_scorer_is_refused_with_the_reason(in_engine: Any) -> None:
         session.decoder("s2t-local", MethodSettings(DECODE, OFTEN))
 
 
+@pytest.mark.parametrize("own", [5, "write", [], [1], ["entropy", "x"], ["entropy", 0.1, None], ["write", 0.1, 0, 1]])
+def test_a_wish_that_is_none_is_refused_before_it_reaches_the_engine(own: Any, ours: SimpleNamespace) -> None:
+    for good in (None, {}, {"s2t": ["write"]}, {"s2t": ["entropy", 0.5, 3]}, {"other": own}):
+        ours.processor.validate_params(SimpleNamespace(extra_args=good))
+    with pytest.raises(ValueError, match="what our server writes"):
+        ours.processor.validate_params(SimpleNamespace(extra_args={"s2t": own}))
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -243,6 +251,7 @@ def test_an_activated_scorer_is_refused_with_the_reason(in_engine: Any) -> None:
         ({"model_config": {"logits_processors": None}}, "--logits-processors"),
         ({"lora_config": None}, "--enable-lora"),
         ({"lora_config": SimpleNamespace(max_loras=1)}, "--max-loras 2"),
+        ({"speculative_config": SimpleNamespace()}, "without --speculative-config"),
     ],
 )
 def test_an_engine_that_was_started_otherwise_is_refused(

@@ -75,8 +75,8 @@ class Artefacts:
         config = self.config
         if path.endswith(SUFFIX):
             return load_gguf(path, device=config.device, name=name)
-        bundled = given is None and config.dtype == "auto"  # small, and its thresholds and results are of float32
-        dtype = "float32" if bundled else config.dtype
+        # what is bundled is small, and its thresholds and results are of float32
+        dtype = "float32" if given is None and config.dtype == "auto" else config.dtype
         return load_model(
             path, device=config.device, dtype=dtype, trust_remote_code=config.trust_remote_code, name=name
         )

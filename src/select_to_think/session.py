@@ -123,8 +123,6 @@ class Session(Artefacts):
         """
         record = find_method(method)
         with self.making:
-            if record.asks_llm:
-                _ = self.llm  # its weights come before keys and values, whose memory is a share of what is free then
             return record.build(self, settings, record.samples)
 
     def generate(

@@ -47,7 +47,11 @@ class Graphs:
         key = power_of_two(rows), group.size, min(group.size, power_of_two(group.span))
         table = torch.cat([step.table, step.table[:, -1:].expand(-1, key[0] - rows)], 1)
         if key not in self.recordings:
-            replay, states, self.pool = capture(lambda: self.forward(single_tokens(table, *key[1:])), self.pool)
+
+            def run() -> Tensor:
+                return self.forward(single_tokens(table, *key[1:]))
+
+            replay, states, self.pool = capture(run, table.device, self.pool)
             self.recordings[key] = Recording(table, states, replay)
         recording = self.recordings[key]
         recording.table.copy_(table)
@@ -78,18 +82,19 @@ def single_tokens(table: Tensor, size: int, span: int) -> Step:
     return Step(table, [group], [], list(range(count)))
 
 
-def capture(run: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor, Any]:
-    """Record what `run` does on the device, in the memory `pool` of earlier recordings, if there are some.
+def capture(run: Callable[[], Tensor], device: torch.device, pool: Any) -> tuple[Callable[[], None], Tensor, Any]:
+    """Record what `run` does on a device, in the memory `pool` of earlier recordings, if there are some.
 
     Returns:
         What does it again, where its result then stands, and the memory.
     """
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        run()  # libraries set themselves up in their first call
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        states = run()
+    with torch.cuda.device(device):
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            run()  # libraries set themselves up in their first call
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            states = run()
     return graph.replay, states, graph.pool()

@@ -178,8 +178,8 @@ def join(parts: list[Tensor]) -> Tensor:
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """All tensors on the host, with one synchronisation."""
     moved = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
-    if any(tensor.is_cuda for tensor in tensors.values()):
-        torch.cuda.current_stream().synchronize()
+    for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
     return {name: tensor.numpy() for name, tensor in moved.items()}
 
 

@@ -29,6 +29,7 @@ COMPARED = 16  # most probable tokens of each position
 LARGEST_DIFFERENCE_NATS = {torch.float32: 0.01}  # rounding of half types moves more
 LARGEST_HALF_DIFFERENCE_NATS = 0.5
 ROUNDINGS = 4  # of the largest logit: bfloat16 knows logits above 32 to a quarter of a nat
+LARGEST_ROUNDING_NATS = 2.0
 
 
 @torch.inference_mode()
@@ -57,13 +58,13 @@ def disagreement(flat: FlatModel, memory: KVMemory) -> str | None:
         for segment, line, text in looks:
             logits = plain(flat, text)
             best, top = logits.topk(min(COMPARED, vocabulary))
-            rounding = torch.finfo(flat.dtype).eps * float(best.abs().max())
+            rounding = ROUNDINGS * torch.finfo(flat.dtype).eps * float(best.abs().max())
             expected = logits.log_softmax(-1)
             found = flat.head(hidden[step.offsets[segment] + line]).float().log_softmax(-1)
             difference = float((found - expected)[top].abs().max())
             if math.isnan(difference):
                 raise S2TError(NOT_A_NUMBER)
-            if difference > max(limit, ROUNDINGS * rounding):
+            if difference > max(limit, min(rounding, LARGEST_ROUNDING_NATS)):
                 return f"{what}: log-probabilities differ by {difference:.2g} nats from its plain forward"
     return None
 

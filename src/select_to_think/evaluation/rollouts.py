@@ -31,6 +31,8 @@ def labelled_rollouts(
     llm_top: int = 1,
 ) -> Iterator[tuple[int, tuple[int, ...], Labels]]:
     """(index of the item, the P tokens that a method writes, their labels), labelled in batches as they finish."""
+    if with_llm:
+        _ = session.llm  # before memory is shared out
     rollouts = session.stream((item.asked for item in items), method, decode, select)
     while finished := list(islice(rollouts, decode.max_batch)):
         questions = [items[index].asked for index, _ in finished]

@@ -122,6 +122,7 @@ class Evaluation:
         """Answer what is not answered yet in the folder `out`, and count: see `evaluate`."""
         self.check(out)
         about, mine = workers.ask(self.prepared), self.mine
+        with_llm = any(find_method(method).asks_llm for method in self.methods)
         with ExitStack() as stack:
             for place in dict.fromkeys([out, *(part.path(out).parent for part in self.parts)]):
                 stack.enter_context(only_writer(place))
@@ -131,7 +132,8 @@ class Evaluation:
                 begun()
             meter = Meter(dict.fromkeys(self.parts, len(mine)), progress)
             for part in self.parts:
-                work = partial(answer, part=part, settings=self.settings_of(part), decisive=decisive[part.name])
+                settings, expected = self.settings_of(part), decisive[part.name]
+                work = partial(answer, part=part, settings=settings, decisive=expected, with_llm=with_llm)
                 for done in resumed(part.path(out), mine, partial(workers.spread, work)):
                     meter.part(part)(done, len(mine))
             rows = tabulate(out, baseline=self.settings.baseline, prices=self.settings.prices)
@@ -204,13 +206,23 @@ class Evaluation:
 
 
 def answer(
-    session: Session, items: Sequence[Item], *, part: Part, settings: EvalSettings, decisive: Mapping[str, Any]
+    session: Session,
+    items: Sequence[Item],
+    *,
+    part: Part,
+    settings: EvalSettings,
+    decisive: Mapping[str, Any],
+    with_llm: bool,
 ) -> Iterator[ItemRecord]:
     """Decode and grade `items`, as they finish. Loading and warming up, grading and writing are not timed.
+
+    `with_llm`: another part asks the LLM, whose weights must be there before memory is shared out (`llm_first`).
 
     Raises S2TError where this session would answer otherwise than the one that said what is `decisive`.
     """
     method, decode, select, mentor = part.method, settings.decode, settings.select, settings.mentor
+    if with_llm:
+        _ = session.llm
     require_same_models(decisive, method_settings(session, method, settings))
     fitting, too_long = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
     for item, length in too_long:

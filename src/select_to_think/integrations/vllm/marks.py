@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 OWN = "s2t"  # our entry of `SamplingParams.extra_args`
 LARGEST_STATISTIC = 16.0  # nats: the entropy of nine million tokens
@@ -19,6 +19,19 @@ class Wish(NamedTuple):
     kind: str
     threshold: float = math.inf
     first: int = 0  # token of the request, before which the trigger does not fire
+
+
+def wish_of(own: Any) -> Wish:
+    """Read our entry.
+
+    Raises:
+        ValueError: somebody else wrote it.
+    """
+    if isinstance(own, list) and 1 <= len(own) <= len(Wish._fields):
+        wish = Wish(*own)
+        if isinstance(wish.kind, str) and isinstance(wish.threshold, (int, float)) and isinstance(wish.first, int):
+            return wish
+    raise ValueError(f"{OWN!r} among the extra arguments is what our server writes, not {own!r}")
 
 
 def lead(statistic: float) -> float:

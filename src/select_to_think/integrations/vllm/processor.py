@@ -32,7 +32,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as SlotLogitsProcessor
 
-from select_to_think.integrations.vllm.marks import OWN, Wish, lead
+from select_to_think.integrations.vllm.marks import OWN, Wish, lead, wish_of
 from select_to_think.models.exported import read_exported
 from select_to_think.probability import top_tokens, totals
 from select_to_think.structures import Floats, Observation
@@ -64,16 +64,25 @@ class PauseProcessor(LogitsProcessor, SlotLogitsProcessor):  # type: ignore[misc
         """No: it changes what is written."""
         return False
 
+    @classmethod
+    def validate_params(cls, sampling_params: Any) -> None:
+        """Refuse, with a ValueError and before it reaches the engine, what is none of our wishes."""
+        wished(sampling_params)
+
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow the older runner's batch."""
-        process_dict_updates(self.written, batch_update, lambda params, _, written: wished(params, written))
+        process_dict_updates(
+            self.written,
+            batch_update,
+            lambda params, _, written: None if (wish := wished(params)) is None else (wish, written),
+        )
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
         """Follow a slot of the newer runner; whether its logits are changed."""
         self.wishes.pop(req_idx, None)
-        if (found := wished(sampling_params, [])) is not None:
-            self.wishes[req_idx] = found[0]
-        return found is not None
+        if (wish := wished(sampling_params)) is not None:
+            self.wishes[req_idx] = wish
+        return wish is not None
 
     def rows(self, step: Any) -> dict[int, tuple[Wish, int]]:
         """By row of a step's logits, what a request wants, and how many tokens it has written."""
@@ -119,10 +128,10 @@ class PauseProcessor(LogitsProcessor, SlotLogitsProcessor):  # type: ignore[misc
                 logits[row, self.pause_id] = largest[place] + lead(statistic)
 
 
-def wished(params: Any, written: list[int]) -> tuple[Wish, list[int]] | None:
-    """What a request wants of the processor, if anything."""
+def wished(params: Any) -> Wish | None:
+    """What a request wants of the processor, if anything. Raises ValueError for what is none of our wishes."""
     own = (params.extra_args or {}).get(OWN)
-    return None if own is None else (Wish(*own), written)
+    return None if own is None else wish_of(own)
 
 
 def measured(logits: Tensor, kind: TriggerKind) -> tuple[Floats, Tensor]:

@@ -178,6 +178,8 @@ def check(settings: Any, *, adapters: bool) -> None:
     named = settings.model_config.logits_processors or ()
     if not any("PauseProcessor" in str(each) for each in named):
         raise S2TError(f"vLLM was started without our logits processor: start it as {FLAGS}")
+    if getattr(settings, "speculative_config", None) is not None:
+        raise S2TError("a trigger watches single steps: start vLLM without --speculative-config")
     if adapters and (settings.lora_config is None or settings.lora_config.max_loras < 2):
         # on a CPU, vLLM 0.32 gives sequences without an adapter the last place of those for adapters: it must be empty
         raise S2TError(f"vLLM was started without a place for a LoRA and an empty one: start it as {FLAGS}")
