@@ -26,7 +26,8 @@ from select_to_think.config import (
     ServeConfig,
 )
 from select_to_think.contexts import transformers_backend
-from select_to_think.evaluation.runner import EvalSettings, evaluate
+from select_to_think.evaluation.run_folder import Part
+from select_to_think.evaluation.runner import EvalSettings, Evaluation, answer, evaluate
 from select_to_think.pairs.problems import load_split
 from select_to_think.policies.base import Limits
 from select_to_think.policies.block_verified import BlockVerified
@@ -232,11 +233,13 @@ def test_every_architecture_answers_as_on_the_cpu(arch: str) -> None:
     assert found[:2] == found[2:]
 
 
-@pytest.mark.parametrize("use", ["eval", "serve"])
+@pytest.mark.parametrize("use", ["eval", "serve", "worker"])
 def test_all_weights_are_there_before_memory_is_shared_out(
-    use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    use: str, beside: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys and values take a share of what is free, on a device at once: an LLM that came later would find no room."""
+    items, methods, settings = pair_items(PairConfig(), "test", 1), ["s2t-local", "s2t"], EvalSettings(DECODE)
+    decisive = Evaluation(items, methods, settings).decisive(beside)
     session, loaded = Session(runtime=RuntimeConfig()), []
 
     def slots(*settings: Any) -> int:
@@ -246,10 +249,12 @@ def test_all_weights_are_there_before_memory_is_shared_out(
     monkeypatch.setattr(transformers_backend, "slots_in", slots)
     if use == "serve":
         Catalogue(session, ServeConfig(), MethodSettings())
-    else:
-        items = pair_items(PairConfig(), "test", 1)
-        evaluate(session, items, ["s2t-local", "s2t"], EvalSettings(DECODE), out=tmp_path / "out")
-    assert loaded == [True, True]
+    elif use == "eval":
+        evaluate(session, items, methods, settings, out=tmp_path / "out")
+    else:  # of a cluster: it is given one part of an evaluation
+        part, same = Part("s2t-local"), decisive["s2t-local"]
+        assert list(answer(session, items, part=part, settings=settings, decisive=same, with_llm=True))
+    assert loaded == [True] * (1 if use == "worker" else 2)
 
 
 @pytest.mark.parametrize(("mode", "score"), SCORERS)
