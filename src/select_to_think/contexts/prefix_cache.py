@@ -48,11 +48,11 @@ class PrefixCache:
 
     def keep(self, context: Context) -> None:
         """An ended context: kept if there is something to keep, in place of those whose tokens it begins with."""
-        known = context.tokens[: context.stored]
-        for other in [other for other in self.kept if other.adapter == context.adapter]:
+        context.tokens = known = context.tokens[: context.stored]
+        for other in alike(self.kept, context):
             if other.tokens == known[: len(other.tokens)]:
                 self.drop(other)
-        context.tokens, self.kept[context] = known, None
+        self.kept[context] = None
         if len(known) < WORTH_COPYING:
             self.drop(context)
         while sum(other.size for other in self.kept) > self.most_slots:
@@ -67,8 +67,7 @@ class PrefixCache:
         """The context that has most of the first `limit` tokens of `context` stored, and how many."""
         found = [
             (other, shared(other.tokens[: other.stored], context.tokens[:limit]))
-            for other in (*self.kept, *live)
-            if other.adapter == context.adapter
+            for other in (*alike(self.kept, context), *alike(live, context))
         ]
         source, length = max(found, key=lambda entry: entry[1], default=(context, 0))
         if length < WORTH_COPYING:
@@ -77,6 +76,12 @@ class PrefixCache:
             del self.kept[source]
             self.kept[source] = None
         return source, length
+
+
+def alike(others: Iterable[Context], context: Context) -> list[Context]:
+    """Those of the same adapter whose first tokens are the same: of many contexts only these are looked at closely."""
+    adapter, head = context.adapter, context.tokens[:WORTH_COPYING]
+    return [other for other in others if other.tokens[:WORTH_COPYING] == head and other.adapter == adapter]
 
 
 def shared(one: Sequence[int], other: Sequence[int]) -> int:
