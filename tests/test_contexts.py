@@ -331,7 +331,7 @@ def test_logits_are_read_in_pieces_and_draws_are_looked_for_again(monkeypatch: p
         Observe(sampling=Sampling(0.5, 2.0)),
     ]
     lines = [[5], [0], [2, 3], [1], [4]]
-    looks = [observing.Look(observe, line) for observe, line in zip(observes, lines, strict=True)]
+    looks = [observing.Look(observe, line, None, 0) for observe, line in zip(observes, lines, strict=True)]
     found = []
     for pieces, head in ((1 << 30, 5000), (1 << 30, 2), (1, 1), (12_000, 2)):
         monkeypatch.setattr(observing, "IN_CACHE", pieces)
@@ -355,7 +355,7 @@ def test_the_device_is_not_waited_for_before_everything_is_computed(monkeypatch:
         Observe(ids=((4, 5), (6, 7)), every=True),
         Observe(sampling=Sampling(0.3, top_k=7), entropy=True),
     ]
-    looks = [observing.Look(o, [2 * i, 2 * i + 1][: 1 + o.every]) for i, o in enumerate(observes)]
+    looks = [observing.Look(o, [2 * i, 2 * i + 1][: 1 + o.every], None, 0) for i, o in enumerate(observes)]
     with FakeTensorMode():
         for vocabulary in (50, 40_000):
             states, head = torch.randn(8, 16), torch.nn.Linear(16, vocabulary)

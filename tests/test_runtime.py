@@ -281,7 +281,7 @@ def drive(
             break
         for event in runtime.step():
             events[event.key].append(event)
-    assert not runtime.busy and not runtime.asked
+    assert not runtime.busy and not any(backend.waiting for backend in runtime.backends.values())
     assert_closed(runtime.backends)
     for found in events.values():
         assert all(isinstance(event, Committed) for event in found[:-1]), "something came behind the end"

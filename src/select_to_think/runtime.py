@@ -50,7 +50,6 @@ class Runtime:
         self.backends, self.config = backends, config
         self.queue: deque[Row] = deque()
         self.live: list[Row] = []
-        self.asked: dict[Ask, tuple[Row, int]] = {}  # what is not answered -> who waits, since which step
         self.events: list[Event] = []
         self.arrival = Signal()  # an answer has come from elsewhere
         self.steps = 0
@@ -104,8 +103,8 @@ class Runtime:
 
     def rows_away(self) -> set[Row]:
         """The rows that wait for an answer from elsewhere."""
-        asks = (ask for backend in self.backends.values() if backend.remote for ask in backend.waiting)
-        return {self.asked[ask][0] for ask in asks if ask in self.asked}
+        away = (backend for backend in self.backends.values() if backend.remote)
+        return {ask.row for backend in away for ask in backend.waiting if ask.row is not None}
 
     def due(self) -> list[Backend]:
         """The cheapest model that is waited for, and dearer ones that are worth their forward by now.
@@ -116,7 +115,7 @@ class Runtime:
         wanted = self.wanted()
         found = wanted[:1]
         for backend in wanted[1:]:
-            waits = [self.steps - self.asked[ask][1] for ask in backend.waiting]
+            waits = [self.steps - ask.since for ask in backend.waiting]
             price = backend.cost / wanted[0].cost * len(self.live)
             if sum(waits) >= price or max(waits) >= self.config.max_wait_steps:
                 found.append(backend)
@@ -160,9 +159,10 @@ class Runtime:
 
     def answer(self, ask: Ask) -> None:
         """Resume the row that asked, once all that it asked is answered."""
-        row, _ = self.asked.pop(ask, (None, 0))
+        row: Row | None = ask.row
         if row is None:
             return
+        ask.row = None
         reply: Any = ask.answer
         if ask in row.submitted:
             if not row.collecting or ask is not row.submitted[0]:
@@ -170,7 +170,7 @@ class Runtime:
             row.collecting = False
             row.submitted.popleft()
         elif row.several:
-            if any(other in self.asked for other in row.asks):
+            if any(other.row is not None for other in row.asks):
                 return
             answers = [other.answer for other in row.asks]
             reply = next((answer for answer in answers if isinstance(answer, Exception)), answers)
@@ -195,6 +195,9 @@ class Runtime:
     def settle(self, row: Row, request: Requests) -> Any:
         """Do what needs no forward and return the reply; otherwise let the row wait, and return `WAITING`."""
         match request:
+            case Commit():
+                if row.parent is None and row.run.told:
+                    self.events.append(Committed(row.key, request.steps))
             case Extend(observe=None):
                 row.contexts[request.model].append(request.tokens)
             case Extend() | Branch():
@@ -205,9 +208,6 @@ class Runtime:
                 for single in request:
                     row.asks.append(self.submit(row, single))
                 return WAITING
-            case Commit():
-                if row.parent is None and row.run.told:
-                    self.events.append(Committed(row.key, request.steps))
             case Truncate():
                 row.contexts[request.model].truncate(request.length)
             case Adopt():
@@ -215,7 +215,7 @@ class Runtime:
             case Submit():
                 row.submitted.append(self.submit(row, request.request))
             case Collect():
-                if row.submitted and row.submitted[0] not in self.asked:
+                if row.submitted and row.submitted[0].row is None:
                     return row.submitted.popleft().answer
                 row.collecting = request.wait or len(self.live) > 1  # who is not alone would hold up others
                 return WAITING if row.collecting else None
@@ -234,10 +234,11 @@ class Runtime:
 
     def submit(self, row: Row, request: Extend | Branch) -> Ask:
         """Ask the backend of a role."""
-        adapter = getattr(request, "adapter", None)
-        ask = Ask(row.contexts[request.model], request, adapter and row.run.roles[adapter].adapter, self.arrival)
-        self.backends[row.run.roles[request.model].backend].submit(ask)
-        self.asked[ask] = row, self.steps
+        roles, adapter = row.run.roles, None
+        if isinstance(request, Branch) and request.adapter:
+            adapter = roles[request.adapter].adapter
+        ask = Ask(row.contexts[request.model], request, adapter, self.arrival, row, self.steps)
+        self.backends[roles[request.model].backend].submit(ask)
         return ask
 
     def fork(self, parent: Row, policies: Iterable[PolicyRun]) -> None:
@@ -283,7 +284,7 @@ class Runtime:
         self.live.remove(row)
         row.ended = True
         for ask in (*row.asks, *row.submitted):
-            self.asked.pop(ask, None)
+            ask.row = None
         row.asks, row.submitted = [], deque()
         with suppress(Exception):  # of a policy that was stopped, on its way out
             row.run.policy.close()

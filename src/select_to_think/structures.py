@@ -80,6 +80,11 @@ class Observe:
     every: bool = False
     bias: tuple[tuple[int, float], ...] = ()  # (token id, nats) added to logits before anything is computed from them
     best_only: bool = False  # of `ids` only the best one matters: a server may then tell less than log-probabilities
+    logits: bool = field(init=False, repr=False, compare=False)  # whether the vocabulary head must run
+
+    def __post_init__(self) -> None:
+        logits = bool(self.top_k or self.entropy or self.ids is not None or self.sampling)
+        object.__setattr__(self, "logits", logits)
 
 
 @dataclass(slots=True)

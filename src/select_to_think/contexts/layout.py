@@ -137,10 +137,9 @@ def lay_out(segments: Sequence[Segment], device: torch.device, most_slots: int |
             count = len(found) * kind[0]
             groups.append(group(found, at, table[2:, at : at + count].view(5, len(found), -1)))
             at += count
-    for name, adapted in groupby(range(len(ordered)), key=lambda place: ordered[place].adapter):
-        if name is not None:
-            places = list(adapted)
-            adapters.append((name, begins[places[0]], begins[places[-1] + 1]))
+    for name in {segment.adapter: None for segment in ordered if segment.adapter is not None}:
+        places = [place for place, segment in enumerate(ordered) if segment.adapter == name]
+        adapters.append((name, begins[places[0]], begins[places[-1] + 1]))
     offsets = [0] * len(segments)
     for i, begin in zip(order, begins, strict=False):
         offsets[i] = begin
@@ -184,7 +183,7 @@ def pieces(members: Sequence[Segment], most_slots: int | None) -> list[list[Segm
     found: list[list[Segment]] = []
     span = 0
     for segment in members:
-        end = segment.first + segment.width
+        end = segment.first + len(segment.tokens)
         span = max(span, end)
         if not found or (most_slots and (len(found[-1]) + 1) * span > most_slots):
             found.append([])
@@ -220,6 +219,7 @@ def seen_before(members: Sequence[Segment]) -> list[tuple[int, int, int, int]]:
     return [
         (row, token, slot, segment.prefix + place)
         for row, segment in enumerate(members)
+        if segment.earlier
         for slots, length, end in zip(segment.earlier, segment.leaves, accumulate(segment.leaves), strict=False)
         for token in range(end - length, end)
         for place, slot in enumerate(slots)

@@ -42,16 +42,16 @@ class Plan:
         """Let a segment take part."""
         self.segments.append(segment)
         self.contexts.append(context)
-        self.tokens += segment.width
+        self.tokens += len(segment.tokens)
 
     def look(self, ask: Ask, lines: Sequence[int], first: int = 0, last: bool = True) -> None:
         """Let a request observe tokens of the segment that was added last."""
         observe, adapter = ask.request.observe, self.segments[-1].adapter
         assert observe is not None
-        self.parts.append(Part(observe, lines, adapter, first, ask=ask, segment=len(self.segments) - 1, last=last))
+        self.parts.append(Part(observe, lines, adapter, first, ask, len(self.segments) - 1, last))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Part(Look):
     """What one forward does for a request: the tokens that it observes, and whether these are the last."""
 
@@ -158,9 +158,9 @@ class LocalBackend(ABC):
         request, context = ask.request, ask.context
         if isinstance(request, Extend):
             context.append(request.tokens)
-            if request.observe is None or not context.pending:
-                raise RuntimeError("nothing new to observe")
             ask.end = len(context.tokens)
+            if request.observe is None or ask.end == context.stored:
+                raise RuntimeError("nothing new to observe")
             ask.first = ask.end - (max(1, len(request.tokens)) if request.observe.every else 1)
         elif not (request.continuations and all(request.continuations)):
             raise RuntimeError("a branch has leaves, of at least one token each")
@@ -174,8 +174,7 @@ class LocalBackend(ABC):
         """
         by_context: dict[Context, list[Ask]] = {}
         for ask in self.waiting:
-            if ask.answer is None:
-                by_context.setdefault(ask.context, []).append(ask)
+            by_context.setdefault(ask.context, []).append(ask)
         if self.config.prefix_cache_tokens:
             for context, asks in by_context.items():
                 if not context.stored:
@@ -268,7 +267,7 @@ class LocalBackend(ABC):
         found, wrong = self.compute(plan)
         self.forwards += 1
         for context, segment in zip(plan.contexts, plan.segments, strict=True):
-            account, width = context.account, segment.width
+            account, width = context.account, len(segment.tokens)
             if not segment.leaves:
                 context.stored += width
             account.tokens_processed += width
@@ -285,9 +284,10 @@ class LocalBackend(ABC):
             if isinstance(observation, Exception):
                 ask.answer = observation
             elif ask.answer is None:
-                ask.pieces += (observation,)
-                if part.last:
-                    ask.answer = joined(ask.pieces)
+                if not part.last:
+                    ask.pieces += (observation,)
+                else:
+                    ask.answer = joined((*ask.pieces, observation)) if ask.pieces else observation
 
     def fail(self, contexts: Sequence[Context], error: Exception) -> None:
         """Answer all that is asked about these contexts with an error."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from select_to_think import probability
 from select_to_think.contexts.layout import on_device
-from select_to_think.structures import Observation, Observe, S2TError
+from select_to_think.structures import Observation, Observe, S2TError, Sampling
 
 MOST_LOGITS = 1 << 27  # of the head at a time: 512 MiB in fp32
 SURELY_FEW = 256  # lines whose logits fit at any size of the vocabulary
@@ -31,14 +31,8 @@ class Look:
 
     observe: Observe
     lines: Sequence[int]
-    adapter: str | None = None
-    first: int = 0
-
-    @property
-    def needs_logits(self) -> bool:
-        """Whether the vocabulary head must run."""
-        observe = self.observe
-        return bool(observe.top_k or observe.entropy or observe.ids is not None or observe.sampling)
+    adapter: str | None
+    first: int
 
     @property
     def asked(self) -> Sequence[Sequence[int]]:
@@ -90,7 +84,7 @@ def read(
     """
     tensors: dict[str, Tensor] = {"largest": hidden.amax(-1).float()}
     draws: list[Draws] = []
-    if distributions := [look for look in looks if look.needs_logits]:
+    if distributions := [look for look in looks if look.observe.logits]:
         found, draws = read_distributions(
             hidden if before_head is None else before_head, head, distributions, forbidden
         )
@@ -112,13 +106,19 @@ def read_distributions(
 ) -> tuple[dict[str, Tensor], list[Draws]]:
     """Top tokens, asked log-probabilities, entropies and draws of the looks' N lines, in the order of the looks."""
     device, observes = hidden.device, [look.observe for look in looks for _ in look.lines]
-    top_k = max(look.observe.top_k for look in looks)
-    asked = [ids for look in looks for ids in look.asked] if any(look.observe.ids for look in looks) else []
+    kinds = {id(observe): observe for observe in observes}.values()  # few: rows of one policy share theirs
+    top_k = max(observe.top_k for observe in kinds)
+    asked = [ids for look in looks for ids in look.asked] if any(observe.ids for observe in kinds) else []
     width = max(map(len, asked), default=0)
     ids = on_device([[*row, *[0] * (width - len(row))] for row in asked], device) if width else None  # (N, A)
-    ends = accumulate(len(look.lines) for look in looks)
-    drawn = {end - 1: look.observe.sampling for end, look in zip(ends, looks, strict=True) if look.observe.sampling}
-    biases = [(i, token, nats) for i, observe in enumerate(observes) for token, nats in observe.bias]
+    drawn: dict[int, Sampling] = {}
+    if any(observe.sampling for observe in kinds):
+        ends = accumulate(len(look.lines) for look in looks)
+        drawn = {end - 1: wish for end, look in zip(ends, looks, strict=True) if (wish := look.observe.sampling)}
+    biases: list[tuple[int, int, float]] = []
+    if any(observe.bias for observe in kinds):
+        biases = [(i, token, nats) for i, observe in enumerate(observes) for token, nats in observe.bias]
+    any_unsure = any(observe.entropy for observe in kinds)
     parts: list[dict[str, Tensor]] = []
     draws: list[Draws] = []
     for start, logits in logits_of(pick(hidden, [line for look in looks for line in look.lines]), head, forbidden):
@@ -126,7 +126,7 @@ def read_distributions(
         if biased := [(i - start, token, nats) for i, token, nats in biases if i in lines]:
             add_bias(logits, *zip(*biased, strict=True))
         values, best = probability.top_tokens(logits, min(max(top_k, 1), logits.shape[-1]))
-        unsure = [line - start for line in lines if observes[line].entropy]
+        unsure = [line - start for line in lines if observes[line].entropy] if any_unsure else []
         everywhere = len(unsure) == len(lines)
         total, entropy = probability.totals(logits, values[:, 0], entropy=everywhere)
         part = {"total": total, "top_ids": best, "top_logprobs": values - total[:, None]}
@@ -137,7 +137,7 @@ def read_distributions(
             part["entropy"] = entropy
         if ids is not None:
             part["asked"] = logits.gather(-1, ids[lines.start : lines.stop]) - total[:, None]
-        if here := [line for line in lines if line in drawn]:
+        if drawn and (here := [line for line in lines if line in drawn]):
             settings = np.array(
                 [[getattr(drawn[line], name) for line in here] for name in probability.SETTINGS], np.float64
             )
@@ -201,7 +201,7 @@ class Cursor:
         """The look's own lines and fields."""
         observe, count, seen = look.observe, len(look.lines), Observation()
         failed = False
-        if look.needs_logits:
+        if observe.logits:
             start = self.dealt["total"]
             end = self.dealt["total"] = start + count
             failed = self.broken is not None and bool(self.broken[start:end].any())
@@ -225,8 +225,6 @@ class Cursor:
 
 def joined(parts: Sequence[Observation]) -> Observation:
     """The observation of a request whose positions were seen in several forwards."""
-    if len(parts) == 1:
-        return parts[0]
     values = {spec.name: [getattr(part, spec.name) for part in parts] for spec in fields(Observation)}
     whole: dict[str, Any] = {
         name: np.concatenate(found) if isinstance(found[-1], np.ndarray) else found[-1]

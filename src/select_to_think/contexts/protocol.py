@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Protocol
+from typing import Any, Protocol
 
 from select_to_think.structures import Branch, Extend, Observation
 
@@ -49,7 +49,8 @@ class Context:
     def append(self, tokens: Sequence[int]) -> None:
         """Queue tokens; they cost nothing until the next request."""
         self.tokens.extend(tokens)
-        self.forget_leaves()
+        if self.leaves or self.grown:
+            self.forget_leaves()
 
     def truncate(self, length: int) -> None:
         """Forget everything after the first `length` tokens."""
@@ -89,6 +90,8 @@ class Ask:
     request: Extend | Branch
     adapter: str | None = None  # acts on the leaves of a branch in place of the context's own
     arrival: Event | None = None  # is set when `step` can return an answer that was computed elsewhere
+    row: Any = None  # who waits for the answer, ...
+    since: int = 0  # ... and since which step
     answer: Observation | Exception | None = None
     first: int = 0  # of an `Extend` in process: the first token of the context that is observed, ...
     end: int = 0  # ... and the length of the context with its tokens

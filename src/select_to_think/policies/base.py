@@ -120,18 +120,28 @@ class Limits:
         logprobs = tuple(v for v in map(float, seen.top_logprobs[line, : self.alternatives]) if v > -math.inf)
         return tuple(map(int, seen.top_ids[line, : len(logprobs)])), logprobs
 
-    def greedy(self, seen: Observation, line: int = 0, chooser: Chooser = "slm", **known: Any) -> StepRecord:
-        """The most probable token of a line as a step of `chooser`, with what else is `known` of the step."""
-        token = int(seen.top_ids[line, 0])
+    def greedy(
+        self,
+        seen: Observation,
+        line: int = 0,
+        chooser: Chooser = "slm",
+        statistic: float | None = None,
+        llm_top_token: int | None = None,
+        llm_failed: bool = False,
+    ) -> StepRecord:
+        """The most probable token of a line as a step of `chooser`, with what else is known of the step."""
+        token = seen.top_ids.item(line, 0)
         ids, logprobs = self.best(seen, line)
         return StepRecord(
             token,
-            float(seen.top_logprobs[line, 0]),
-            greedy_token=token if chooser == "slm" else None,
+            seen.top_logprobs.item(line, 0),
+            token if chooser == "slm" else None,
+            statistic,
+            llm_top_token=llm_top_token,
             chooser=chooser,
+            llm_failed=llm_failed,
             alternatives=ids,
             alternative_logprobs=logprobs,
-            **known,
         )
 
 

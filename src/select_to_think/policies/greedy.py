@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from select_to_think.policies.base import Answer, Limits, Policy
@@ -17,14 +18,18 @@ class Greedy(Policy):
     limits: Limits
     model: Literal["slm", "llm"] = "slm"
 
+    @cached_property
+    def observe(self) -> Observe:
+        """What a step asks of the model."""
+        limits = self.limits
+        return Observe(max(1, limits.alternatives), ids=(limits.alternative_ids,) if limits.alternative_ids else None)
+
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; `seed` is not used."""
         answer, limits, by_llm = Answer(self.limits), self.limits, self.model == "llm"
-        asked = (limits.alternative_ids,) if limits.alternative_ids else None
         fresh: Sequence[int] = prompt
-        observe = Observe(max(1, limits.alternatives), ids=asked)
         while answer.room:
-            seen = yield Extend(self.model, fresh, observe)
+            seen = yield Extend(self.model, fresh, self.observe)
             step = limits.greedy(seen, chooser=self.model)
             yield answer.add(replace(step, llm_top_token=step.token) if by_llm else step)
             fresh = (step.token,)
