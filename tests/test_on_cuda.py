@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from drive import SMALL, backends_of, results_of
 from pretended_cuda import CUDA, PretendedCuda
+from select_to_think.artefacts import Artefacts
 from select_to_think.cli.data import pair_items
 from select_to_think.config import (
     DecodeConfig,
@@ -25,9 +26,9 @@ from select_to_think.config import (
     SelectConfig,
     ServeConfig,
 )
-from select_to_think.contexts import transformers_backend
-from select_to_think.evaluation.run_folder import Part
-from select_to_think.evaluation.runner import EvalSettings, Evaluation, answer, evaluate
+from select_to_think.evaluation.rollouts import labelled_rollouts
+from select_to_think.evaluation.runner import EvalSettings, evaluate
+from select_to_think.models.loading import LoadedModel
 from select_to_think.pairs.problems import load_split
 from select_to_think.policies.base import Limits
 from select_to_think.policies.block_verified import BlockVerified
@@ -234,28 +235,49 @@ def test_every_architecture_answers_as_on_the_cpu(arch: str) -> None:
     assert found[:2] == found[2:]
 
 
-@pytest.mark.parametrize("use", ["eval", "serve", "worker"])
-def test_all_weights_are_there_before_memory_is_shared_out(
+def holders(session: Session) -> list[str]:
+    """Models whose keys and values have memory."""
+    return [name for name, backend in session.backends.items() if "memory" in vars(backend)]
+
+
+@pytest.mark.parametrize("use", ["generate", "eval", "serve", "label"])
+def test_keys_and_values_make_room_for_weights(
     use: str, beside: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys and values take a share of what is free, on a device at once: an LLM that came later would find no room."""
-    items, methods, settings = pair_items(PairConfig(), "test", 1), ["s2t-local", "s2t"], EvalSettings(DECODE)
-    decisive = Evaluation(items, methods, settings).decisive(beside)
-    session, loaded = Session(runtime=RuntimeConfig()), []
+    """They take a share of what is free, on a device at once: an LLM that came later would find no room."""
+    items, session, loaded = pair_items(PairConfig(), "test", 3), Session(), []
+    load = Artefacts._load
 
-    def slots(*settings: Any) -> int:
-        loaded.append({"slm", "llm"} <= vars(session).keys())
-        return 4096
+    def watched(self: Session, role: str, given: str | None) -> LoadedModel:
+        if self is session:
+            loaded.append((role, holders(self)))
+        return load(self, role, given)
 
-    monkeypatch.setattr(transformers_backend, "slots_in", slots)
+    monkeypatch.setattr(Artefacts, "_load", watched)
     if use == "serve":
         Catalogue(session, ServeConfig(), MethodSettings())
     elif use == "eval":
-        evaluate(session, items, methods, settings, out=tmp_path / "out")
-    else:  # of a cluster: it is given one part of an evaluation
-        part, same = Part("s2t-local"), decisive["s2t-local"]
-        assert list(answer(session, items, part=part, settings=settings, decisive=same, with_llm=True))
-    assert loaded == [True] * (1 if use == "worker" else 2)
+        evaluate(session, items, ["s2t-local", "s2t"], EvalSettings(DECODE), out=tmp_path / "out")
+    elif use == "label":
+        decode = DecodeConfig(max_new_tokens=64, max_batch=2)  # rows are at work while others are labelled
+        assert list(labelled_rollouts(session, items, "greedy", decode, SelectConfig(), with_llm=True))
+    else:
+        questions = [item.question for item in items]
+        for method in ("s2t-local", "s2t", "s2t-local"):
+            found, expected = (each.generate(questions, method, DECODE) for each in (session, beside))
+            assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
+            assert holders(session) == (["slm", "llm"] if loaded[1:] else ["slm"])
+    assert sorted(loaded) == [("llm", []), ("slm", [])]
+
+
+def test_keys_and_values_of_rows_at_work_stay(beside: Session) -> None:
+    questions, session = [item.question for item in pair_items(PairConfig(), "test", 3)], Session()
+    answers = session.stream(questions, "s2t-local", DecodeConfig(max_new_tokens=64))
+    first, memory = next(answers), vars(session.backends["slm"])["memory"]
+    assert session.streams.runtime.busy and session.llm and vars(session.backends["slm"])["memory"] is memory
+    found = dict([first, *answers])
+    expected = beside.generate(questions, "s2t-local", DecodeConfig(max_new_tokens=64))
+    assert [found[i].tokens for i in range(len(found))] == [answer.tokens for answer in expected]
 
 
 @pytest.mark.parametrize(("mode", "score"), SCORERS)

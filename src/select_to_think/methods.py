@@ -9,7 +9,7 @@ Non-goals: loading (the session does it, when something is first needed) and run
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -287,9 +287,3 @@ def find_method(name: str) -> Method:
     if vote := re.fullmatch(r"maj@([1-9][0-9]{0,8})", name):
         return replace(METHODS["maj@8"], name=name, samples=int(vote[1]))
     return METHODS[known_name("method", name, METHODS)]
-
-
-def llm_first(names: Iterable[str]) -> list[str]:
-    """Methods in the order in which to make them ready: both models' weights come before keys and values, whose memory
-    is a share of what is free when the first method needs it."""
-    return sorted(names, key=lambda name: not find_method(name).asks_llm)

@@ -86,6 +86,17 @@ class Session(Artefacts):
                 self.backends[model] = self.make_backend(model)
             return self.backends[model]
 
+    def _load(self, role: str, given: str | None) -> LoadedModel:
+        """Load a model. Others who are not at work give back their memory for keys and values, so that it fits."""
+        if self.streams.lock.acquire(blocking=False):
+            try:
+                for backend in self.backends.values():
+                    if isinstance(backend, TransformersBackend) and not self.streams.runtime.busy:
+                        backend.give_back()
+            finally:
+                self.streams.lock.release()
+        return super()._load(role, given)
+
     def make_backend(self, model: str) -> Backend:
         """Contexts in process, or behind the server that has the LLM."""
         if model == "llm" and self.reached is not None:

@@ -65,7 +65,8 @@ class LlamaCppBackend(LocalBackend):
         self.taken: dict[Ask, list[int]] = {}  # sequences for the leaves of a branch in this step
         self.held: dict[Context, list[int]] = {}  # those of leaves that may be adopted
         sequences = Sequences(self.functions.llama_get_memory(self.context), cells - BLOCK)
-        super().__init__(sequences, sequences, torch.tensor(sorted(forbidden), dtype=torch.long), config, cost)
+        self.memory = self.extents = sequences
+        super().__init__(torch.tensor(sorted(forbidden), dtype=torch.long), config, cost)
         weakref.finalize(self, self.functions.llama_free, self.context)
 
     def open_context(self, cells: int) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, chain
 from typing import Protocol
 
@@ -78,15 +79,22 @@ class LocalBackend(ABC):
     remote = False
     keeps_leaves = False  # a branch computes only what its leaves add to those of earlier branches
 
-    def __init__(self, space: Space, memory: Memory, forbidden: Tensor, config: RuntimeConfig, cost: float) -> None:
-        """Keep contexts in `memory`, whose room `space` deals out; ids in `forbidden` have probability zero."""
-        self.extents, self.memory, self.forbidden = space, memory, forbidden
+    extents: Space  # deals out the room ...
+    memory: Memory  # ... of this
+
+    def __init__(self, forbidden: Tensor, config: RuntimeConfig, cost: float) -> None:
+        """No contexts yet; ids in `forbidden` have probability zero."""
+        self.forbidden = forbidden
         self.config, self.cost, self.forwards = config, cost, 0
-        self.prefixes = PrefixCache(space, config.prefix_cache_tokens)
         self.adapters: set[str] = set()
         self.bin_rows: dict[str, Tensor] = {}
         self.live: dict[Context, None] = {}
         self.waiting: list[Ask] = []
+
+    @cached_property
+    def prefixes(self) -> PrefixCache:
+        """What is kept of contexts that have ended."""
+        return PrefixCache(self.extents, self.config.prefix_cache_tokens)
 
     @abstractmethod
     def load(self, name: str, adapter: Adapter) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from select_to_think.contexts.kv import KVMemory
 from select_to_think.contexts.layout import Segment
 from select_to_think.contexts.memory import SMALLEST_EXTENT
 from select_to_think.contexts.observing import NOT_A_NUMBER
@@ -23,7 +24,6 @@ from select_to_think.structures import S2TError
 
 if TYPE_CHECKING:
     from select_to_think.contexts.flat_model import FlatModel
-    from select_to_think.contexts.kv import KVMemory
 
 COMPARED = 16  # most probable tokens of each position
 LARGEST_DIFFERENCE_NATS = {torch.float32: 0.01}  # rounding of half types moves more
@@ -33,8 +33,8 @@ LARGEST_ROUNDING_NATS = 2.0
 
 
 @torch.inference_mode()
-def disagreement(flat: FlatModel, memory: KVMemory) -> str | None:
-    """What differs between flat and plain forwards, or None. Writes into the first slots of `memory`.
+def disagreement(flat: FlatModel) -> str | None:
+    """What differs between flat and plain forwards, or None.
 
     Raises:
         S2TError: the model's numbers are none.
@@ -44,6 +44,7 @@ def disagreement(flat: FlatModel, memory: KVMemory) -> str | None:
         [(37 * i + 5) % vocabulary for i in numbers] for numbers in (range(9), range(20, 24), range(30, 33))
     )
     size = SMALLEST_EXTENT
+    memory = KVMemory(flat.shapes, 2 * size, flat.dtype, flat.device)
     first = [Segment(0, size, 0, 0, one[:6]), Segment(size, size, 0, 0, other)]
     second = [Segment(0, size, 6, 6, one[6:]), Segment(size, size, len(other), len(other), (a, b, c), (1, 2))]
     cases = [

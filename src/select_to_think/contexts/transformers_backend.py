@@ -9,6 +9,7 @@ Non-goals: deciding anything; see `policies/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedModel
@@ -44,15 +45,34 @@ class TransformersBackend(LocalBackend):
             S2TError: a model that cannot be driven by flat forwards, or memory for not even one short sequence.
         """
         self.flat = FlatModel(model)
-        longest = self.flat.config.max_position_embeddings + config.leaf_tokens
-        slots = slots_in(config.kv_memory_gib, self.flat.shapes, model.dtype, model.device, longest)
-        self.memory: KVMemory = KVMemory(self.flat.shapes, slots, model.dtype, model.device)
         never = torch.tensor(sorted(forbidden), dtype=torch.long, device=model.device)
-        super().__init__(Extents(slots), self.memory, never, config, cost)
-        if found := disagreement(self.flat, self.memory):
+        super().__init__(never, config, cost)
+        if found := disagreement(self.flat):
             raise self.flat.refusal(found)
-        if config.compile and model.device.type == "cuda":
-            self.flat.record(self.memory)
+
+    @cached_property
+    def memory(self) -> KVMemory:  # type: ignore[override]
+        """A share of what is free when the first context needs it."""
+        flat, config = self.flat, self.config
+        longest = flat.config.max_position_embeddings + config.leaf_tokens
+        slots = slots_in(config.kv_memory_gib, flat.shapes, flat.dtype, flat.device, longest)
+        memory = KVMemory(flat.shapes, slots, flat.dtype, flat.device)
+        if config.compile and flat.device.type == "cuda":
+            flat.record(memory)
+        return memory
+
+    @cached_property
+    def extents(self) -> Extents:  # type: ignore[override]
+        """Who has which slots of the memory."""
+        return Extents(self.memory.slots)
+
+    def give_back(self) -> None:
+        """Give the memory back while no context is open; the next one takes it anew, of what is free then."""
+        self.flat.graphs = None
+        for name in ("memory", "extents", "prefixes"):
+            vars(self).pop(name, None)
+        if self.flat.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def load(self, name: str, adapter: Adapter) -> None:
         """Make a LoRA known to the model under a name."""

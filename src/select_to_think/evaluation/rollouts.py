@@ -32,7 +32,7 @@ def labelled_rollouts(
 ) -> Iterator[tuple[int, tuple[int, ...], Labels]]:
     """(index of the item, the P tokens that a method writes, their labels), labelled in batches as they finish."""
     if with_llm:
-        _ = session.llm  # before memory is shared out
+        _ = session.llm  # later, rows of the SLM would hold their memory
     rollouts = session.stream((item.asked for item in items), method, decode, select)
     while finished := list(islice(rollouts, decode.max_batch)):
         questions = [items[index].asked for index, _ in finished]

@@ -39,7 +39,7 @@ from select_to_think.evaluation.tracing import make_record, unasked_record
 from select_to_think.evaluation.trained_on import assert_not_calibrated_on, assert_not_trained_on
 from select_to_think.evaluation.workers import Workers, require_same_models, workers_of
 from select_to_think.files import only_writer
-from select_to_think.methods import find_method, llm_first
+from select_to_think.methods import find_method
 from select_to_think.structures import Progress, S2TError
 
 if TYPE_CHECKING:
@@ -122,7 +122,6 @@ class Evaluation:
         """Answer what is not answered yet in the folder `out`, and count: see `evaluate`."""
         self.check(out)
         about, mine = workers.ask(self.prepared), self.mine
-        with_llm = any(find_method(method).asks_llm for method in self.methods)
         with ExitStack() as stack:
             for place in dict.fromkeys([out, *(part.path(out).parent for part in self.parts)]):
                 stack.enter_context(only_writer(place))
@@ -133,7 +132,7 @@ class Evaluation:
             meter = Meter(dict.fromkeys(self.parts, len(mine)), progress)
             for part in self.parts:
                 settings, expected = self.settings_of(part), decisive[part.name]
-                work = partial(answer, part=part, settings=settings, decisive=expected, with_llm=with_llm)
+                work = partial(answer, part=part, settings=settings, decisive=expected)
                 for done in resumed(part.path(out), mine, partial(workers.spread, work)):
                     meter.part(part)(done, len(mine))
             rows = tabulate(out, baseline=self.settings.baseline, prices=self.settings.prices)
@@ -190,7 +189,7 @@ class Evaluation:
         if any(item.answer_type == "code" for item in self.items):
             means_for(settings.allow_code_execution)
         unknown: dict[Path, None] = {}
-        for method in llm_first(self.methods):
+        for method in self.methods:
             session.decoder(method, MethodSettings(settings.decode, settings.select, settings.mentor))
             if is_calibrated(method, settings.select):
                 coupled = session.coupled(method, settings.select)
@@ -212,17 +211,12 @@ def answer(
     part: Part,
     settings: EvalSettings,
     decisive: Mapping[str, Any],
-    with_llm: bool,
 ) -> Iterator[ItemRecord]:
     """Decode and grade `items`, as they finish. Loading and warming up, grading and writing are not timed.
-
-    `with_llm`: another part asks the LLM, whose weights must be there before memory is shared out (`llm_first`).
 
     Raises S2TError where this session would answer otherwise than the one that said what is `decisive`.
     """
     method, decode, select, mentor = part.method, settings.decode, settings.select, settings.mentor
-    if with_llm:
-        _ = session.llm
     require_same_models(decisive, method_settings(session, method, settings))
     fitting, too_long = fit(session, items, decode.max_new_tokens, with_llm=find_method(method).asks_llm)
     for item, length in too_long:

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from select_to_think.config import MethodSettings, ServeConfig
-from select_to_think.methods import METHODS, Method, find_method, llm_first
+from select_to_think.methods import METHODS, Method, find_method
 from select_to_think.serving.errors import RequestError
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
@@ -33,7 +33,7 @@ class Catalogue:
         self.created = int(time.time())
         self.default = find_method(serve.method)
         self.missing: dict[str, S2TError] = {}  # methods that cannot be served, and why
-        for name in llm_first(METHODS):
+        for name in METHODS:
             try:
                 for role in session.decoder(name, settings).roles.values():
                     session.backend(role.backend)
