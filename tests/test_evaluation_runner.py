@@ -339,7 +339,7 @@ def test_tokens_that_the_llm_only_chose_are_its_own_once() -> None:
     session = FakeSession()
     decisive = Evaluation(ITEMS[:1], ["s2t"], SETTINGS).decisive(session)  # type: ignore[arg-type]
     part, same = Part("s2t"), decisive["s2t"]
-    (record,) = answer(session, ITEMS[:1], part=part, settings=SETTINGS, decisive=same, with_llm=False)  # type: ignore
+    (record,) = answer(session, ITEMS[:1], part=part, settings=SETTINGS, decisive=same)  # type: ignore
     chosen = [{"chooser": name} for name in ("llm", "slm", "llm")]
     for written, share in ((0, 2), (2, 2), (3, 3)):
         counts = replace(record.counts, llm_tokens_generated=written)
