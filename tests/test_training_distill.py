@@ -77,6 +77,9 @@ def test_distilling_learns_and_leaves_every_weight_as_it_was(tmp_path: Path, kin
     stages = Stages()
     config = replace(QUICK, kind=kind, epochs=4, patience=4, learning_rate=1e-2)
     summary = train_distill(pair, make_trajectories(60), config, DECODE, tmp_path / "out", stage=stages)
+    assert pair.backends and not any("memory" in vars(each) for each in pair.backends.values()), (
+        "keys and values stayed"
+    )
     after = pair.slm.model.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
     assert all(torch.equal(pair.llm.model.state_dict()[name], llm[name]) for name in llm)

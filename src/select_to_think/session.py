@@ -87,15 +87,20 @@ class Session(Artefacts):
             return self.backends[model]
 
     def _load(self, role: str, given: str | None) -> LoadedModel:
-        """Load a model. Others who are not at work give back their memory for keys and values, so that it fits."""
-        if self.streams.lock.acquire(blocking=False):
-            try:
-                for backend in self.backends.values():
-                    if isinstance(backend, TransformersBackend) and not self.streams.runtime.busy:
-                        backend.give_back()
-            finally:
-                self.streams.lock.release()
+        """Load a model, which shall find room."""
+        self.give_back()
         return super()._load(role, given)
+
+    def give_back(self) -> None:
+        """Give back the memory for keys and values, unless something is being answered; what is asked next takes it
+        anew, of what is free then."""
+
+        def give() -> None:
+            for backend in self.backends.values():
+                if isinstance(backend, TransformersBackend):
+                    backend.give_back()
+
+        self.streams.when_idle(give)
 
     def make_backend(self, model: str) -> Backend:
         """Contexts in process, or behind the server that has the LLM."""

@@ -8,7 +8,7 @@ Non-goals: what the runs are (`session.py`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -61,6 +61,15 @@ class Streams:
             stream = self.left.popleft()
             for index in stream.live:
                 self.runtime.cancel((stream, index))
+
+    def when_idle(self, act: Callable[[], None]) -> None:
+        """Do something that no run may stand beside, if there is none; otherwise leave it."""
+        if self.lock.acquire(blocking=False):
+            try:
+                if not self.runtime.busy:
+                    act()
+            finally:
+                self.lock.release()
 
     def fill(self, stream: Stream, runs: Iterator[tuple[int, Run]], max_rows: int) -> bool:
         """Add runs while the stream may have more rows; whether there is anything to wait for."""

@@ -93,6 +93,7 @@ class Learner:
 
     def score(self, mode: ScorerMode, folder: Path, progress: Progress | None) -> None:
         """Train a scorer; a coupled one without the questions of its thresholds."""
+        self.session.give_back()
         learned = {item.id: item for item in self.items if mode != "coupled" or not for_thresholds(item)}
         train_scorer(
             self.session.slm,

@@ -119,11 +119,11 @@ def train_distill(
             if top_k:
                 with stage("asking the LLM for labels") as progress:
                     answers = labelled(session, answers, top_k, labels or work / LABELS, decode, progress)
-        if completions is not None and is_leader():
-            write_completions(completions, session, answers)
+        write_completions(completions, session, answers)
+        session.give_back()
         set_seed(decode.seed)
-        forbidden = reserved_ids(session.slm) | reserved_ids(session.llm)
-        module = DistillModule(session.slm.trainable, config, sorted(forbidden), llm)
+        forbidden = sorted(reserved_ids(session.slm) | reserved_ids(session.llm))
+        module = DistillModule(session.slm.trainable, config, forbidden, llm)
         _, progress = stack.enter_context(module.lent()), stack.enter_context(stage("distilling"))
         sides = answers[: len(train)], answers[len(train) :]
         trainer = DistillTrainer(module, *sides, args, config.patience, collate, progress)
@@ -204,8 +204,10 @@ def labelled(
     return [replace(answer, label=label) for answer, label in zip(answers, labels, strict=True)]
 
 
-def write_completions(file: Path, session: Session, answers: Sequence[Answer]) -> None:
-    """Write prompts and answers as text, a line each."""
+def write_completions(file: Path | None, session: Session, answers: Sequence[Answer]) -> None:
+    """Write prompts and answers as text, a line each, if there is a file for them; one process does."""
+    if file is None or not is_leader():
+        return
     tokenizer = session.slm.tokenizer
     write_jsonl_atomic(
         file,
