@@ -409,7 +409,8 @@ def test_an_answer_that_is_left_leaves_no_row() -> None:
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and thread.name.startswith("chat"):
             thread.join()
-    assert not session.streams.runtime.busy and free_slots(session.backends["slm"].extents) == free
+    assert not session.streams.runtime.busy and "extents" in vars(session.backends["slm"])
+    assert free_slots(session.backends["slm"].extents) == free
 
 
 def test_values_come_from_another_thread_and_end_with_their_reader() -> None:

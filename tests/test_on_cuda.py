@@ -5,9 +5,12 @@ The device is pretended (`pretended_cuda.py`). Its own tests come first.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,9 +26,12 @@ from select_to_think.config import (
     MethodSettings,
     PairConfig,
     RuntimeConfig,
+    ScorerMode,
     SelectConfig,
     ServeConfig,
 )
+from select_to_think.contexts.graphs import Graphs
+from select_to_think.contexts.layout import Step
 from select_to_think.evaluation.rollouts import labelled_rollouts
 from select_to_think.evaluation.runner import EvalSettings, evaluate
 from select_to_think.models.loading import LoadedModel
@@ -168,6 +174,27 @@ def test_answers_are_those_on_the_cpu_with_one_wait_a_forward(
     assert bool(device.graphs) == compiled
 
 
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [("greedy", "activated"), ("s2t-local", "activated"), ("s2t-local", "coupled"), ("distill", "activated")],
+)
+def test_most_steps_of_ragged_rows_are_replayed(
+    method: str, mode: ScorerMode, questions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their extents are of several sizes; an adapter acts on all of them."""
+    replayed, run = [], Graphs.run
+
+    def watched(graphs: Graphs, step: Step) -> torch.Tensor:
+        replayed.append(len(step.groups))
+        return run(graphs, step)
+
+    monkeypatch.setattr(Graphs, "run", watched)
+    with PretendedCuda():
+        session = Session(PairConfig(device="cuda"), runtime=replace(RUNTIME, compile=True))
+        session.generate(questions, method, DECODE, SelectConfig(trigger_budget=0.03, scorer_mode=mode))
+    assert len(replayed) > 0.75 * cast(Any, session.backends["slm"]).forwards and max(replayed) > 1
+
+
 class Calls(TorchDispatchMode):
     """Counts what would be started on a device: every operation but views."""
 
@@ -268,6 +295,23 @@ def test_keys_and_values_make_room_for_weights(
             assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
             assert holders(session) == (["slm", "llm"] if loaded[1:] else ["slm"])
     assert sorted(loaded) == [("llm", []), ("slm", [])]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_memory_that_is_taken_anew_serves(compiled: bool, beside: Session) -> None:
+    question = [problem.question for problem in load_split("validation", limit_per_domain=1)]
+    (expected, *_) = beside.generate(question, "s2t-local", DECODE)
+    with PretendedCuda() as device:
+        session = Session(PairConfig(device="cuda"), runtime=replace(RUNTIME, compile=compiled))
+        for _ in range(2):
+            graphs = device.graphs
+            assert session.generate(question, "s2t-local", DECODE)[0].tokens == expected.tokens
+            assert session.slm.device.type == "cuda" and (device.graphs > graphs) == compiled
+            backend: Any = session.backends["slm"]
+            memory = weakref.ref(backend.memory)
+            session.give_back()
+            gc.collect()
+            assert memory() is None
 
 
 def test_keys_and_values_of_rows_at_work_stay(beside: Session) -> None:

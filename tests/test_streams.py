@@ -81,6 +81,7 @@ def test_what_is_left_unread_is_given_back(folder: Path, alone: Any) -> None:
     assert tokens(session.stream(QUESTIONS, "greedy", DECODE)) == alone["greedy"]
     assert not runtime.live and not runtime.queue and not any(backend.waiting for backend in runtime.backends.values())
     for backend in session.backends.values():
+        assert "extents" in vars(backend)
         assert free_slots(backend.extents) == backend.extents.slots // 64 * 64  # type: ignore[attr-defined]
 
 

@@ -96,7 +96,7 @@ class Session(Artefacts):
         anew, of what is free then."""
 
         def give() -> None:
-            for backend in self.backends.values():
+            for backend in list(self.backends.values()):
                 if isinstance(backend, TransformersBackend):
                     backend.give_back()
 

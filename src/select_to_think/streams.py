@@ -66,6 +66,7 @@ class Streams:
         """Do something that no run may stand beside, if there is none; otherwise leave it."""
         if self.lock.acquire(blocking=False):
             try:
+                self.sweep()
                 if not self.runtime.busy:
                     act()
             finally:

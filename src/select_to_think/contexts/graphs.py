@@ -1,21 +1,26 @@
-"""Steps of single tokens as CUDA graphs: recorded once for a number of rows and a span, then replayed.
+"""Steps of single tokens as CUDA graphs: recorded once for numbers of rows and spans, then replayed.
 
-A step is padded to a power of two with copies of its last token, which write and see what that one does. So one
-recording serves many steps, and nothing that a row sees changes.
+Each group of a step, rows over extents of one size, is padded to a power of two with copies of its last token, which
+write and see what that one does. So one recording serves many steps, and nothing that a row sees changes. An adapter
+may act on all of a step's tokens.
 
-Non-goals: prompts, leaves and adapters (such steps run as they are), other devices.
+Non-goals: prompts, leaves and adapters of some rows (such steps run as they are), other devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from select_to_think.contexts.layout import Group, Step
+
+MOST_RECORDINGS = 256  # steps of other shapes then run as they are
+Shape = tuple[int, int, int]  # of a group: its rows, the size of their extents, the slots that are read
 
 
 @dataclass(frozen=True)
@@ -33,30 +38,55 @@ class Graphs:
     def __init__(self, forward: Callable[[Step], Tensor]) -> None:
         """Nothing is recorded yet; `forward` gives the hidden states (T, H) of a step."""
         self.forward = forward
-        self.recordings: dict[tuple[int, int, int], Recording] = {}
+        self.recordings: dict[tuple[tuple[Shape, ...], str | None], Recording] = {}
         self.pool: Any = None  # memory that all recordings share: what one computes holds until the next
 
     def serves(self, step: Step) -> bool:
         """Whether a step can be replayed."""
-        group = step.groups[0]
-        return len(step.groups) == 1 and group.width == 1 and group.earlier is None and not step.adapters
+        if any(group.width != 1 or group.earlier is not None for group in step.groups):
+            return False
+        if step.adapters and step.adapters[0][1:] != (0, step.table.shape[1]):
+            return False
+        return len(self.recordings) < MOST_RECORDINGS or key_of(step) in self.recordings
 
     def run(self, step: Step) -> Tensor:
         """Hidden states (T, H) of a step that can; they hold until the next one."""
-        rows, group = step.table.shape[1], step.groups[0]
-        key = power_of_two(rows), group.size, min(group.size, power_of_two(group.span))
-        table = torch.cat([step.table, step.table[:, -1:].expand(-1, key[0] - rows)], 1)
+        shapes, adapter = key = key_of(step)
+        table = padded(step, shapes)
         if key not in self.recordings:
 
             def run() -> Tensor:
-                return self.forward(single_tokens(table, *key[1:]))
+                return self.forward(single_tokens(table, shapes, adapter))
 
             replay, states, self.pool = capture(run, table.device, self.pool)
             self.recordings[key] = Recording(table, states, replay)
         recording = self.recordings[key]
         recording.table.copy_(table)
         recording.replay()
-        return recording.states[:rows]
+        begins = accumulate((rows for rows, _, _ in shapes), initial=0)
+        found = [
+            recording.states[begin : begin + group.end - group.begin]
+            for begin, group in zip(begins, step.groups, strict=False)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def key_of(step: Step) -> tuple[tuple[Shape, ...], str | None]:
+    """The shapes of a step's groups once they are padded, and the adapter that acts on all of them."""
+    shapes = tuple(
+        (power_of_two(group.end - group.begin), group.size, min(group.size, power_of_two(group.span)))
+        for group in step.groups
+    )
+    return shapes, step.adapters[0][0] if step.adapters else None
+
+
+def padded(step: Step, shapes: Sequence[Shape]) -> Tensor:
+    """The table (7, T) of a step whose groups have as many rows as `shapes` say."""
+    table, pieces = step.table, []
+    for group, (rows, _, _) in zip(step.groups, shapes, strict=True):
+        last = table[:, group.end - 1 : group.end]
+        pieces += [table[:, group.begin : group.end], last.expand(-1, rows - group.end + group.begin)]
+    return torch.cat(pieces, 1)
 
 
 def power_of_two(number: int) -> int:
@@ -64,22 +94,26 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def single_tokens(table: Tensor, size: int, span: int) -> Step:
-    """The step of a table (7, T) of single tokens over extents of one size, of which `span` slots are read."""
+def single_tokens(table: Tensor, shapes: Sequence[Shape], adapter: str | None) -> Step:
+    """The step of a table (7, T) of single tokens in groups of these shapes, all under one adapter or none."""
+    groups: list[Group] = []
+    for rows, size, span in shapes:
+        begin = groups[-1].end if groups else 0
+        group = Group(
+            begin=begin,
+            end=begin + rows,
+            width=1,
+            size=size,
+            span=span,
+            rows=table[2, begin : begin + rows],
+            causal=False,
+            open=False,
+            columns=table[3:, begin : begin + rows, None],
+            earlier=None,
+        )
+        groups.append(group)
     count = table.shape[1]
-    group = Group(
-        begin=0,
-        end=count,
-        width=1,
-        size=size,
-        span=span,
-        rows=table[2],
-        causal=False,
-        open=False,
-        columns=table[3:, :, None],
-        earlier=None,
-    )
-    return Step(table, [group], [], list(range(count)))
+    return Step(table, groups, [] if adapter is None else [(adapter, 0, count)], list(range(count)))
 
 
 def capture(run: Callable[[], Tensor], device: torch.device, pool: Any) -> tuple[Callable[[], None], Tensor, Any]:

@@ -96,6 +96,10 @@ class LocalBackend(ABC):
         """What is kept of contexts that have ended."""
         return PrefixCache(self.extents, self.config.prefix_cache_tokens)
 
+    def take_memory(self) -> None:
+        """Take the memory for keys and values now, and not when the first context needs it."""
+        _ = self.prefixes
+
     @abstractmethod
     def load(self, name: str, adapter: Adapter) -> None:
         """Make a LoRA known to the model under a name."""

@@ -42,7 +42,7 @@ class TransformersBackend(LocalBackend):
         """Serve `model`, a causal language model in eval mode; ids in `forbidden` have probability zero.
 
         Raises:
-            S2TError: a model that cannot be driven by flat forwards, or memory for not even one short sequence.
+            S2TError: a model that cannot be driven by flat forwards.
         """
         self.flat = FlatModel(model)
         never = torch.tensor(sorted(forbidden), dtype=torch.long, device=model.device)

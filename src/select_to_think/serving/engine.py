@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any
 
 from select_to_think.contexts.kv import KVMemory
+from select_to_think.contexts.local import LocalBackend
 from select_to_think.runs import Committed, Failed, Finished
 from select_to_think.serving.errors import RequestError, request_error, stopping
 from select_to_think.serving.line import Line
@@ -37,6 +38,9 @@ class Engine:
     def __init__(self, session: Session, *, max_rows: int = 64, max_queue: int = 256) -> None:
         """Serve runs of `session`, `max_rows` sequences at once; `max_queue` more runs may wait."""
         self.session, self.max_rows, self.max_queue = session, max_rows, max_queue
+        for backend in session.backends.values():
+            if isinstance(backend, LocalBackend):
+                backend.take_memory()  # before anybody is told that there is a server
         self.workshop, self.line = Workshop(session), Line()
         self.streams, self.stream = session.streams, Stream()
         self.waiting: deque[Job] = deque()

@@ -97,6 +97,7 @@ def train_verifier(
         prompt = prompt_of(session, mentor)
         with Journal(work / ANSWERS, JudgedItem) as journal:
             found = judge_disputes(session, items, decode, mentor, journal, progress)
+        session.give_back()
         telling = [(item, dispute) for item, dispute in found if dispute.right[0] != dispute.right[1]]
         sides = [[pair for pair in telling if is_held_out(pair[0].id) == held_out] for held_out in (False, True)]
         if not all(sides):
