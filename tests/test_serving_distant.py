@@ -70,7 +70,8 @@ def test_tokens_cross_the_line_once(streamed: bool) -> None:
 
 
 def test_memory_is_taken_when_the_engine_starts() -> None:
-    session = Session.load(runtime=RuntimeConfig(kv_memory_gib=0.25, prefix_cache_tokens=4096))
+    """In a memory that fits no gap of the heap: there, zeros would have been written before."""
+    session = Session.load(runtime=RuntimeConfig(kv_memory_gib=4, prefix_cache_tokens=4096))
     session.backend("slm")
     engine = Engine(session, max_rows=16)
     assert {"memory", "extents"} <= vars(session.backends["slm"]).keys(), "for which there may be no room"
