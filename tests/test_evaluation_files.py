@@ -96,6 +96,17 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_journal_outside_a_locked_folder_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    with Journal(path, dict, alone=True) as journal:
+        journal.append({"n": 1})
+        with pytest.raises(S2TError, match=r"writing to .*labels\.jsonl"):
+            Journal(path, dict, alone=True)
+        journal.append({"n": 2})
+    with Journal(path, dict, alone=True) as journal:
+        assert journal.records == [{"n": 1}, {"n": 2}]
+
+
 def test_left_over_temporary_files_go(tmp_path: Path) -> None:
     (tmp_path / ".results.json.123.tmp").write_text("half")
     with only_writer(tmp_path):

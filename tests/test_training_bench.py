@@ -31,6 +31,13 @@ def test_rows(mode: Any) -> None:
     assert packed["seconds"] > 0 and plain["seconds"] > 0
 
 
+def test_the_trajectories_span_all_lengths() -> None:
+    data = make_trajectories(40)
+    lengths = sorted(len(t.prompt_ids) + len(t.output_ids) for t in data)
+    result = bench_train(loaded(), data, ScorerConfig(mode="coupled", lora_rank=2), limit=2, repeats=1)
+    assert result["rows"][0]["token_forwards"] == lengths[0] + lengths[-1] + 2 * 12
+
+
 def test_packed_count_is_what_the_embedding_sees() -> None:
     slm, data = loaded(), make_trajectories(1)
     seen: list[int] = []

@@ -168,6 +168,8 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
         train_distill(session(), data, config, DECODE, tmp_path / "killed")
     with pytest.raises(S2TError, match="kind was 'kd', is 'sft'"):
         train_distill(session(), data, replace(config, kind="sft"), DECODE, tmp_path / "killed", resume=True)
+    with pytest.raises(S2TError, match="problems was"):  # their answers are kept by their places
+        train_distill(session(), data[::-1], config, DECODE, tmp_path / "killed", resume=True)
     stages = Stages()
     resumed = train_distill(session(), data, config, DECODE, tmp_path / "killed", resume=True, stage=stages)
     assert not [name for name, _, _ in stages.seen if name.startswith("answering")]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ import pytest
 from huggingface_hub import RepoUrl
 from huggingface_hub.errors import HFValidationError
 
+from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig
+from select_to_think.files import only_writer
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
-from select_to_think.training.card import described, push, write_card
+from select_to_think.training.bench import bench_train
+from select_to_think.training.card import described, push, table
 from select_to_think.training.distill import train_distill
+from select_to_think.training.folders import ANSWERS, begin, publish, working_folder
 from select_to_think.training.scorer import train_scorer
 from select_to_think.training.settings import DistillConfig, ScorerConfig, TriggerTrainConfig
 from select_to_think.training.trigger import train_trigger
@@ -66,20 +70,78 @@ def test_a_card_has_the_numbers_and_no_data(train: Callable[[Path], None], tmp_p
     assert str(tmp_path) not in card
 
 
-def test_a_card_does_not_tell_where_the_slm_lies(tmp_path: Path) -> None:
-    scorer(tmp_path / "out")
-    file = tmp_path / "out" / "scorer.json"
-    hub = "Qwen/Qwen2.5-1.5B-Instruct"
-    for name, models in (
-        (str(tmp_path / "my-slm"), "--slm my-slm"),
-        (hub, f"--slm {hub}"),
-        ("demo/slm", "--pair demo"),
-    ):
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"slm": name}))
-        write_card(tmp_path / "out")
-        card = (tmp_path / "out" / "README.md").read_text()
-        assert f"    s2t generate {models} --scorer FOLDER" in card and str(tmp_path) not in card
-        assert (f"base_model: {name}\n" in card) == (name == hub)
+HUB = "Qwen/Qwen2.5-1.5B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("name", "models"), [("/home/me/secret/my-slm", "--slm my-slm"), (HUB, f"--slm {HUB}"), ("demo/slm", "--pair demo")]
+)
+def test_nothing_that_is_pushed_tells_where_the_models_lie(name: str, models: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pair = Session(slm=replace(tiny_loaded(0), name=name), llm=replace(tiny_loaded(1), name="big at host.local:8000"))
+    config = DistillConfig(**ADAPTER)  # type: ignore[arg-type]
+    train_distill(pair, make_trajectories(24), config, DecodeConfig(max_new_tokens=8), out)
+    card = (out / "README.md").read_text()
+    assert f"    s2t generate {models} --distill FOLDER" in card and "| llm | big |" in card
+    assert (f"base_model: {name}\n" in card) == (name == HUB)
+    for file in out.rglob("*.*"):
+        assert not any(place in file.read_bytes() for place in (b"secret", b"host.local", str(tmp_path).encode()))
+
+
+def test_a_cell_of_a_table_is_one_line() -> None:
+    lines = table(("name", "value"), [["template", "{question}\n\na | b\n"], ["rate", 0.123456]]).splitlines()
+    assert lines[2:] == [r"| template | {question}<br><br>a \| b<br> |", "| rate | 0.1235 |"]
+
+
+def test_a_refused_command_leaves_an_unfinished_training(tmp_path: Path) -> None:
+    work = tmp_path / "out.training"
+    with pytest.raises(KeyboardInterrupt), working_folder(tmp_path / "out"):
+        begin(work, {})
+        (work / ANSWERS).write_text("{}\n")
+        raise KeyboardInterrupt
+    (tmp_path / "out").mkdir()
+    with pytest.raises(S2TError, match="already exists"), working_folder(tmp_path / "out", resume=True):
+        raise AssertionError
+    assert (work / ANSWERS).read_text() == "{}\n"
+    (tmp_path / "out").rmdir()
+    with pytest.raises(S2TError, match="cannot write"), working_folder(tmp_path / "out", resume=True):
+        (tmp_path / "out" / "of somebody else").mkdir(parents=True)
+        publish(tmp_path / "out")
+    assert (work / ANSWERS).exists()
+
+
+def test_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None:
+    """Their unfinished folders, even one of this process's number; those of processes that live stay."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for number in (gone.pid, os.getpid(), os.getppid()):
+        (tmp_path / f".out.{number}.tmp").mkdir()
+    publish(tmp_path / "out", lambda folder: (folder / "file").touch())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.{os.getppid()}.tmp", "out"]
+    with only_writer(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def strangers() -> list[Trajectory]:
+    """Of an SLM with more tokens."""
+    return [replace(each, output_ids=(*each.output_ids[:-1], 9999)) for each in make_trajectories(60)]
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda out: train_scorer(loaded(), strangers(), ScorerConfig(), out),
+        lambda out: train_trigger(loaded(), strangers(), TriggerTrainConfig(), out),
+        lambda out: train_distill(
+            Session(slm=tiny_loaded(0), llm=tiny_loaded(1)), strangers(), DistillConfig(), DecodeConfig(), out
+        ),
+        lambda out: bench_train(loaded(), strangers(), ScorerConfig()),
+    ],
+)
+def test_a_collection_of_another_slm_is_refused(train: Callable[[Path], Any], tmp_path: Path) -> None:
+    with pytest.raises(S2TError, match=r"holds token 9999, .* collect with the SLM to be trained"):
+        train(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_pushing_uploads_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from select_to_think.models.adapter import inject_adapter, load_adapter
 from select_to_think.models.scorer import load_scorer
 from select_to_think.structures import S2TError
 from select_to_think.training.distill import DistillTrainer
-from select_to_think.training.groups import group_count, make_examples
-from select_to_think.training.scorer import ScorerTrainer, group_metrics, split_data, train_scorer
+from select_to_think.training.groups import group_count, make_examples, split
+from select_to_think.training.scorer import ScorerTrainer, group_metrics, train_scorer
 from select_to_think.training.settings import ScorerConfig
 from select_to_think.training.trainer import AdapterTrainer
 from training_fixtures import loaded, make_trajectories, shake_switch
@@ -51,7 +51,7 @@ def test_training_learns(tmp_path: Path, score: Any) -> None:
     steps: list[tuple[int, int]] = []
     summary = train_scorer(
         loaded(),
-        make_trajectories(80, learnable=True),
+        make_trajectories(120, learnable=True),
         config,
         tmp_path / "scorer",
         progress=lambda *s: steps.append(s),
@@ -80,7 +80,7 @@ def test_the_best_epoch_is_what_is_saved(tmp_path: Path) -> None:
     slm = loaded()
     scorer = load_scorer(tmp_path / "scorer", slm)
     switch = attached(slm, tmp_path / "scorer")
-    _, held_out = split_data(slm, data)
+    _, held_out = split(make_examples(data))
     agreed = 0
     for example in held_out:
         for position, candidates, slm_logprobs, llm_logprobs in zip(
@@ -249,14 +249,15 @@ def test_peft_reads_the_folder(tmp_path: Path) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_the_split_is_by_item_and_the_vocabulary_needs_no_spare_rows() -> None:
-    slm = loaded()
-    train, held_out = split_data(slm, make_trajectories(60))
-    assert not {e.id for e in train} & {e.id for e in held_out}
-    assert len(train) + len(held_out) == 60
-    more, _ = split_data(slm, make_trajectories(60) + make_trajectories(30, seed=1))
-    assert {e.id for e in train} <= {e.id for e in more}
-    assert len(make_examples(make_trajectories(5))) == 5
+def test_the_split_is_by_question() -> None:
+    """Whatever the ids, and however many there are."""
+    data = make_trajectories(60)
+    again = [replace(each, id=f"again-{i}") for i, each in enumerate(data)]
+    train, held_out = split(make_examples([*data, *again, *make_trajectories(30, seed=1)]))
+    assert not {e.key for e in train} & {e.key for e in held_out}
+    assert len(train) + len(held_out) == 150 and len(held_out) > 4
+    few, _ = split(make_examples(data))
+    assert {e.key for e in few} <= {e.key for e in train} and len(few) < 60
 
 
 def test_group_metrics_agree_with_scipy() -> None:

@@ -53,7 +53,7 @@ def test_hidden_states_are_those_before_each_output_token(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("width", [0, 16])
 def test_it_learns_and_reads_back(tmp_path: Path, width: int) -> None:
     slm = loaded()
-    data = readable(slm, 90)
+    data = readable(slm, 150)
     before = {name: tensor.clone() for name, tensor in slm.model.state_dict().items()}
     report = train_trigger(slm, data, replace(QUICK, hidden_size=width), tmp_path / "head")
     assert all(torch.equal(tensor, before[name]) for name, tensor in slm.model.state_dict().items())

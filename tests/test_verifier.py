@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from select_to_think.pairs.problems import stream_puzzles
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training import verifier as training
-from select_to_think.training.disputes import JudgedDispute, JudgedItem, judge_disputes
+from select_to_think.training.disputes import JudgedDispute, JudgedItem, judge_disputes, outcomes
 from select_to_think.training.head import last_states
 from select_to_think.training.settings import VerifierTrainConfig
 from select_to_think.training.verifier import (
@@ -40,6 +41,7 @@ from select_to_think.training.verifier import (
     right_choices,
     train_verifier,
 )
+from select_to_think.verifiers.base import Dispute
 from tiny import tiny_loaded
 
 MENTOR = MentorConfig()
@@ -156,7 +158,7 @@ def learnable(slm: LoadedModel, count: int) -> list[tuple[Item, JudgedDispute]]:
         mentor_right = random.random() < 0.7
         slm_side, mentor_side = sides if mentor_right else sides[::-1]
         dispute = JudgedDispute([random.randrange(300, 340)], slm_side, mentor_side, (not mentor_right, mentor_right))
-        found.append((Item(f"item-{i}", "Which?", ""), dispute))
+        found.append((Item(f"item-{i}", f"Which of {i}?", ""), dispute))
     return found
 
 
@@ -188,6 +190,39 @@ def test_it_learns_publishes_and_reads_back(session, tmp_path: Path, monkeypatch
     monkeypatch.setattr(training, "judge_disputes", lambda *_: ties)
     with pytest.raises(S2TError, match="too few disputes"):
         train_verifier(session, items, config, MENTOR, DecodeConfig(), tmp_path / "other")
+
+
+def test_an_unfinished_training_goes_on_with_its_own_questions(session, tmp_path: Path, monkeypatch) -> None:
+    items, config, out = load_pair_split("train", limit_per_domain=1), VerifierTrainConfig(), tmp_path / "verifier"
+
+    def judged(_session: Any, items: Any, _decode: Any, _mentor: Any, journal: Any, _progress: Any) -> Any:
+        journal.append({"id": items[0].id, "disputes": []})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "judge_disputes", judged)
+    with pytest.raises(KeyboardInterrupt):
+        train_verifier(session, items, config, MENTOR, DecodeConfig(), out)
+    others = [replace(items[0], question="What else?"), *items[1:]]
+    with pytest.raises(S2TError, match=r"items\.sha256 was"):
+        train_verifier(session, others, config, MENTOR, DecodeConfig(), out, resume=True)
+    with pytest.raises(S2TError, match="stands twice"):
+        train_verifier(session, [*items, items[0]], config, MENTOR, DecodeConfig(), out, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_verifier(session, items, config, MENTOR, DecodeConfig(max_batch=3), out, resume=True)
+    with pytest.raises(S2TError, match="even"):
+        VerifierTrainConfig(batch_prompts=3)
+
+
+def test_an_answer_that_was_cut_off_is_wrong(session) -> None:
+    item = load_pair_split("train", limit_per_domain=1)[0]
+    (answer,) = session.generate([item.question], "llm")
+    tokens = [step.token for step in answer.steps]
+    assert answer.finish_reason == "stop"
+    dispute = Dispute([], tokens[:3], tokens[:4])
+    for segment, right in ((tokens, True), (tokens[:-1], False)):
+        decode = DecodeConfig(max_new_tokens=len(segment))
+        found, _ = outcomes(session, [item], [[replace(dispute, slm=segment)]], decode)
+        assert found == right
 
 
 @pytest.mark.parametrize("method", ["mentor-free", "mentor-coin"])

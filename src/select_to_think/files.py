@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -200,12 +201,17 @@ class Journal(Generic[Kind]):
     the record being written. Opening repairs a half-written last line by dropping it.
     """
 
-    def __init__(self, path: Path, kind: type[Kind]) -> None:
-        """Open or create `path` and read its records. Raises S2TError if a line before the last is broken."""
+    def __init__(self, path: Path, kind: type[Kind], *, alone: bool = False) -> None:
+        """Open or create `path` and read its records; `alone` where no lock of a folder keeps others away.
+
+        Raises S2TError if a line before the last is broken, or another process has it `alone`.
+        """
         self.path = path
         self.records: list[Kind] = []
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            if alone:
+                lock(self._file, path)
             content = path.read_bytes()
             whole = content.rfind(b"\n") + 1
             remedy = "delete this file to decode its items again"
@@ -253,32 +259,42 @@ class Journal(Generic[Kind]):
         self.close()
 
 
-@contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process, and clear away what killed ones left half-written.
+def lock(handle: int, path: Path) -> None:
+    """Hold the file or folder `path`, open as `handle`, until it is closed or the process ends.
 
-    The lock dies with the process. Raises S2TError if another one holds it. Where the platform has no `flock` (Windows)
-    nothing is locked.
+    Raises S2TError, with `handle` closed, if another process holds it. Where there is no `flock` (Windows, some file
+    systems) nothing is locked.
     """
-    make_folder(folder)
     if sys.platform == "win32":
-        yield
         return
     import fcntl
 
-    handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
         raise S2TError(
-            f"another process is writing to {folder}; wait for it, or stop it and run this command again"
+            f"another process is writing to {path}; wait for it, or stop it and run this command again"
         ) from error
     except OSError:
         pass  # a file system without locks
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process (see `lock`), and clear away what killed ones left half-written."""
+    make_folder(folder)
+    if sys.platform == "win32":  # where a folder cannot be opened
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    lock(handle, folder)
     try:
         for stale in folder.glob(".*.tmp"):
-            stale.unlink(missing_ok=True)
+            if stale.is_dir():
+                shutil.rmtree(stale, ignore_errors=True)
+            else:
+                stale.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)

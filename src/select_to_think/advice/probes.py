@@ -113,7 +113,7 @@ class Learner:
 
 def for_thresholds(item: Item) -> bool:
     """Whether a question is left to the thresholds of a coupled scorer."""
-    return is_held_out(item.id, THRESHOLD_SHARE, salt="thresholds")
+    return is_held_out(question_key(item), THRESHOLD_SHARE, salt="thresholds")
 
 
 def untrainable(session: Session, what: str) -> str | None:

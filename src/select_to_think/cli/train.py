@@ -113,7 +113,7 @@ def show_memory(console: Console, payload: Mapping[str, Any]) -> None:
 
 def show_scorer(console: Console, payload: dict[str, Any]) -> None:
     """One line per epoch, and what to do next."""
-    columns = {"validation loss": "loss", "agree_at_1": "agree_at_1", "Spearman": "spearman"}
+    columns = {"cross-entropy": "cross_entropy", "agree_at_1": "agree_at_1", "Spearman": "spearman"}
     show_epochs(console, f"{payload['mode']} scorer, {payload['score']} score", columns, payload["epochs"])
     console.print(
         f"greedy agrees with the LLM's choice at {payload['greedy_agree_at_1']:.3f} of the held-out groups, "

@@ -22,7 +22,7 @@ from select_to_think.models.loading import LoadedModel, choose_device, choose_dt
 from select_to_think.models.shapes import random_model
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.structures import Floats, Progress, S2TError
-from select_to_think.training.groups import Example, collate, group_count, make_examples, token_forwards
+from select_to_think.training.groups import Example, collate, group_count, make_examples, of_slm, token_forwards
 from select_to_think.training.memory import predict
 from select_to_think.training.module import ScorerModule
 from select_to_think.training.settings import ScorerConfig, TrainShape
@@ -48,8 +48,8 @@ def bench_train(
         `{"rows": [...]}` with rows `packed` and `plain`: `token_forwards`, `seconds`, `groups`, and the ratios
         `token_forwards_to_packed` and `seconds_to_packed`.
     """
-    examples = make_examples(trajectories)
-    examples = examples[:: max(1, len(examples) // limit)][:limit]
+    whole = make_examples(of_slm(slm, trajectories))
+    examples = [whole[i] for i in np.linspace(0, len(whole) - 1, min(limit, len(whole))).round().astype(int)]
     module = ScorerModule(slm.trainable, config, sorted(reserved_ids(slm)))
     size = config.batch_trajectories
     packed = [examples[i : i + size] for i in range(0, len(examples), size)]

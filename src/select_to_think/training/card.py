@@ -39,18 +39,22 @@ def described(folder: Path) -> tuple[str, str, Mapping[str, Any]]:
     raise S2TError(f"{folder} holds nothing that `s2t train` made: name the --out of a training")
 
 
+def public_name(model: str) -> str:
+    """A model's name without the folder or the server where it lies, which are nobody's business."""
+    name = model.partition(" at ")[0]
+    return Path(name).name if Path(name).exists() or name.startswith(("/", ".", "~")) else name
+
+
 def write_card(folder: Path) -> None:
     """Write the model card of a trained folder into it."""
     title, usage, about = described(folder)
     training = about["training"]
     slm = str(about.get("slm", ""))
-    if Path(slm).exists() or slm.startswith(("/", ".", "~")):
-        slm = Path(slm).name  # where it lies on this machine is nobody's business
     owner, _, name = slm.partition("/")
     bundled = name == "slm"  # of a pair that comes with the library, and is not on the hub
     models = f"--pair {owner}" if bundled else f"--slm {slm or 'SLM'}"
     base = [f"base_model: {slm}"] if name and not bundled else []
-    numbers = {**about, **training, "slm": slm}
+    numbers = {**about, **training}
     del numbers["schema"]
     scalars = {name: value for name, value in numbers.items() if isinstance(value, int | float | str) and value != ""}
     parts = [
@@ -71,8 +75,14 @@ def write_card(folder: Path) -> None:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table."""
-    shown = [[f"{value:.4g}" if isinstance(value, float) else str(value) for value in row] for row in rows]
+    shown = (map(cell, row) for row in rows)
     return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *shown))
+
+
+def cell(value: Any) -> str:
+    """A value as the text of a table's cell."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", r"\|").replace("\n", "<br>")
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:

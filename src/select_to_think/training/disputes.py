@@ -128,5 +128,8 @@ def outcomes(
     for i, generation in session.results(iter(runs), decode):
         whole[i] = [*begun[i][1], *generation.tokens]
     for i, (item, _) in enumerate(begun):
+        if whole[i][-1] not in session.stop_ids:  # cut off: wrong, unread
+            yield False
+            continue
         text = session.text(whole[i])
         yield grade(text, item.answer, item.answer_type, choices=item.choices, meta=item.meta).right

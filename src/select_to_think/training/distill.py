@@ -28,14 +28,15 @@ from transformers.trainer_utils import set_seed
 
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig
-from select_to_think.evaluation.settings import fingerprints
+from select_to_think.evaluation.settings import decode_settings, fingerprints
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal, write_jsonl_atomic
 from select_to_think.models.distilled import About, save_distilled
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.structures import Floats, Ids, Progress, S2TError, Stage, silent
+from select_to_think.training.card import public_name
 from select_to_think.training.folders import ANSWERS, begin, is_leader, working_folder
-from select_to_think.training.groups import split
+from select_to_think.training.groups import digest, of_slm, prompt_key, split
 from select_to_think.training.labels import FILE as LABELS
 from select_to_think.training.labels import top_labels
 from select_to_think.training.module import DistillModule
@@ -64,6 +65,11 @@ class Answer:
     tokens: Ids  # (T,) prompt and answer
     start: int  # index of the answer's first token, at least 1
     label: tuple[Ids, Floats] | None = None  # (T - start, K) the LLM's top tokens and their log-probabilities in nats
+
+    @property
+    def key(self) -> str:
+        """Of the prompt."""
+        return prompt_key(self.tokens[: self.start].tolist())
 
     @property
     def length(self) -> int:
@@ -110,8 +116,8 @@ def train_distill(
         top_k = config.llm_top_k if config.kind == "kd" else 0
         llm = session.local_llm.trainable if config.kind == "kd" and not top_k else None  # or refuse before the work
         train, held_out = split(problems_of(session, trajectories, decode.max_new_tokens))
-        settings = {"config": asdict(config), "decode": asdict(decode)}
-        begin(work, {**settings, "problems": len(train), "models": fingerprints(session)})
+        settings = {"config": config.decisive, "decode": decode_settings(decode), "models": fingerprints(session)}
+        begin(work, {**settings, "problems": digest(each.tokens for each in (*train, *held_out))})
         args = arguments(config, work, decode.seed, session.slm.trainable.device)
         with args.main_process_first(local=False):  # the others read what it wrote
             with stage("answering the training problems") as progress:
@@ -144,7 +150,8 @@ def save(
 ) -> None:
     """Fill the folder of a distilled SLM."""
     training = {**summary, "seed": decode.seed, "config": asdict(config), "decode": asdict(decode)}
-    pair = session.slm.name, session.llm.name, session.slm.fingerprint, session.llm.fingerprint
+    slm, llm = session.slm, session.llm
+    pair = public_name(slm.name), public_name(llm.name), slm.fingerprint, llm.fingerprint
     save_distilled(folder, module.switch, About(config.kind, *pair, training))
     write_trained_on(folder, question_keys)
 
@@ -155,7 +162,8 @@ def problems_of(session: Session, trajectories: Iterable[Trajectory], max_new_to
     Raises:
         S2TError: there are none, or a prompt does not fit the context.
     """
-    problems = [Answer(t.id, np.array(t.prompt_ids, np.int64), len(t.prompt_ids)) for t in trajectories if t.groups]
+    used = [each for each in of_slm(session.slm, trajectories) if each.groups]
+    problems = [Answer(each.id, np.array(each.prompt_ids, np.int64), len(each.prompt_ids)) for each in used]
     if not problems:
         raise S2TError("the collection holds no candidate groups: collect more items or raise the budgets")
     room = min(session.slm.max_positions, session.llm.max_positions) - max_new_tokens
@@ -165,8 +173,6 @@ def problems_of(session: Session, trajectories: Iterable[Trajectory], max_new_to
                 f"the prompt of item {problem.id!r} has {problem.length} tokens, which with "
                 f"{max_new_tokens} new ones exceed the context: lower --max-new-tokens"
             )
-        if problem.tokens.max() >= session.slm.vocab_size:
-            raise S2TError(f"the collection is not of {session.slm.name}: collect with the SLM to be trained")
     return problems
 
 
@@ -247,7 +253,7 @@ def collate(batch: Sequence[Answer]) -> dict[str, Tensor]:
 class DistillTrainer(AdapterTrainer):
     """Means over the tokens of the answers."""
 
-    metrics = reported = "nats_per_token", "agreement"
+    metrics = "nats_per_token", "agreement"
     agreement, nats = "agreement", "nats_per_token"
     before: Mapping[str, float]  # what an evaluation said before the training
 

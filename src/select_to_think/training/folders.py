@@ -8,11 +8,14 @@ Non-goals: what is in the folders.
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from psutil import pid_exists
 
 from select_to_think.files import Json, only_writer, read_json, require_same_settings, unwritable, write_json_atomic
 from select_to_think.structures import S2TError
@@ -33,8 +36,8 @@ def processes() -> int:
 
 @contextmanager
 def working_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
-    """Hold the folder beside `out` in which it is trained, for this process; at the end it is gone unless it holds
-    answers or a checkpoint to go on from.
+    """Hold the folder beside `out` in which it is trained, for this process; it is gone when the training has ended,
+    and after a failure that left no answers and no checkpoint to go on from.
 
     Raises:
         S2TError: `out` exists or is no name, an unfinished training lies beside it and `resume` is false, another
@@ -46,18 +49,20 @@ def working_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
     if not is_leader():
         yield work
         return
+    if out.exists():
+        raise S2TError(f"{out} already exists: remove it or name another --out")
     with only_writer(work):
         if any(work.iterdir()) and not (work / SETTINGS).exists():
             raise S2TError(f"{work} is no unfinished training, but in the way of one: move it or name another --out")
         try:
-            if out.exists():
-                raise S2TError(f"{out} already exists: remove it or name another --out")
             if not resume and goes_on(work):
                 raise S2TError(f"{work} holds an unfinished training: go on with --resume, or remove it to start again")
             yield work
-        finally:
-            if out.exists() or not goes_on(work):
+        except BaseException:
+            if not goes_on(work):
                 shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def begin(work: Path, settings: Json) -> None:
@@ -113,6 +118,9 @@ def publish(out: Path, *writers: Callable[[Path], None]) -> None:
         S2TError: a full disk or an unwritable path; nothing is left under the final name.
     """
     temporary = out.parent / f".{out.name}.{os.getpid()}.tmp"
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+        if left == temporary or not pid_exists(int(left.suffixes[-2][1:])):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
     with disk_errors(out):
         try:
             temporary.mkdir(parents=True)

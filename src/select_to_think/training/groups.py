@@ -6,16 +6,16 @@ Non-goals: reading files (`collect/`), losses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from select_to_think.collect.records import Trajectory
-from select_to_think.evaluation.workers import Identified
+from select_to_think.models.loading import LoadedModel
 from select_to_think.structures import Floats, Ids, S2TError
 
 VALIDATION_SHARE = 0.1
@@ -25,7 +25,7 @@ VALIDATION_SHARE = 0.1
 class Example:
     """One rollout as arrays, with its G groups of K candidates."""
 
-    id: str  # of the item
+    key: str  # of the prompt
     tokens: Ids  # (T,) prompt and output
     positions: Ids  # (G,) index in `tokens` of the token that the group proposes, ascending
     candidates: Ids  # (G, K)
@@ -36,6 +36,17 @@ class Example:
     def length(self) -> int:
         """Cost of the packed row in tokens."""
         return len(self.tokens) + self.candidates.size
+
+
+def of_slm(slm: LoadedModel, trajectories: Iterable[Trajectory]) -> Iterator[Trajectory]:
+    """The trajectories. Raises S2TError for token ids beyond the SLM's vocabulary."""
+    for each in trajectories:
+        groups = (group.candidates for group in each.groups)
+        largest = max(map(max, filter(None, (each.prompt_ids, each.output_ids, *groups))))
+        if largest >= slm.vocab_size:
+            held = f"the collection holds token {largest}, {slm.name} has {slm.vocab_size}"
+            raise S2TError(f"{held}: collect with the SLM to be trained")
+        yield each
 
 
 def make_examples(trajectories: Iterable[Trajectory]) -> list[Example]:
@@ -61,7 +72,7 @@ def make_example(trajectory: Trajectory) -> Example:
     """
     groups = sorted(trajectory.groups, key=lambda group: group.position)
     example = Example(
-        id=trajectory.id,
+        key=prompt_key(trajectory.prompt_ids),
         tokens=np.array([*trajectory.prompt_ids, *trajectory.output_ids], np.int64),
         positions=len(trajectory.prompt_ids) + np.array([group.position for group in groups], np.int64),
         candidates=np.array([group.candidates for group in groups], np.int64),
@@ -73,24 +84,46 @@ def make_example(trajectory: Trajectory) -> Example:
     return example
 
 
-def is_held_out(item_id: str, share: float = VALIDATION_SHARE, salt: str = "") -> bool:
-    """Whether an item belongs to the held-out share: a hash of its id, so later collections split the same way."""
-    digest = hashlib.sha256(f"{salt}{item_id}".encode()).digest()
+def prompt_key(prompt_ids: Sequence[int]) -> str:
+    """The key of a prompt."""
+    return hashlib.sha256(str(list(map(int, prompt_ids))).encode()).hexdigest()
+
+
+def is_held_out(key: str, share: float = VALIDATION_SHARE, salt: str = "") -> bool:
+    """Whether a question belongs to the held-out share: a hash of its key, so later collections split the same way."""
+    digest = hashlib.sha256(f"{salt}{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
-Part = TypeVar("Part", bound=Identified)
+def digest(arrays: Iterable[np.ndarray[Any, Any]]) -> str:
+    """SHA-256 over arrays in order: what a training is about."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(str(array.shape).encode() + array.tobytes())
+    return found.hexdigest()
+
+
+class Keyed(Protocol):
+    """What is trained on, by the key of its prompt."""
+
+    @property
+    def key(self) -> str:
+        """The same for equal prompts."""
+        ...
+
+
+Part = TypeVar("Part", bound=Keyed)
 
 
 def split(examples: Sequence[Part]) -> tuple[list[Part], list[Part]]:
-    """(training, validation) by item, so that no problem is on both sides.
+    """(training, validation) by prompt, so that no problem is on both sides, whatever its ids.
 
     Raises:
         S2TError: one side is empty.
     """
     sides: tuple[list[Part], list[Part]] = ([], [])
     for each in examples:
-        sides[is_held_out(each.id)].append(each)
+        sides[is_held_out(each.key)].append(each)
     if not all(sides):
         raise S2TError(f"{len(examples)} trajectories are too few to hold some out for validation: collect more items")
     return sides

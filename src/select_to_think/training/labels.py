@@ -62,10 +62,10 @@ def top_labels(
 
     Raises:
         S2TError: an LLM with another vocabulary, one that does not tell exact log-probabilities, or of fewer tokens; a
-            broken file.
+            broken file, or one that another process adds to.
     """
     keys = [key_of(session.llm.fingerprint, top_k, *pair) for pair in pairs]
-    with Journal(file, Label) as journal:
+    with Journal(file, Label, alone=is_leader()) as journal:
         known = {label.key: label for label in journal.records}
         todo = list({key: pair for key, pair in zip(keys, pairs, strict=True) if key not in known}.items())
         if progress is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +26,9 @@ from select_to_think.models.loading import LoadedModel
 from select_to_think.models.scorer import About, has_score, save_scorer
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.structures import Floats, Progress, S2TError
+from select_to_think.training.card import public_name
 from select_to_think.training.folders import begin, working_folder
-from select_to_think.training.groups import Example, collate, group_count, make_examples, split, token_forwards
+from select_to_think.training.groups import collate, digest, group_count, make_examples, of_slm, split, token_forwards
 from select_to_think.training.module import ScorerModule
 from select_to_think.training.settings import ScorerConfig
 from select_to_think.training.trainer import AdapterTrainer, arguments, row_sums, train_and_publish
@@ -47,7 +49,7 @@ def train_scorer(
 
     Args:
         slm: the model that proposes and scores.
-        trajectories: a collection made with this SLM; a tenth of the items is held out by a hash of the id.
+        trajectories: a collection made with this SLM; a tenth of the questions is held out by a hash.
         config: mode, score, losses, optimiser.
         out: the new scorer folder (must not exist).
         seed: of the adapter's start and of the order of the data.
@@ -69,16 +71,16 @@ def train_scorer(
     with working_folder(out, resume=resume) as work:
         rows = 0 if config.packed else 1  # the plain form has as many rows as candidates
         args = arguments(config, work, seed, slm.trainable.device, rows=rows)
-        train, held_out = split_data(slm, trajectories)
-        settings = {"config": asdict(config), "seed": seed, "slm": slm.fingerprint, "groups": group_count(train)}
-        begin(work, settings)
+        train, held_out = split(make_examples(of_slm(slm, trajectories)))
+        data = digest(chain.from_iterable((e.tokens, e.candidates, e.llm_logprobs) for e in (*train, *held_out)))
+        begin(work, {"config": config.decisive, "seed": seed, "slm": slm.fingerprint, "data": data})
         set_seed(seed)
         module = ScorerModule(slm.trainable, config, sorted(reserved_ids(slm)))
 
         def write(folder: Path, summary: dict[str, Any]) -> None:
             made_as = config.mode, config.score, config.bins, config.score_temperature
             training = {**summary, "seed": seed, "config": asdict(config)}
-            about = About(*made_as, slm.fingerprint, slm.name, training)
+            about = About(*made_as, slm.fingerprint, public_name(slm.name), training)
             save_scorer(folder, module.switch, module.bin_rows, module.anchor.item(), about)
             write_trained_on(folder, question_keys)
 
@@ -88,23 +90,11 @@ def train_scorer(
             return train_and_publish(trainer, work, out, resume, write)
 
 
-def split_data(slm: LoadedModel, trajectories: Iterable[Trajectory]) -> tuple[list[Example], list[Example]]:
-    """(training, held-out) examples. Raises S2TError for ids beyond the SLM's vocabulary."""
-    train, held_out = split(make_examples(trajectories))
-    largest = max(int(max(e.tokens.max(), e.candidates.max())) for e in (*train, *held_out))
-    if largest >= slm.vocab_size:
-        raise S2TError(
-            f"the collection holds token {largest}, {slm.name} has {slm.vocab_size}: collect with the SLM to be trained"
-        )
-    return train, held_out
-
-
 class ScorerTrainer(AdapterTrainer):
     """Means over groups, and over prefix tokens for the language KL."""
 
     metrics = "agree_at_1", "spearman", "cross_entropy"
     agreement, nats = "agree_at_1", "cross_entropy"
-    reported = "loss", *metrics
 
     def sizes(self, batch: Mapping[str, Tensor]) -> Tensor:
         """(groups, real prefix tokens)."""

@@ -5,12 +5,15 @@ Non-goals: checking values (`checked.py`), and anything that depends on torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from select_to_think.checked import Checked, option
 from select_to_think.config import Definition, DistillKind, Reporter, ScoreKind, ScorerMode
 from select_to_think.structures import S2TError
 from select_to_think.triggers.kl import SUPPORT
+
+INDIFFERENT = ("micro_batch", "gradient_checkpointing", "report_to")  # of a training: what it takes, not what it learns
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,11 @@ class AdapterTraining(Checked):
     patience: int = option(2, "Epochs without a better validation before stopping.", low=1)
     bf16: bool = option(False, "bfloat16 autocast (the trained weights stay float32).")
     report_to: Reporter = option("none", "Where curves go as well.")
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that can change what is learned: a training that goes on may have others in their place."""
+        return {name: value for name, value in asdict(self).items() if name not in INDIFFERENT}
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,12 @@ class VerifierTrainConfig(Checked):
     batch_prompts: int = option(64, "Prompts per optimiser step.", low=2)
     weight_decay: float = option(0.01, "Weight decay.", low=0.0)
     network: Definition = option("ours", "paper: no norm and no ReLU behind the third layer.")
+
+    def __post_init__(self) -> None:
+        """Raise S2TError for a number of prompts that could leave one alone, which a batch norm cannot take."""
+        super().__post_init__()
+        if self.batch_prompts % 2:
+            raise S2TError(f"batch_prompts must be even, got {self.batch_prompts}: a dispute is two prompts")
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,6 @@ class AdapterTrainer(Trainer):
     metrics: ClassVar[tuple[str, ...]]
     agreement: ClassVar[str]  # of the metrics
     nats: ClassVar[str]
-    reported: ClassVar[tuple[str, ...]]  # of each epoch
 
     def __init__(
         self,
@@ -187,7 +186,7 @@ class AdapterTrainer(Trainer):
             start = epochs[-1]["epoch"] if epochs else 0.0
             within = [loss for epoch, loss in losses if start < epoch <= entry["epoch"]]
             loss = {"train_loss": float(np.mean(within))} if within else {}
-            epochs.append({"epoch": entry["epoch"], **loss, **{name: entry[f"eval_{name}"] for name in self.reported}})
+            epochs.append({"epoch": entry["epoch"], **loss, **{name: entry[f"eval_{name}"] for name in self.metrics}})
         return epochs
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:

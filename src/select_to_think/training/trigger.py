@@ -1,7 +1,7 @@
 """Training the learned trigger: a head on the SLM's last hidden state predicts which steps the KL trigger would mark.
 
 The paper distils its trigger so (arXiv 2604.26940): a step is positive if its KL statistic lies in the top
-`trigger_budget` share. The items are split in three by a hash of their id: most train the head; on a second share the
+`trigger_budget` share. The questions are split in three by a hash: most train the head; on a second share the
 threshold of every budget is calibrated (the quantile table); on a third precision, recall and the budget that the
 calibrated threshold really spends are measured.
 
@@ -32,7 +32,7 @@ from select_to_think.models.trigger_head import TriggerHead, save_trigger_head
 from select_to_think.structures import Floats, Progress, S2TError
 from select_to_think.training.card import write_card
 from select_to_think.training.folders import begin, disk_errors, publish, working_folder
-from select_to_think.training.groups import is_held_out
+from select_to_think.training.groups import is_held_out, of_slm, prompt_key
 from select_to_think.training.head import fit_head, last_states, roc_auc
 from select_to_think.training.settings import TriggerTrainConfig
 from select_to_think.triggers.calibration import QUANTILES, exceeded
@@ -80,7 +80,7 @@ def train_trigger(
     check_number("seed", seed, True, 0, LARGEST_SEED)
     with working_folder(out) as work, disk_errors(work):
         begin(work, {"config": asdict(config), "seed": seed, "slm": slm.fingerprint})
-        parts = split_items(trajectories)
+        parts = split_items(of_slm(slm, trajectories))
         steps = fit, calibration, measured = [collect_steps(slm, part) for part in parts]
         kl_threshold, labels = mark(steps, config.trigger_budget)
         layers, seconds = fit_layers(fit, labels[0], config, seed, work, progress)
@@ -124,10 +124,10 @@ def fit_layers(
     set_seed(seed)
     sizes = [steps.hidden.shape[1], *([config.hidden_size] if config.hidden_size else []), 1]
     modules = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())][:-1]
-    standardised = Standardised(steps.hidden)
+    mean, spread = steps.hidden.mean(0), steps.hidden.std(0).clamp_min(1e-6)
     seconds = fit_head(
-        nn.Sequential(standardised, *modules),
-        steps.hidden,
+        nn.Sequential(*modules),
+        (steps.hidden - mean) / spread,
         torch.from_numpy(labels),
         work,
         progress,
@@ -136,7 +136,9 @@ def fit_layers(
         learning_rate=config.learning_rate,
         seed=seed,
     )
-    return standardised.before(fold(modules)), seconds
+    standardise = nn.Linear(len(mean), len(mean))
+    standardise.weight.data, standardise.bias.data = torch.diag(1 / spread.double()), -mean.double() / spread
+    return fold([standardise, *modules]), seconds
 
 
 def calibrated(layers: Layers, steps: Steps) -> TriggerHead:
@@ -146,15 +148,16 @@ def calibrated(layers: Layers, steps: Steps) -> TriggerHead:
 
 
 def split_items(trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], list[Trajectory], list[Trajectory]]:
-    """(to fit, to calibrate, to measure), by item.
+    """(to fit, to calibrate, to measure), by question.
 
     Raises:
         S2TError: a part is empty.
     """
     parts: tuple[list[Trajectory], list[Trajectory], list[Trajectory]] = ([], [], [])
     for each in trajectories:
-        measured = is_held_out(each.id, MEASURED_SHARE / (1 - CALIBRATION_SHARE), salt="measure")
-        parts[1 if is_held_out(each.id, CALIBRATION_SHARE, salt="calibrate") else 2 * measured].append(each)
+        key = prompt_key(each.prompt_ids)
+        measured = is_held_out(key, MEASURED_SHARE / (1 - CALIBRATION_SHARE), salt="measure")
+        parts[1 if is_held_out(key, CALIBRATION_SHARE, salt="calibrate") else 2 * measured].append(each)
     if not all(parts):
         raise S2TError(f"{sum(map(len, parts))} trajectories are too few to hold some out: collect more items")
     return parts
@@ -165,30 +168,6 @@ def collect_steps(slm: LoadedModel, trajectories: Sequence[Trajectory]) -> Steps
     before = [(*each.prompt_ids, *each.output_ids[:-1]) for each in trajectories]
     hidden = last_states(slm, before, [len(each.output_ids) for each in trajectories])
     return Steps(hidden, np.concatenate([np.array(each.kl_nats, np.float32) for each in trajectories]))
-
-
-class Standardised(nn.Module):
-    """States less their mean, by their spread."""
-
-    mean: Tensor  # (H,)
-    spread: Tensor  # (H,)
-
-    def __init__(self, hidden: Tensor) -> None:
-        """Of `hidden` (N, H)."""
-        super().__init__()
-        self.register_buffer("mean", hidden.mean(0))
-        self.register_buffer("spread", hidden.std(0).clamp_min(1e-6))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, H) of (B, H)."""
-        return (hidden - self.mean) / self.spread
-
-    def before(self, layers: Layers) -> Layers:
-        """The layers behind this as layers that do it themselves."""
-        (weight, bias), *others = layers
-        scaled = weight.astype(np.float64) / self.spread.double().numpy()
-        shifted = bias - scaled @ self.mean.double().numpy()
-        return ((scaled.astype(np.float32), shifted.astype(np.float32)), *others)
 
 
 def quality(logits: Floats, marks: Marks, threshold: float) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 At disputes of training problems the answer is finished from both segments (`training/disputes.py`). A dispute counts if
 exactly one of them leads to the right answer; it is shown in both orders, so as many prompts have "option B" for an
-answer as "option A". The problems are split by a hash of their id: a tenth of them trains nothing and measures.
+answer as "option A". The problems are split by a hash of the question: a tenth of them trains nothing and measures.
 
 The network has the sizes of MentorCollab's (arXiv 2602.05307): h -> 2h -> h -> h/2 -> 1, with batch norm, ReLU and
 dropout behind each layer but the last; in the published form the third has neither norm nor ReLU. At inference the
@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from transformers.trainer_utils import set_seed
 
 from select_to_think.config import DecodeConfig, Definition, MentorConfig
-from select_to_think.evaluation.items import Item, question_key
-from select_to_think.evaluation.settings import fingerprints
+from select_to_think.evaluation.items import Item, assert_unique, items_note, question_key
+from select_to_think.evaluation.settings import decode_settings, fingerprints
 from select_to_think.evaluation.trained_on import write_trained_on
 from select_to_think.files import Journal
 from select_to_think.methods import prompt_of
@@ -88,9 +88,10 @@ def train_verifier(
         curve.
 
     Raises:
-        S2TError: too few disputes, an existing `out`, an unwritable path.
+        S2TError: no items, an id that stands twice, too few disputes, an existing `out`, an unwritable path.
     """
-    settings = {"mentor": asdict(mentor), "decode": asdict(decode), "items": len(items)}
+    assert_unique(items)
+    settings = {"mentor": asdict(mentor), "decode": decode_settings(decode), "items": items_note(items)}
     _ = session.slm.trainable  # or refuse before the work
     with working_folder(out, resume=resume) as work, disk_errors(work):
         begin(work, {**settings, "models": fingerprints(session)})
@@ -99,7 +100,9 @@ def train_verifier(
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         session.give_back()
         telling = [(item, dispute) for item, dispute in found if dispute.right[0] != dispute.right[1]]
-        sides = [[pair for pair in telling if is_held_out(pair[0].id) == held_out] for held_out in (False, True)]
+        sides: tuple[list[tuple[Item, JudgedDispute]], ...] = ([], [])
+        for item, dispute in telling:
+            sides[is_held_out(question_key(item))].append((item, dispute))
         if not all(sides):
             (work / ANSWERS).unlink()  # the remedy is other settings, and those cannot go on from here
             raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")
