@@ -9,7 +9,7 @@ import pytest
 
 from select_to_think.cli import app
 from select_to_think.cli.bench import validation_questions
-from select_to_think.config import BenchConfig, PairConfig
+from select_to_think.config import BenchConfig
 from select_to_think.evaluation.bench import NAMES, mentor_contenders
 from select_to_think.evaluation.items import load_pair_split
 from select_to_think.evaluation.timing import Cost, table
@@ -33,12 +33,17 @@ def test_mentor_free_writes_what_its_plain_reference_writes() -> None:
 def test_the_pair_answers_an_equal_share_of_each_domain() -> None:
     whole = {item.question: item.domain for item in load_pair_split("validation")}
     for count in (1, 2, 12, 240, len(whole)):
-        questions = validation_questions(PairConfig(), count)
+        questions = validation_questions(count)
         shares = Counter(whole[question] for question in questions)
         assert len(set(questions)) == len(questions) == count
         assert count % 3 or set(shares.values()) == {count // 3}
     with pytest.raises(S2TError, match="200"):
-        validation_questions(PairConfig(), len(whole) + 1)
+        validation_questions(len(whole) + 1)
+
+
+def test_nothing_to_time_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["bench", "decode", "--slm-shape", "none", "--questions", "0"]) == 2
+    assert "nothing to time" in capsys.readouterr().err
 
 
 def test_forwards_of_the_whole_batch_are_counted(capfd: pytest.CaptureFixture[str]) -> None:

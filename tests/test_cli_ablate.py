@@ -51,6 +51,7 @@ def test_methods_that_share_a_folder_are_told_apart(tmp_path: Path) -> None:
         (("ablate", "--consult-rates", "0,much"), "comma-separated"),
         (("ablate", "--consult-rates", ","), "--consult-rates are fractions"),
         (("ablate", "--segment-lengths", "-1"), "--segment-lengths are numbers of tokens"),
+        (("ablate", "--segment-lengths", "0,1"), "segment_tokens must be at least 1"),
         (("ablate", "--consult-rates", "2"), "between 0.0 and 1.0"),
         (("eval", "--methods", "mentor-free", "--order", "ba"), "unknown order"),
         (("eval", "--methods", "mentor-free", "--verifier-template", "Which?"), "{question}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,21 @@ def test_a_split_named_test_is_refused_and_contests_are_not() -> None:
 def test_the_digest_tells_items_apart() -> None:
     assert items_digest([item("a"), item("b")]) != items_digest([item("b"), item("a")])
     assert items_digest([item("a")]) == items_digest([item("a", split="train")])
+    told = [item("A", meta={"test": "1"}), item("A", meta={"test": "2"}), item("A"), item("a"), item("a?"), item("a\n")]
+    assert len({items_digest([each]) for each in told}) == len(told), "as it is asked and graded, to the letter"
+
+
+@pytest.mark.parametrize("tolerance", ["5%", "0.01,0.02", "inf", "nan", -0.1, True, [1]])
+def test_a_tolerance_is_a_number(tolerance: object, tmp_path: Path) -> None:
+    for record in ({**GOOD, "tolerance": tolerance}, {**GOOD, "meta": {"tolerance": tolerance}}):
+        with pytest.raises(S2TError, match=r"line 1: the tolerance of item .* must be a number"):
+            load_items(write(tmp_path / "d.jsonl", record))
+    assert load_items(write(tmp_path / "d.jsonl", {**GOOD, "tolerance": "1e-2"}))[0].meta == {"tolerance": "1e-2"}
+
+
+def test_every_damage_of_a_gzip_file_is_told(tmp_path: Path) -> None:
+    whole, path = gzip.compress(json.dumps(GOOD).encode() * 3), tmp_path / "d.jsonl.gz"
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        with suppress(S2TError):
+            load_items(path)

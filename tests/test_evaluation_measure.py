@@ -56,6 +56,11 @@ def test_hit_at_k_is_its_definition(budget: float) -> None:
         assert list(row.hit_at.values()) == sorted(row.hit_at.values())
 
 
+def test_answers_shorter_than_the_warm_up_are_refused() -> None:
+    with pytest.raises(S2TError, match="lower --warm-up-steps"):
+        measure(FakeSession(), ITEMS, select=SelectConfig(warm_up_steps=1000), decode=DECODE)
+
+
 def test_the_json_of_the_command() -> None:
     value = measure(FakeSession(), ITEMS, select=SelectConfig(trigger_budget=0.2), decode=DECODE).to_json()
     assert value["schema"] == 1 and value["provenance"]["config"]["measure"]["trigger_budget"] == 0.2

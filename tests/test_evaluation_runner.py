@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 
@@ -137,6 +138,15 @@ def test_more_methods_join_the_folder_later(tmp_path: Path) -> None:
     evaluate(FakeSession(), ITEMS, ["greedy"], SETTINGS, out=tmp_path)
     results = evaluate(FakeSession(), ITEMS, ["sample"], SETTINGS, out=tmp_path)
     assert [row.method for row in results.rows if row.domain == "all"] == ["greedy", "sample"]
+    assert results.provenance["config"]["methods"] == ["greedy", "sample"]
+    limits, seeds = replace(SETTINGS.decode, max_new_tokens=9), replace(SETTINGS, seeds=[1])
+    for session, settings, says in (
+        (FakeSession(), replace(SETTINGS, decode=limits), "decode.max_new_tokens was "),
+        (FakeSession(), seeds, "decode.seed was 0, is 1"),
+        (FakeSession(fingerprint="other"), SETTINGS, "slm was 'slm', is 'other'"),
+    ):
+        with pytest.raises(S2TError, match=says):
+            evaluate(session, ITEMS, ["maj@2"], settings, out=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +307,8 @@ def test_several_seeds_are_one_row(tmp_path: Path) -> None:
     runs = [read_records(tmp_path / name) for name in ("records-sample.jsonl", "seed-7/records-sample.jsonl")]
     shares = [sum(record.right for record in run) / 20 for run in runs]
     assert sample.accuracy == pytest.approx(sum(shares) / 2)
-    assert sample.stderr == pytest.approx(abs(shares[0] - shares[1]) / 2)
+    both = [(a.right + b.right) / 2 for a, b in zip(*runs, strict=True)]
+    assert sample.stderr == pytest.approx(stdev(both) / math.sqrt(20))
     assert sample.tokens == sum(record.tokens for run in runs for record in run)
     assert sample.paired is not None and sample.paired.n == 20
     assert sample.paired.difference == pytest.approx(sample.accuracy - greedy.accuracy)

@@ -73,6 +73,17 @@ def test_different_items_cannot_be_paired():
         statistics.paired_difference([1, 0], [1])
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_the_error_holds_for_other_items_and_other_seeds(seeds):
+    """1.96 errors on each side hold the accuracy over all items about as often as they say."""
+    random = np.random.default_rng(0)
+    rates = random.beta(0.6, 0.4, size=(400, 150))  # of 400 evaluations: how often each of 150 items is right
+    runs = random.random((seeds, *rates.shape)) < rates
+    found = [statistics.over_seeds(list(runs[:, i])) for i in range(len(rates))]
+    held = np.mean([abs(mean - 0.6) <= 1.96 * error for mean, error in found])
+    assert 0.92 < held < 0.98
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_a_method_never_differs_from_itself(outcomes):
@@ -82,7 +93,7 @@ def test_a_method_never_differs_from_itself(outcomes):
 
 def test_seeds_are_averaged_and_keep_their_items():
     runs = [[1, 0, 1, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
-    error = np.std([0.75, 0.5, 1.0], ddof=1) / math.sqrt(3)
+    error = np.std([1, 1 / 3, 2 / 3, 1], ddof=1) / math.sqrt(4)
     assert statistics.over_seeds(runs) == (pytest.approx(0.75), pytest.approx(error))
     assert statistics.paired_difference(np.mean(runs, axis=0), [1, 0, 0, 1]).mcnemar_p is None
     for wrong in ([[1], [1, 0]], []):

@@ -101,7 +101,7 @@ ACCURACY = Column(
     "accuracy",
     "Accuracy",
     "percent",
-    "Share of right answers ± its standard error over the items, or over the seeds if there are several.",
+    "Share of right answers ± its standard error over the items, each of which counts with its mean over the seeds.",
     "stderr",
 )
 RESULT_COLUMNS = (
@@ -109,7 +109,13 @@ RESULT_COLUMNS = (
     METHOD,
     DOMAIN,
     ACCURACY,
-    Column("accuracy_low", "95 % interval", "percent", "Accuracy ± 1.96 standard errors.", high_key="accuracy_high"),
+    Column(
+        "accuracy_low",
+        "95 % interval",
+        "percent",
+        "Accuracy ± 1.96 standard errors; too narrow for few items near 0 or 100 %.",
+        high_key="accuracy_high",
+    ),
     N,
     Column("seeds", "Seeds", "count", "Runs that differ by seed."),
     Column("cut_off", "Cut off", "count", "Answers that ended at the token limit."),
@@ -229,7 +235,7 @@ def subject_table(run: Run) -> Table:
     """Accuracy of each method (columns `accuracy:METHOD`, `stderr:METHOD`) in each subject of each domain.
 
     Subjects are parts of a benchmark; answers without one are left out, so there may be no rows. `n` counts items; the
-    errors are over items, or over seeds if a method has several, as in the result rows.
+    errors are over items, as in the result rows.
     """
     marks: dict[tuple[str, str], dict[str, dict[int, list[bool]]]] = {}
     for method in run.methods:

@@ -10,12 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from select_to_think.cli.data import choose_items
 from select_to_think.cli.options import Only, name_option, numbers
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.cli.train import SmallModel, trajectories
-from select_to_think.config import BenchConfig, DataConfig, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.config import BenchConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import DOMAINS
 from select_to_think.serving.settings import SERVED_RUNTIME, BenchServeConfig
@@ -68,7 +67,7 @@ def decode(
     from select_to_think.evaluation.bench import bench_decode
     from select_to_think.session import Session
 
-    questions = validation_questions(pair, config.questions) if config.questions else []
+    questions = validation_questions(config.questions) if config.questions else []
     with progress("timing") as report:
         rows = bench_decode(config, Session.load(pair, runtime), questions, report)
     about = {**asdict(config), "compile": runtime.compile}
@@ -80,11 +79,9 @@ def serve(pair: Annotated[PairConfig, Only(("pair",))], config: BenchServeConfig
     from select_to_think.serving.bench import bench_serve
     from select_to_think.session import Session
 
-    items = choose_items(pair, DataConfig(split="validation", limit=QUESTIONS_EACH))
+    questions = validation_questions(QUESTIONS_EACH * len(DOMAINS))
     with progress("measuring") as report:
-        payload = bench_serve(
-            config, Session.load(pair, RuntimeConfig(**SERVED_RUNTIME)), [item.question for item in items], report
-        )
+        payload = bench_serve(config, Session.load(pair, RuntimeConfig(**SERVED_RUNTIME)), questions, report)
     return Reply(payload, lambda console: show(console, payload["rows"]))
 
 
@@ -110,7 +107,7 @@ def remote(
     with progress("timing") as report:
         rows = bench_remote(
             pair,
-            validation_questions(pair, max(1, config.questions)),
+            validation_questions(max(1, config.questions)),
             method,
             select,
             latencies_ms=latencies,
@@ -123,10 +120,11 @@ def remote(
     return Reply({"schema": 1, "rows": rows, "method": method}, lambda console: show(console, rows))
 
 
-def validation_questions(pair: PairConfig, count: int) -> list[str]:
-    """The first validation problems of the bundled pair, an equal share of each domain."""
-    share = -(-count // len(DOMAINS))
-    items = choose_items(pair, DataConfig(split="validation", limit=share))
+def validation_questions(count: int) -> list[str]:
+    """The first validation problems of the bundled pair, an equal share of each domain; to any SLM they are text."""
+    from select_to_think.evaluation.items import load_pair_split
+
+    items = load_pair_split("validation", limit_per_domain=-(-count // len(DOMAINS)))
     return [item.question for item in items][:count]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
-from select_to_think.cli.data import Out, Style, choose_items, models
-from select_to_think.cli.options import Batching, Models, Only
+from select_to_think.cli.data import Style, choose_items, models
+from select_to_think.cli.options import DATA_PANEL, Batching, Models, Only
 from select_to_think.cli.output import Reply
 from select_to_think.cli.progress import progress
 from select_to_think.config import DataConfig, SelectConfig
@@ -26,11 +28,19 @@ def measure(
     data: DataConfig,
     style: Style,
     ray: RayConfig,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="An evaluation's folder, whose report shows the table then (default: nothing is written).",
+            rich_help_panel=DATA_PANEL,
+        ),
+    ] = None,
 ) -> Reply:
     """Local sufficiency: at the steps where the models differ most, is the LLM's token in the SLM's top-k (Hit@k)?
 
-    With --out, the table is written there too, and `s2t report` shows it.
+    With the folder of an evaluation as --out, its report shows the table too.
     """
     items = choose_items(pair, data, style)
     from select_to_think.evaluation.measure import measure as run

@@ -53,7 +53,10 @@ def ablate(
     if method not in known:
         raise S2TError(f"only methods with a mentor have these settings: choose {', '.join(known)}")
     grid = [(rate, length) for rate in rates for length in (lengths if rate else (None,))]
-    chosen = {cell: replace(settings.mentor, consult_rate=cell[0], segment_tokens=cell[1] or 1) for cell in grid}
+    chosen = {
+        cell: replace(settings.mentor, consult_rate=cell[0], segment_tokens=1 if cell[1] is None else cell[1])
+        for cell in grid
+    }
     meter = Meter(dict.fromkeys(grid, len(items)), progress)
     found: dict[Cell, ResultRow] = {}
     for (rate, length), mentor in chosen.items():

@@ -50,7 +50,7 @@ from select_to_think.runtime import Runtime
 from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.streams import Streams
-from select_to_think.structures import Progress, Role
+from select_to_think.structures import Progress, Role, S2TError
 from select_to_think.text import known_names
 from select_to_think.training.settings import ScorerConfig
 from select_to_think.triggers.base import Trigger
@@ -251,7 +251,7 @@ def bench_decode(
     """The whole table: random models of the published shapes, then the pair on `questions`, for each batch size.
 
     Raises:
-        S2TError: an unknown shape or row.
+        S2TError: an unknown shape or row, or neither shapes nor questions.
     """
     names = wanted_names(config.names)
     workloads: dict[tuple[str, int, int], Contenders] = {}
@@ -267,6 +267,8 @@ def bench_decode(
         model = session.config.slm or session.config.pair
         for batch in config.batches:
             workloads[model, batch, longest] = pair_contenders(session, config, batch, questions)
+    if not workloads:
+        raise S2TError("nothing to time: name a --slm-shape, or ask --questions of the pair")
     meter, rows = Meter(dict.fromkeys(workloads, len(names) * (config.repeats + 1)), progress), []
     for about, contenders in workloads.items():
         chosen = {name: run for name, run in contenders.items() if name in names}

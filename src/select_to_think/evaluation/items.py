@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
+import math
 import re
 import unicodedata
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,6 +39,16 @@ class Item:
     choices: tuple[str, ...] | None = None  # choice i has the letter chr(65 + i)
     meta: Mapping[str, Any] | None = None  # whatever else the file says
     prompt: str | None = None  # what the model is asked, where that is not the bare question
+
+    def __post_init__(self) -> None:
+        """Raise S2TError for a tolerance that is no finite number from 0 on."""
+        tolerance = (self.meta or {}).get("tolerance")
+        try:
+            fits = tolerance is None or 0 <= float(str(tolerance)) < math.inf
+        except ValueError:
+            fits = False
+        if not fits:
+            raise S2TError(f"the tolerance of item {self.id!r} must be a number from 0 on, got {tolerance!r}")
 
     @property
     def asked(self) -> str:
@@ -69,7 +82,7 @@ def load_items(path: str | Path, *, limit_per_domain: int | None = None, answere
     if path.suffix == ".gz":
         try:
             content = gzip.decompress(content)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise S2TError(f"{path} is not a valid gzip file ({error}); download or compress it again") from error
     content = content.removeprefix(b"\xef\xbb\xbf")
     items: list[Item] = []
@@ -108,15 +121,20 @@ def _item(record: Mapping[str, Any], where: str, answered: bool) -> Item:
     if meta is not None and not isinstance(meta, dict):
         raise S2TError(f"{where}: meta must be an object")
     meta = {name: value for name, value in record.items() if name not in _FIELDS} | (meta or {})
-    domain, split = record.get("domain"), record.get("split")
-    return Item(
-        **values,
-        domain="all" if domain is None else _text(domain, "domain", where),
-        split=None if split is None else _text(split, "split", where),
-        answer_type=answer_type,
-        choices=choices,
-        meta=meta or None,
+    domain, split = (
+        None if (text := record.get(name)) is None else _text(text, name, where) for name in ("domain", "split")
     )
+    try:
+        return Item(
+            **values,
+            domain=domain or "all",
+            split=split,
+            answer_type=answer_type,
+            choices=choices,
+            meta=meta or None,
+        )
+    except S2TError as error:
+        raise S2TError(f"{where}: {error}") from error
 
 
 def _text(value: Any, name: str, where: str) -> str:
@@ -210,10 +228,9 @@ def require_same_run(folder: Path, before: Json, now: Json) -> None:
 
 
 def items_digest(items: Iterable[Item]) -> str:
-    """SHA-256 over ids, questions, prompts and answers in order: which items a run is about."""
+    """SHA-256 over all that is asked and what grades it, in order: which items a run is about."""
     digest = hashlib.sha256()
     for item in items:
-        prompt = () if item.prompt is None else (item.prompt,)
-        for part in (item.id, question_key(item), item.answer, item.answer_type, item.domain, *prompt):
-            digest.update(part.encode() + b"\0")
+        told = {name: value for name, value in asdict(item).items() if name != "split"}
+        digest.update(json.dumps(told, sort_keys=True, default=str).encode())
     return digest.hexdigest()

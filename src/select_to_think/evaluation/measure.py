@@ -109,7 +109,12 @@ def sufficiency(
     """The rows over the share `trigger_budget` of all steps with the highest KL, and the smallest KL among them, nats.
 
     `steps`: of each item.
+
+    Raises:
+        S2TError: no item has a step behind the warm-up.
     """
+    if not any(len(entry.kl_nats) for entry in steps):
+        raise S2TError("no answer is longer than the warm-up: lower --warm-up-steps, or raise --max-new-tokens")
     fired, threshold = top_share([entry.kl_nats for entry in steps], trigger_budget)
     rows = []
     for domain in with_all(item.domain for item in items):

@@ -47,7 +47,7 @@ class ResultRow:
     domain: str
     n: NonNegativeInt  # answers: items, times `seeds`
     accuracy: Annotated[float, Field(ge=0, le=1)]
-    stderr: float | None  # of the accuracy, over items, or over seeds if there are several; None for a single one
+    stderr: float | None  # of the accuracy, over items; None for a single one
     tokens: int  # generated tokens of the answers; for maj@N of the winning samples
     seconds: float  # wall time, prefill included
     tokens_per_second: float | None

@@ -34,6 +34,7 @@ from select_to_think.files import (
 from select_to_think.structures import S2TError
 
 RUN = "run.json"
+SHARED = ("slm", "dtype", "decode")  # by all methods of a run: their answers are compared item by item
 
 
 class ItemsNote(TypedDict):
@@ -114,7 +115,7 @@ class Shard:
 def begin(out: Path, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
     """Write down what decides the answers: of the whole run, and by name of each part.
 
-    Raises S2TError if the folder was begun with something else.
+    Raises S2TError if the folder was begun with something else, or for methods with another SLM or other limits.
     """
     path = out / RUN
     if (out / "manifest.json").exists():
@@ -124,10 +125,17 @@ def begin(out: Path, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
         begun = read_run(out, remedy="name another folder, or delete this one")
         before = begun.pop("methods")
         require_same_run(out, begun, run)
+        require_same_settings(out, shared(before), shared(parts))
     for name in before.keys() & parts.keys():
         require_same_settings(out, {name: before[name]}, {name: parts[name]})
     if not path.exists() or not parts.keys() <= before.keys():
         write_json_atomic(path, {**run, "methods": before | dict(parts)})
+
+
+def shared(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the methods have in common; only further seeds have another one."""
+    first: Mapping[str, Any] = next((of for name, of in parts.items() if Part.named(name).seed is None), {})
+    return {name: first[name] for name in SHARED if name in first}
 
 
 def resumed(

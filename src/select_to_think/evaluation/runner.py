@@ -137,6 +137,7 @@ class Evaluation:
                     meter.part(part)(done, len(mine))
             rows = tabulate(out, baseline=self.settings.baseline, prices=self.settings.prices)
             about["notes"] += remarks(rows)
+            about["config"]["methods"] = list(dict.fromkeys(row.method for row in rows))
             results = Results(rows, about)
             results.save(out / RESULTS)
         return results

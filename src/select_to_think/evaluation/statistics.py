@@ -72,16 +72,17 @@ def mcnemar_p(wins: int, losses: int) -> float:
 
 
 def over_seeds(runs: Sequence[ArrayLike]) -> tuple[float, float | None]:
-    """The mean of one method's runs that differ by seed, and its standard error; None for a single value.
+    """The mean of one method's runs that differ by seed, and its standard error; None for a single item.
 
-    Each run is an array of (n,) outcomes over the same items. Of several runs it is the error of the mean over runs
-    (how much the seed matters), of a single one that over its items: sample standard deviation (n - 1) / sqrt(n).
+    Each run is an array of (n,) outcomes over the same items. An item counts with its mean over the runs; the error is
+    that over items, sample standard deviation (n - 1) / sqrt(n), and holds what the seed does to each of them. (That of
+    the mean over two or three runs would say nothing of the items, and little of the seeds.)
     """
     found = [np.asarray(run, np.float64) for run in runs]
     sizes = {run.size for run in found}
     if len(sizes) != 1 or 0 in sizes:
         raise S2TError("runs that differ by seed must have the same items, at least one")
-    values = found[0] if len(found) == 1 else np.array([run.mean() for run in found])
+    values = np.mean(found, axis=0)
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else None
 
 

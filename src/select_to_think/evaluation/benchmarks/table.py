@@ -46,7 +46,7 @@ def olympiad_row(row: Row) -> Row:
         "kind": row["answer_type"],
         "multiple": True if row["is_multiple_answer"] else None,
         "unit": row.get("unit"),
-        "tolerance": str(row["error"]) if row.get("error") else None,
+        "tolerance": min(str(row["error"]).split(","), key=float) if row.get("error") else None,
     }
 
 
