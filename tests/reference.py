@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Sequence
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from select_to_think.evaluation import plain
 from select_to_think.evaluation.plain import PlainModel
-from select_to_think.models.words import Words
 
 
 def next_logprobs(model: PreTrainedModel, tokens: Sequence[int], forbidden: Sequence[int] = ()) -> Tensor:
     """Log-probabilities of the next token after `tokens`, (V,)."""
     return PlainModel(model, forbidden)(tokens)
-
-
-def greedy(model: PreTrainedModel, prompt: Sequence[int], new: int, stop: set[int]) -> list[int]:
-    """Greedy decoding."""
-    return plain.greedy(PlainModel(model), prompt, new, stop)
 
 
 def bucketed_kl(llm: Tensor, slm: Tensor, support: int) -> float:
@@ -50,25 +43,3 @@ def select_to_think(
 
     models = (PlainModel(model) for model in (slm, llm))
     return plain.select_to_think(*models, prompt, new, stop, fires, k, takeover)
-
-
-def free_margin(slm: PreTrainedModel, prompts: Sequence[Sequence[int]], letters: tuple[int, int]) -> float:
-    """MentorCollab-FREE."""
-    return plain.free_margin(PlainModel(slm), prompts, letters)
-
-
-def mentor(
-    slm: PreTrainedModel,
-    llm: PreTrainedModel,
-    prompt: Sequence[int],
-    new: int,
-    stop: set[int],
-    words: Words,
-    rate: float,
-    segment: int,
-    seed: str,
-    takes_mentor: Callable[[list[int], list[int], list[int]], bool],
-) -> list[int]:
-    """MentorCollab."""
-    models = (PlainModel(model) for model in (slm, llm))
-    return plain.mentor(*models, prompt, new, stop, words, rate, segment, Random(seed), takes_mentor)

@@ -391,10 +391,32 @@ def test_the_module_runs_and_is_not_coloured_in_a_pipe() -> None:
 
 
 def test_a_reader_that_stops_early_is_no_error() -> None:
-    command = f"{sys.executable} -m select_to_think --help | head -c 1"
-    settings = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])}
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=settings, timeout=120)
-    assert "Traceback" not in done.stderr
+    for words, reader in (("--help", "head -c 1"), ("pair info", "true"), ("pair info --json", "true")):
+        done = in_a_shell(f"{sys.executable} -m select_to_think {words} | {reader}; exit ${{PIPESTATUS[0]}}")
+        assert (done.returncode, done.stderr) == (0, ""), words
+
+
+def in_a_shell(command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    there = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2]), **settings}
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=there, timeout=120)
+
+
+def test_nobody_who_reads_stderr_is_no_error(tmp_path: Path) -> None:
+    """It is told where results go, which nobody reads."""
+    eval = f"eval --methods greedy --limit 1 --out {tmp_path}/out"
+    assert in_a_shell(f"{sys.executable} -m select_to_think {eval} 2> >(true)").returncode == 0
+    assert (tmp_path / "out" / "results.json").exists()
+
+
+def test_signs_that_an_encoding_lacks_are_written_out() -> None:
+    done = in_a_shell(f"{sys.executable} -m select_to_think measure --limit 1", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "95 % interval" not in done.stderr and "\\u" in done.stdout
+
+
+def test_a_preset_that_sets_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["measure", "--preset", "mentorcollab-paper"], ["ablate", "--preset", "s2t-paper"]):
+        assert app.main(words) == 2
+        assert f"{words[-1]} sets nothing of this command" in capsys.readouterr().err
 
 
 def test_progress_without_a_terminal_is_a_few_lines(

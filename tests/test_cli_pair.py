@@ -27,7 +27,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer.save_pretrained(folder / role)
     write_items(folder / "test.jsonl", "t", range(4))
     write_items(folder / "cal.jsonl", "c", range(4, 10))
-    write_items(folder / "train.jsonl", "r", range(10, 34))
+    write_items(folder / "train.jsonl", "r", range(10, 50))
     call(*pair(folder), "calibrate", "--data", folder / "cal.jsonl", "--out", folder / "calibration.json")
     calibrated = ("--calibration", folder / "calibration.json")
     call(*pair(folder), "collect", "--data", folder / "train.jsonl", *calibrated, *groups(), "--out", folder / "groups")
@@ -197,10 +197,10 @@ def test_train_a_scorer_and_use_it_without_an_llm(place: Path, capfd: pytest.Cap
     flags = ("--scorer", scorer, "--calibration", place / "calibration.json", "--trigger-budget", "0.5")
     told = run("generate", "w5 w6", *flags, "--llm", place / "no-such-model", "--candidates", "4")
     assert {step["chooser"] for step in told["results"][0]["steps"]} == {"slm", "scorer"}
-    write_items(place / "peek.jsonl", "p", range(32, 36))
+    write_items(place / "peek.jsonl", "p", range(48, 52))
     shown = ("--scorer", scorer, "--calibration", place / "calibration.json", "--methods", "s2t-local")
     assert app.main(["eval", *map(str, (*pair(place), "--data", place / "peek.jsonl", *shown))]) == 2
-    assert "scorer was trained on 2 of the test questions (p32, p33)" in capfd.readouterr().err
+    assert "scorer was trained on 2 of the test questions (p48, p49)" in capfd.readouterr().err
     assert app.main([*map(str, words)]) == 2, "the folder is there already"
     assert "already exists" in capfd.readouterr().err
 
@@ -217,9 +217,9 @@ def test_a_coupled_scorer_needs_thresholds_of_its_own(
     assert app.main([*map(str, (*question[:2], *pair(place), *question[2:], *base))]) == 2
     assert f"`s2t calibrate --scorer {scorer}`" in capfd.readouterr().err
     own = ("--slm", place / "slm", "--scorer", scorer, *SHORT)
-    write_items(tmp_path / "seen.jsonl", "s", range(32, 36))
+    write_items(tmp_path / "seen.jsonl", "s", range(48, 52))
     assert app.main(["calibrate", *map(str, ("--data", tmp_path / "seen.jsonl", *own))]) == 2
-    assert "trained on 2 of the calibration questions (s32, s33)" in capfd.readouterr().err
+    assert "trained on 2 of the calibration questions (s48, s49)" in capfd.readouterr().err
     calibration = run("calibrate", "--data", place / "cal.jsonl", "--scorer", scorer)["calibration"]
     assert calibration == str(scorer / "calibration.json")
     assert "scorer" in {step["chooser"] for step in run(*question)["results"][0]["steps"]}
@@ -231,7 +231,7 @@ def test_train_a_trigger(place: Path, capfd: pytest.CaptureFixture[str]) -> None
     said = json.loads(capfd.readouterr().out)
     assert 0 <= said["recall"] <= 1 and (place / "trigger" / "trigger_head.safetensors").is_file()
     keys = json.loads((place / "trigger" / "trained_on.json").read_text())["question_keys"]
-    assert len(keys) == 24 and {len(key) for key in keys} == {16}
+    assert len(keys) == 40 and {len(key) for key in keys} == {16}
 
 
 def test_bench_train(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

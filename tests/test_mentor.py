@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-import reference
 from drive import SMALL, backends_of, results_of
 from select_to_think.contexts.transformers_backend import TransformersBackend
+from select_to_think.evaluation import plain
+from select_to_think.evaluation.plain import PlainModel
 from select_to_think.models.words import LONGEST, Words
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
@@ -108,22 +109,11 @@ def test_it_is_the_plain_definition(pair, order) -> None:
 
     def free(out: list[int], ours: list[int], theirs: list[int]) -> bool:
         asked = [prompt.ids(out, ours, theirs), prompt.ids(out, theirs, ours)][: 1 if order == "ab" else 2]
-        return reference.free_margin(pair["slm"], asked, prompt.letters) > 0
+        return plain.free_margin(PlainModel(pair["slm"]), asked, prompt.letters) > 0
 
     results = run(policy(FreeVerifier(prompt, order)), pair)
     expected = [
-        reference.mentor(
-            pair["slm"],
-            pair["llm"],
-            p,
-            24,
-            set(STOP),
-            WORDS,
-            RATE,
-            SEGMENT,
-            f"seed/{i}",
-            free,
-        )
+        plain.mentor(*map(PlainModel, pair.values()), p, 24, set(STOP), WORDS, RATE, SEGMENT, Random(f"seed/{i}"), free)
         for i, p in enumerate(PROMPTS)
     ]
     assert tokens(results) == expected

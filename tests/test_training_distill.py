@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import reference
 from drive import attached
 from select_to_think.collect.records import Trajectory
 from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.evaluation import plain
+from select_to_think.evaluation.plain import PlainModel
 from select_to_think.evaluation.settings import trained_folders
 from select_to_think.models.distilled import check_distilled
 from select_to_think.session import Session
@@ -193,7 +194,7 @@ def test_the_policy_decodes_with_the_adapter_and_without_an_llm(tmp_path: Path) 
     attached(other, tmp_path / "kd").set_active(True)
     for question, tokens in zip(questions, distilled, strict=True):
         prompt = pair.prompt(question, 1, with_llm=False)
-        assert reference.greedy(other.model, prompt, len(tokens), set(pair.stop_ids)) == list(tokens)
+        assert plain.greedy(PlainModel(other.model), prompt, len(tokens), set(pair.stop_ids)) == list(tokens)
     assert "llm" not in pair.__dict__, "the policy loaded an LLM"
 
 

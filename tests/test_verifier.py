@@ -17,8 +17,10 @@ import reference
 from recipe.batches import split_pieces
 from recipe.verifier_items import OPTION_TOKENS, draw_options
 from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
+from select_to_think.evaluation import plain
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item, load_pair_split
+from select_to_think.evaluation.plain import PlainModel
 from select_to_think.evaluation.trained_on import assert_not_trained_on
 from select_to_think.files import Journal
 from select_to_think.models.layers import apply_layers, fold
@@ -143,7 +145,7 @@ def test_disputes_are_judged_by_what_the_slm_makes_of_each_segment(session, tmp_
             begun = [*dispute.before, *segment]
             rest = [] if begun[-1] in session.stop_ids else [*prompt, *begun]
             if rest:
-                begun += reference.greedy(session.slm.model, rest, 80 - len(begun), set(session.stop_ids))
+                begun += plain.greedy(PlainModel(session.slm.model), rest, 80 - len(begun), set(session.stop_ids))
             assert grade(session.text(begun), item.answer, item.answer_type).right == right
     with Journal(tmp_path / "disputes", JudgedItem) as journal:
         assert judge_disputes(None, items, decode, mentor, journal) == found  # type: ignore[arg-type]

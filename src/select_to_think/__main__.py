@@ -5,6 +5,7 @@ Non-goals: anything that takes time to import, so that Ctrl-C is answered from t
 
 import os
 import sys
+from io import TextIOWrapper
 
 INTERRUPTED = 130
 
@@ -13,6 +14,8 @@ def main() -> int:
     """Run `s2t` with the arguments of the process; returns the exit code."""
     try:
         occupy_descriptors()
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # of an encoding that lacks a sign
         from select_to_think.cli.app import main as run
 
         return run()
@@ -25,6 +28,8 @@ def occupy_descriptors() -> None:
     while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(opened)
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 (it stays open)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it stays open)
 

@@ -150,8 +150,6 @@ class Session(Artefacts):
         mentor: MentorConfig = MentorConfig(),
     ) -> list[Generation]:
         """Answer every question; the results stand in the order of the questions."""
-        if isinstance(questions, str):
-            raise S2TError("generate takes a list of questions, not one text: put it into brackets")
         results = dict(self.stream(questions, method, decode, select, mentor))
         return [results[i] for i in range(len(questions))]
 
@@ -213,7 +211,9 @@ class Session(Artefacts):
     def runs(
         self, questions: Iterable[Question], method: str, settings: MethodSettings, extract: Extract | None = None
     ) -> Iterator[tuple[int, Run]]:
-        """(index, run) of every question by a method."""
+        """(index, run) of every question by a method. Raises S2TError for one text in place of several."""
+        if isinstance(questions, str):
+            raise S2TError("give a list of questions, not one text: put it into brackets")
         record, decoder = find_method(method), self.decoder(method, settings)
         for index, question in enumerate(questions):
             prompt = self.prompt(question, settings.decode.max_new_tokens, with_llm=record.asks_llm)

@@ -75,7 +75,8 @@ def training_items(pair: Models, config: AdviseConfig, data: DataConfig, style: 
         raise S2TError("--train needs other questions to train on: name them with --train-data FILE.jsonl")
     source = DataConfig(data=config.train_data, limit=config.train_items)
     if config.train_data is None:
-        source = DataConfig(benchmarks=data.benchmarks, data_dir=data.data_dir, limit=config.train_items)
+        skip = data.skip + (data.limit or 0) if data.benchmarks else 0  # advice is taken from a train split too
+        source = DataConfig(benchmarks=data.benchmarks, data_dir=data.data_dir, skip=skip, limit=config.train_items)
     return choose_items(pair, source, style, purpose="train")
 
 

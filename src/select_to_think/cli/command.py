@@ -77,9 +77,8 @@ def add_command(app: typer.Typer, name: str, function: Command, *, resume: str |
         except KeyboardInterrupt:
             notes().print(f"stopped; {resume or 'nothing was written'}", soft_wrap=True)
             raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader, such as `head`, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(0) from None
+        except BrokenPipeError:
+            end_unread()
         except Exception as error:
             refuse(error)
 
@@ -87,6 +86,12 @@ def add_command(app: typer.Typer, name: str, function: Command, *, resume: str |
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__doc__ = inspect.getdoc(function)
     app.command(name, cls=BareFlags)(run)
+
+
+def end_unread() -> NoReturn:
+    """End without an error: the reader, such as `head`, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise typer.Exit(0) from None
 
 
 def explain(error: BaseException) -> str | None:

@@ -64,11 +64,11 @@ def demo(
         results = evaluate(session, items, METHODS, settings, out=folder, progress=report)
     scorers = {scorer_name(select): local_rows(results), **run_scorers(pair, items, settings, folder)}
     measured = None
-    if session.shares_vocabulary:
+    if session.shares_vocabulary and select.trigger_budget:
         with progress("3/3 measuring Hit@k") as report:
             measured = measure(session, items, select=select, decode=decode, progress=report)
         measured.save(folder / MEASURE)  # where the report finds it
-    item = telling_item(folder, items)
+    heading, item = telling_item(folder, items)
     answer = session.generate([item.question], LOCAL, decode, select)[0]
     example = describe(item.question, answer, session)
     page = write_report([folder], folder / REPORT)
@@ -79,7 +79,7 @@ def demo(
         "example": example,
         "report": str(page),
     }
-    return Reply(payload, lambda console: show(console, results, scorers, measured, item, example, page))
+    return Reply(payload, lambda console: show(console, results, scorers, measured, heading, item, example, page))
 
 
 def scorer_name(select: SelectConfig) -> str:
@@ -128,16 +128,18 @@ def scorer_table(scorers: dict[str, list[ResultRow]]) -> Table:
     return Table(f"Accuracy of {LOCAL} by scorer", columns, tuple(lines))
 
 
-def telling_item(folder: Path, items: list[Item]) -> Item:
-    """A problem that s2t-local solves with few flips and greedy does not; the first one if there is none."""
+def telling_item(folder: Path, items: list[Item]) -> tuple[str, Item]:
+    """A problem that s2t-local solves with few flips and greedy does not, under a heading; the first one if there is
+    none."""
     from select_to_think.analysis.runs import load_run
 
     run = load_run(folder, name=folder.name)
     fixed = [record for record in run.records_of(LOCAL) if run.change(LOCAL, record.id) == "fixed"]
     if not fixed:
-        return items[0]
+        return "One problem:", items[0]
     shortest = min(fixed, key=lambda record: (record.flips, record.tokens))
-    return next(item for item in items if item.id == shortest.id)
+    told = next(item for item in items if item.id == shortest.id)
+    return "One problem that greedy decoding fails and s2t-local solves:", told
 
 
 def show(
@@ -145,6 +147,7 @@ def show(
     results: Results,
     scorers: dict[str, list[ResultRow]],
     measured: Results[SufficiencyRow] | None,
+    heading: str,
     item: Item,
     example: dict[str, Any],
     page: Path,
@@ -154,7 +157,7 @@ def show(
     show_table(console, scorer_table(scorers))
     if measured is not None:
         measure_command.show(console, measured)
-    console.print("\nOne problem that greedy decoding fails and s2t-local solves:\n", style="bold")
+    console.print(f"\n{heading}\n", style="bold")
     show_result(console, example)
     console.print(f"\nright answer: {item.answer}")
     console.print(f"report: {page.resolve()}", soft_wrap=True)

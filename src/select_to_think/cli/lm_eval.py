@@ -13,7 +13,7 @@ from traceback import walk_tb
 
 import typer
 
-from select_to_think.cli.command import INTERRUPTED, USER_ERROR, explain, quiet_libraries, refuse
+from select_to_think.cli.command import INTERRUPTED, USER_ERROR, end_unread, explain, quiet_libraries, refuse
 from select_to_think.structures import S2TError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -34,6 +34,8 @@ def lm_eval(context: typer.Context) -> None:
         raise typer.Exit(end.code if isinstance(end.code, int) else USER_ERROR if end.code else 0) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        end_unread()
     except Exception as error:
         refuse(error if explain(error) else in_one_line(error))
 

@@ -54,9 +54,12 @@ def apply_preset(context: typer.Context, name: str | None) -> str | None:
     """Make the values of a preset the defaults of the other flags."""
     if name is not None:
         try:
-            context.default_map = {**(context.default_map or {}), **preset_values(name)}
+            values = preset_values(name)
         except S2TError as error:
             raise typer.BadParameter(str(error)) from None
+        if values.keys().isdisjoint(parameter.name for parameter in context.command.params):
+            raise typer.BadParameter(f"{name} sets nothing of this command")
+        context.default_map = {**(context.default_map or {}), **values}
     return name
 
 

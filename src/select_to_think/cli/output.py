@@ -39,6 +39,11 @@ class Reply:
 class TextConsole(Console):
     """A console on which a text can do nothing but be read; styles come from our own code alone."""
 
+    def on_broken_pipe(self) -> None:
+        """The reader has gone. Of results that ends the command; what is told beside them is told to nobody."""
+        if self.file is not sys.stderr:
+            raise BrokenPipeError
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """The pieces of what is printed, with control characters made visible (those that rich itself sends stay)."""
         for segment in super().render(renderable, options):

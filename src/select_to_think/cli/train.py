@@ -12,9 +12,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from select_to_think.cli.command import INTERRUPTED
 from select_to_think.cli.data import Style, choose_items, fitting_items, pair_items
 from select_to_think.cli.options import Batching, Models, Only
-from select_to_think.cli.output import Reply
+from select_to_think.cli.output import Reply, note
 from select_to_think.cli.progress import progress
 from select_to_think.cli.tables import show_facts
 from select_to_think.config import DataConfig, DecodeConfig, MentorConfig, PairConfig
@@ -73,7 +74,11 @@ def scorer(
             progress=report,
         )
     own_problems = config.mode == "coupled" and pair.slm is None and is_leader()
-    thresholds = calibrated(session) if own_problems else None
+    try:
+        thresholds = calibrated(session) if own_problems else None
+    except KeyboardInterrupt:
+        note(f"stopped; the scorer is whole, its thresholds are missing: s2t calibrate --scorer {out}")
+        raise typer.Exit(INTERRUPTED) from None
     about = {"mode": config.mode, "score": config.score, "calibration": thresholds}
     payload = {"schema": 1, "scorer": str(out), **about, **summary}
     return Reply(payload, lambda console: show_scorer(console, payload))
