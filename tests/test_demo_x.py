@@ -10,12 +10,13 @@ import pytest
 from recipe.recipes import LLM_X
 from recipe.tokenizer import train_tokenizer
 from select_to_think.cli import app
-from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.models.loading import load_model
 from select_to_think.models.vocabulary import reserved_ids
 from select_to_think.pairs import bundled_folder, bundled_model
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
+from select_to_think.structures import S2TError
 
 DECODE = DecodeConfig(max_new_tokens=96)
 
@@ -68,3 +69,18 @@ def test_the_demo_runs_without_what_needs_one_vocabulary(tmp_path: Path, capsys:
     assert app.main(["demo", "--pair", "demo-x", "--limit", "1", "--out", str(tmp_path / "run"), "--json"]) == 0
     payload = json.loads(capsys.readouterr().out)
     assert payload["measure"] == [] and {"s2t", "mentor-mlp", "distill"} <= {r["method"] for r in payload["results"]}
+
+
+def test_questions_to_the_llm_have_room_before_an_answer_begins(session: Session) -> None:
+    questions = [problem.question for problem in load_split("validation", limit_per_domain=8)]
+    small = Session(session.config, slm=session.slm, llm=session.llm, runtime=RuntimeConfig(kv_memory_gib=0.003))
+    small.calibration = session.calibration
+    decode, select = DecodeConfig(max_new_tokens=40), SelectConfig(trigger_budget=0.1)
+    told = [g.text for g in small.generate(questions, "s2t", decode, select)]
+    assert told == [g.text for g in session.generate(questions, "s2t", decode, select)]
+
+
+def test_ids_that_no_model_has_are_refused(session: Session) -> None:
+    for ids in ([5, 1_000_000], [-1]):
+        with pytest.raises(S2TError, match="outside the SLM's vocabulary"):
+            session.prompt(ids, 4, with_llm=True)

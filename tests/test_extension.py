@@ -24,7 +24,7 @@ DECODE = DecodeConfig(max_new_tokens=12)
 TOY = TriggerKind("toy", "the best token is improbable", lambda slm, llm: np.asarray(-slm.top_logprobs[:, 0]), 1)
 
 
-def short(session, settings, samples) -> Decoder:
+def short(method, session, settings) -> Decoder:
     ends = replace(methods.limits(session, settings), max_new_tokens=3)
     return Decoder(Greedy(ends), {"slm": methods.SLM})
 
@@ -46,5 +46,9 @@ def test_a_toy_method_and_a_toy_trigger_run_everywhere(monkeypatch: pytest.Monke
     assert all(step.fired == (step.statistic > threshold) for step in steps)
     rows = evaluate(session, items(50, 4, "test"), ["short", "s2t"], EvalSettings(DECODE, select)).rows
     assert {row.method for row in rows} == {"short", "s2t"}
+    own = methods.register(replace(METHODS["s2t"], name="s2t-toy", trigger="toy"))
+    monkeypatch.setitem(METHODS, own.name, own)  # so that it is gone afterwards
+    told = session.generate(questions, "s2t-toy", DECODE, SelectConfig(trigger_budget=0.4))
+    assert [step for answer in told for step in answer.steps] == steps, "a record decides for itself"
     with pytest.raises(S2TError, match="did you mean 'toy'"):
         session.generate(questions, "s2t", DECODE, SelectConfig(trigger="toi"))

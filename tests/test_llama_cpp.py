@@ -150,6 +150,11 @@ def test_every_truncate_fork(both) -> None:
     with torch.no_grad():
         states = model.base_model(torch.tensor([PREFIX])).last_hidden_state[0, 5:]
     torch.testing.assert_close(torch.from_numpy(seen.hidden), states, atol=3e-5, rtol=1e-4)
+    single = extend(backend, context, [7], Observe(hidden=True))
+    before = single.hidden.copy()
+    extend(backend, context, [9], Observe(hidden=True))
+    assert (single.hidden == before).all(), "another call wrote into what was observed"
+    context.truncate(len(PREFIX))
     fork = backend.open(100)
     backend.copy(context, fork)
     context.truncate(8)

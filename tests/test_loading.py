@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from select_to_think.cli.app import main
-from select_to_think.models.loading import load_model
+from select_to_think.models.loading import choose_dtype, load_model
 from select_to_think.structures import S2TError
 from tiny import tiny_model, tiny_tokenizer
 
@@ -86,6 +86,17 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path, shard: int, left: int) 
     path = sorted(folder.glob("*.safetensors"))[-1]
     path.write_bytes(path.read_bytes()[:left])
     assert str(path) in refusal(folder)
+
+
+@pytest.mark.parametrize("arch", ["qwen2", "qwen3", "gemma3"])
+def test_a_checkpoint_without_a_tokenizer_is_refused(arch: str, tmp_path: Path) -> None:
+    tiny_model(arch).save_pretrained(tmp_path)
+    with pytest.raises(S2TError, match=r"there is no tokenizer|tokenizer"):
+        load_model(str(tmp_path))
+
+
+def test_every_cpu_is_a_cpu() -> None:
+    assert choose_dtype("auto", "cpu:0") == torch.float32
 
 
 def test_a_lost_shard_is_named(tmp_path: Path) -> None:

@@ -127,6 +127,29 @@ def test_it_is_the_plain_definition(pair, order) -> None:
     assert 0 < choices < sum(r.counts.disagreements for r in results), "the law says nothing without both choices"
 
 
+@pytest.mark.parametrize("ask", [1, 2, 3])
+def test_a_mentor_that_comes_back_is_shown_what_it_would_have_been(qwen, ask: int) -> None:
+    """Whether or not it was being guessed when it was away."""
+
+    class Away(TransformersBackend):
+        asked = 0
+
+        def submit(self, request: Any) -> None:
+            self.asked += 1
+            if self.asked == ask:
+                request.answer = ModelUnavailable("no answer")
+                self.waiting.append(request)
+            else:
+                super().submit(request)
+
+    results = []
+    for guesses in (True, False):
+        mentor = Away(qwen["llm"], config=SMALL, cost=20.0)
+        results.append(run(replace(policy(Always(1.0), rate=1.0), guesses=guesses), qwen, max_rows=1, llm=mentor))
+    assert tokens(results[0][:1]) == tokens(results[1][:1])
+    assert results[0][0].counts.llm_failures == 1
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_the_mentor_is_asked_at_the_wanted_share_of_words(rate: float) -> None:
     """Over 25 000 words of one token each, on which both models agree: one standard error is at most 0.0032."""

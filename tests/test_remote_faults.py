@@ -272,6 +272,26 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
             _ = apart(server).llm
 
 
+@pytest.mark.parametrize("key", ["sk-\u201csecret\u201d", "sk-secret\n2"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_repeated(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S2T_LLM_API_KEY", key)
+    with pytest.raises(S2TError, match="S2T_LLM_API_KEY holds signs that no key has") as caught:
+        _ = Session(PairConfig(llm="http://127.0.0.1:9/v1"), slm=SLM).llm
+    assert "secret" not in str(caught.value)
+
+
+def test_blanks_around_a_key_are_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S2T_LLM_API_KEY", " secret\n")
+    with FakeServer(LLM, "vllm", key="secret").running() as server:
+        assert apart(server).llm.name.startswith("tiny/llm")
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://localhost:abc/v1", "http://localhost:99999/v1"])
+def test_what_is_no_address_is_one_line(address: str) -> None:
+    with pytest.raises(S2TError, match=r"is no address .* write http://host:port/v1"):
+        _ = Session(PairConfig(llm=address), slm=SLM).llm
+
+
 @pytest.mark.parametrize("address", ["http://me:secret@127.0.0.1:9/v1", "http://127.0.0.1:9/v1?key=secret"])
 def test_secrets_in_an_address_are_refused_and_not_repeated(address: str) -> None:
     with pytest.raises(S2TError, match="S2T_LLM_API_KEY") as caught:

@@ -16,7 +16,7 @@ import torch
 import reference
 from recipe.batches import split_pieces
 from recipe.verifier_items import OPTION_TOKENS, draw_options
-from select_to_think.config import DecodeConfig, MentorConfig, SelectConfig
+from select_to_think.config import DecodeConfig, MentorConfig, RuntimeConfig, SelectConfig
 from select_to_think.evaluation import plain
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item, load_pair_split
@@ -25,7 +25,7 @@ from select_to_think.evaluation.trained_on import assert_not_trained_on
 from select_to_think.files import Journal
 from select_to_think.models.layers import apply_layers, fold
 from select_to_think.models.loading import LoadedModel
-from select_to_think.models.prompting import prompt_ids
+from select_to_think.models.prompting import Conversation, prompt_ids
 from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.words import token_texts, word_boundaries
@@ -225,6 +225,31 @@ def test_an_answer_that_was_cut_off_is_wrong(session) -> None:
         decode = DecodeConfig(max_new_tokens=len(segment))
         found, _ = outcomes(session, [item], [[replace(dispute, slm=segment)]], decode)
         assert found == right
+
+
+def test_an_answer_that_has_begun_is_judged_as_a_whole(session) -> None:
+    mentor, compared = MentorConfig(consult_rate=1.0), 0
+    for item in load_pair_split("validation", limit_per_domain=8):
+        ((_, whole),) = session.stream([item.question], "mentor-free", mentor=mentor)
+        begun = next((i for i, step in enumerate(whole.steps) if step.fired), 0) - 1
+        if begun > 0:
+            asked = Conversation((("user", item.question),), tuple(whole.tokens[:begun]))
+            ((_, rest),) = session.stream([asked], "mentor-free", mentor=mentor)
+            compared += rest.tokens == whole.tokens[begun:]
+            assert rest.tokens == whole.tokens[begun:]
+    assert compared > 3
+
+
+def test_what_the_verifier_reads_has_room_before_an_answer_begins(session) -> None:
+    """However many answers are written at once; one for which there is none is refused at once."""
+    questions = [item.question for item in load_pair_split("validation", limit_per_domain=4)]
+    decode, mentor = DecodeConfig(max_new_tokens=40), MentorConfig(consult_rate=1.0)
+    small = Session(session.config, slm=session.slm, llm=session.llm, runtime=RuntimeConfig(kv_memory_gib=0.004))
+    told = small.generate(questions, "mentor-free", decode, mentor=mentor)
+    assert [g.text for g in told] == [g.text for g in session.generate(questions, "mentor-free", decode, mentor=mentor)]
+    tiny = Session(session.config, slm=session.slm, llm=session.llm, runtime=RuntimeConfig(kv_memory_gib=0.002))
+    with pytest.raises(S2TError, match="do not fit the key-value memory"):
+        tiny.generate(questions, "mentor-free", decode, mentor=mentor)
 
 
 @pytest.mark.parametrize("method", ["mentor-free", "mentor-coin"])

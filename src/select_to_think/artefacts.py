@@ -19,6 +19,7 @@ from typing import Any, cast
 from select_to_think.config import PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.contexts.remote.detection import Reached, reach
 from select_to_think.contexts.remote.servers import inexact
+from select_to_think.methods import find_method
 from select_to_think.models.distilled import check_distilled
 from select_to_think.models.exported import with_exported
 from select_to_think.models.gguf import SUFFIX, load_gguf
@@ -220,7 +221,7 @@ class Artefacts:
 
     def coupled(self, method: str, select: SelectConfig) -> Scorer | None:
         """The scorer of a method whose proposals are those of the SLM with the scorer's adapter on."""
-        if method != "s2t-local":
+        if find_method(method).uses != "scorer":
             return None
         scorer = self.scorer(select)
         return scorer if scorer.mode == "coupled" else None
@@ -258,9 +259,14 @@ class Artefacts:
 
         Raises:
             PromptTooLong: it and the longest answer do not fit the context.
-            S2TError: it is empty.
+            S2TError: it is empty, or of ids that the SLM does not have.
         """
         ids = self.slm_prompt(question)
+        if not ids:
+            raise S2TError("the question is empty: write one")
+        size = self.slm.model.config.get_text_config().vocab_size
+        if min(ids) < 0 or max(ids) >= size:
+            raise S2TError(f"the prompt has token ids outside the SLM's vocabulary of {size}: give its own")
         room = self.room(with_llm=with_llm)
         longest = max(len(ids), len(self.llm_prompt(question))) if with_llm and not self.shares_vocabulary else len(ids)
         if longest + max_new_tokens > room:
@@ -269,11 +275,6 @@ class Artefacts:
                 f"{self.shortened}: shorten the question ({self.asked(question)[:40]!r}...) or lower --max-new-tokens",
                 longest,
             )
-        if not ids:
-            raise S2TError("the question is empty: write one")
-        size = self.slm.model.config.get_text_config().vocab_size
-        if min(ids) < 0 or max(ids) >= size:
-            raise S2TError(f"the prompt has token ids outside the SLM's vocabulary of {size}: give its own")
         return ids
 
     def asked(self, question: Question) -> str:

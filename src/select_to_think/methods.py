@@ -57,7 +57,7 @@ class Method:
 
     name: str
     help: str
-    build: Callable[[Session, MethodSettings, int], Decoder]  # the number is that of the samples
+    build: Callable[[Method, Session, MethodSettings], Decoder]
     asks_llm: bool = False
     draws: bool = False  # whether the seed decides its answers, whatever the trigger
     trigger: str | None = None  # the default trigger of a method that has one
@@ -93,29 +93,29 @@ def limits(session: Session, settings: MethodSettings) -> Limits:
     return Limits(session.stop_ids, settings.decode.max_new_tokens, watch, *told)
 
 
-def greedy(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+def greedy(method: Method, session: Session, settings: MethodSettings) -> Decoder:
     """The SLM alone."""
     return Decoder(Greedy(limits(session, settings)), {"slm": SLM})
 
 
-def distilled(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+def distilled(method: Method, session: Session, settings: MethodSettings) -> Decoder:
     """The SLM with its distillation adapter."""
     role = Role("slm", session.adapter(session.distill_folder))
     return Decoder(Greedy(limits(session, settings)), {"slm": role})
 
 
-def llm_alone(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+def llm_alone(method: Method, session: Session, settings: MethodSettings) -> Decoder:
     """The LLM alone."""
     if not session.shares_vocabulary:  # then it says its choice, and no more
         settings = replace(settings, alternatives=0)
     return Decoder(Greedy(limits(session, settings), model="llm"), {"llm": LLM})
 
 
-def sampled(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+def sampled(method: Method, session: Session, settings: MethodSettings) -> Decoder:
     """One draw, or a vote over several."""
     decode = settings.decode
     sample = Sample(limits(session, settings), decode.temperature, decode.top_p, decode.top_k, decode.min_p)
-    policy = sample if samples == 1 else MajorityVote(sample, samples, decode.early_stop)
+    policy = sample if method.samples == 1 else MajorityVote(sample, method.samples, decode.early_stop)
     return Decoder(policy, {"slm": SLM})
 
 
@@ -129,14 +129,14 @@ def trigger_of(method: Method, session: Session, settings: MethodSettings, coupl
     return session.trigger(name, select.trigger_budget, coupled, select.warm_up_steps)
 
 
-def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder]:
+def with_llm(takeover: bool) -> Callable[[Method, Session, MethodSettings], Decoder]:
     """`takeover` and `s2t`."""
 
-    def build(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+    def build(method: Method, session: Session, settings: MethodSettings) -> Decoder:
         select = settings.select
         if not takeover and not session.shares_vocabulary and session.inexact_llm:
             raise S2TError(f"s2t over two vocabularies needs {session.inexact_llm}; or choose takeover or mentor-free")
-        trigger = trigger_of(METHODS["takeover" if takeover else "s2t"], session, settings)
+        trigger = trigger_of(method, session, settings)
         form = Optimistic if session.guesses and not trigger.kind.needs_llm else Select
         if trigger.kind.needs_llm and select.block_verified:
             form = BlockVerified
@@ -148,13 +148,13 @@ def with_llm(takeover: bool) -> Callable[[Session, MethodSettings, int], Decoder
     return build
 
 
-def local(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+def local(method: Method, session: Session, settings: MethodSettings) -> Decoder:
     """`s2t-local`, in the mode of its scorer."""
-    METHODS["s2t-local"].trigger_name(settings.select)  # wrong names are told before a scorer is missed
+    method.trigger_name(settings.select)  # wrong names are told before a scorer is missed
     ends = limits(session, settings)
     scorer = session.scorer(settings.select)
-    coupled = session.coupled("s2t-local", settings.select)
-    trigger = trigger_of(METHODS["s2t-local"], session, settings, coupled)
+    coupled = session.coupled(method.name, settings.select)
+    trigger = trigger_of(method, session, settings, coupled)
     adapted = session.adapted(scorer)
     selector = ScorerSelector(scorer.mode, scorer.score, scorer.score_temperature, scorer.anchor)
     policy = Select(ends, trigger, selector, settings.select.candidates)
@@ -163,10 +163,12 @@ def local(session: Session, settings: MethodSettings, samples: int) -> Decoder:
     return Decoder(policy, {"slm": SLM, "scorer": adapted})
 
 
-def mentored(judge: Callable[[Session, MentorConfig], Verifier]) -> Callable[[Session, MethodSettings, int], Decoder]:
+def mentored(
+    judge: Callable[[Session, MentorConfig], Verifier],
+) -> Callable[[Method, Session, MethodSettings], Decoder]:
     """MentorCollab with a verifier."""
 
-    def build(session: Session, settings: MethodSettings, samples: int) -> Decoder:
+    def build(method: Method, session: Session, settings: MethodSettings) -> Decoder:
         mentor = settings.mentor
         policy = Mentor(
             limits(session, settings),

@@ -46,7 +46,7 @@ class Runtime:
     """Drives policies over backends for as long as it is stepped."""
 
     def __init__(self, backends: Mapping[str, Backend], config: RuntimeConfig = RuntimeConfig()) -> None:
-        """Serve policies whose roles name these backends; more may be put in as time goes on."""
+        """Serve policies whose roles name these backends; more may be put in as time goes on, by other threads too."""
         self.backends, self.config = backends, config
         self.queue: deque[Row] = deque()
         self.live: list[Row] = []
@@ -58,12 +58,15 @@ class Runtime:
         """Let a run join as soon as there is memory for it; one that can never fit fails at once."""
         needed = Counter(role.backend for role in run.roles.values())
         for name, contexts in needed.items():
-            if contexts * (1 + run.copies) > self.backends[name].capacity(run.tokens):
-                error = S2TError(
-                    f"{contexts * (1 + run.copies)} sequences of {run.tokens} tokens do not fit the key-value memory "
-                    f"of {name}: raise kv_memory_gib or lower max_new_tokens"
+            backend, contexts = self.backends[name], contexts * (1 + run.copies)
+            if contexts > backend.capacity(run.tokens):
+                fit, remedy = (
+                    f"{contexts} sequences of {run.tokens} tokens",
+                    "raise kv_memory_gib or lower max_new_tokens",
                 )
-                self.events.append(Failed(key, error))
+                if contexts > (most := backend.capacity(1)):
+                    fit, remedy = f"{contexts} sequences", f"it holds {most}, ask for fewer at once"
+                self.events.append(Failed(key, S2TError(f"{fit} do not fit the key-value memory of {name}: {remedy}")))
                 return
         self.queue.append(Row(key, run))
 
@@ -77,7 +80,7 @@ class Runtime:
         """One forward for those who wait; what came of it. Nothing waits if nothing comes and nobody is `busy`."""
         self.steps += 1
         self.admit()
-        away = [backend for backend in self.backends.values() if backend.remote and backend.waiting]
+        away = [backend for backend in list(self.backends.values()) if backend.remote and backend.waiting]
         if away:
             if not (self.events or self.wanted()):
                 self.arrival.wait(PATIENCE_S)
@@ -98,12 +101,12 @@ class Runtime:
 
     def wanted(self) -> list[Backend]:
         """The models in process that are waited for, the cheapest first."""
-        waited = [backend for backend in self.backends.values() if backend.waiting and not backend.remote]
+        waited = [backend for backend in list(self.backends.values()) if backend.waiting and not backend.remote]
         return sorted(waited, key=lambda backend: backend.cost)
 
     def rows_away(self) -> set[Row]:
         """The rows that wait for an answer from elsewhere."""
-        away = (backend for backend in self.backends.values() if backend.remote)
+        away = [backend for backend in list(self.backends.values()) if backend.remote]
         return {ask.row for backend in away for ask in backend.waiting if ask.row is not None}
 
     def due(self) -> list[Backend]:

@@ -38,6 +38,7 @@ from select_to_think.models.prompting import Conversation
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.policies.base import Task, biased
+from select_to_think.policies.candidates import QUERY_TOKENS
 from select_to_think.policies.interpreter import Listener, interpret
 from select_to_think.policies.label import Label, Labels
 from select_to_think.policies.score import score_output
@@ -94,13 +95,8 @@ class Session(Artefacts):
     def give_back(self) -> None:
         """Give back the memory for keys and values, unless something is being answered; what is asked next takes it
         anew, of what is free then."""
-
-        def give() -> None:
-            for backend in list(self.backends.values()):
-                if isinstance(backend, TransformersBackend):
-                    backend.give_back()
-
-        self.streams.when_idle(give)
+        holders = [backend for backend in list(self.backends.values()) if isinstance(backend, TransformersBackend)]
+        self.streams.when_idle(lambda: list(map(TransformersBackend.give_back, holders)))
 
     def make_backend(self, model: str) -> Backend:
         """Contexts in process, or behind the server that has the LLM."""
@@ -139,7 +135,7 @@ class Session(Artefacts):
         """
         record = find_method(method)
         with self.making:
-            return record.build(self, settings, record.samples)
+            return record.build(record, self, settings)
 
     def generate(
         self,
@@ -234,14 +230,16 @@ class Session(Artefacts):
         task = Task(
             self.asked(question), lambda tokens: extract(self.text([*begun, *tokens], settings.stop)), len(begun)
         )
-        run = decoder.policy.about(task).run(prompt, f"{settings.decode.seed}/{prompt}")
+        policy = decoder.policy.about(task)
+        run = policy.run(prompt, f"{settings.decode.seed}/{prompt}")
         if settings.logit_bias:
             run = biased(run, settings.logit_bias)
-        longest = len(prompt)
+        longest, new, leaves = len(prompt), settings.decode.max_new_tokens, 2 * settings.select.candidates
         if record.asks_llm and not self.shares_vocabulary:
             run = self.over_llm(run, question, prompt)
             longest = max(longest, len(self.llm_prompt(question)))
-        tokens = longest + settings.decode.max_new_tokens + 2 * settings.select.candidates + decoder.policy.leaf_tokens
+            new, leaves = 2 * new, QUERY_TOKENS * settings.select.candidates  # in the LLM's tokens
+        tokens = longest + new + leaves + policy.leaf_tokens
         return self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
 
     def run(self, policy: Any, roles: Mapping[str, Role], tokens: int, copies: int = 0) -> Run:

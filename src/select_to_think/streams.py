@@ -62,7 +62,7 @@ class Streams:
             for index in stream.live:
                 self.runtime.cancel((stream, index))
 
-    def when_idle(self, act: Callable[[], None]) -> None:
+    def when_idle(self, act: Callable[[], object]) -> None:
         """Do something that no run may stand beside, if there is none; otherwise leave it."""
         if self.lock.acquire(blocking=False):
             try:

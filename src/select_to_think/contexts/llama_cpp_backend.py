@@ -216,7 +216,7 @@ class LlamaCppBackend(LocalBackend):
 
     def decode(self, call: Call) -> tuple[Tensor, Tensor]:
         """Hidden states (N, H), or the logits in their place where nobody asks for them, and logits (N, V) of the N
-        tokens that are looked at. They are llama.cpp's own memory, until the next call."""
+        tokens that are looked at. Logits are llama.cpp's own memory, until the next call."""
         functions, pieces = self.functions, []
         functions.llama_set_embeddings(self.context, call.hidden)
         for start in range(0, len(call.tokens), CALL_TOKENS):
@@ -229,7 +229,9 @@ class LlamaCppBackend(LocalBackend):
                 raise S2TError(full if status == 1 else f"llama.cpp failed ({status}; {'; '.join(messages)})")
             count = int(arrays[-1].sum())
             logits = rows(functions.llama_get_logits(self.context), count, self.vocabulary)
-            hidden = rows(functions.llama_get_embeddings(self.context), count, self.width) if call.hidden else logits
+            hidden = logits
+            if call.hidden:  # of which an observation may keep a part
+                hidden = rows(functions.llama_get_embeddings(self.context), count, self.width).clone()
             pieces.append((hidden, logits))
             if end < len(call.tokens):
                 pieces[-1] = hidden.clone(), logits.clone()

@@ -98,7 +98,7 @@ def choose_device(device: str) -> str:
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """Resolve `auto`: float32 on CPU, bfloat16 elsewhere."""
     if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
+        dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     chosen: torch.dtype = getattr(torch, dtype)
     return chosen
 

@@ -32,6 +32,8 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool) -> PreTrainedT
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         name_or_path, trust_remote_code=trust_remote_code
     )
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise ValueError("there is no tokenizer")  # transformers makes one of nothing but special tokens up
     file = Path(name_or_path) / "tokenizer.json"
     if not file.is_file() or agrees(tokenizer, file):
         return tokenizer

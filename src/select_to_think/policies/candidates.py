@@ -33,6 +33,7 @@ from select_to_think.structures import Observation, Observe
 
 HEALED = 3  # LLM tokens
 LOOKED_AHEAD = 16
+QUERY_TOKENS = 16  # that the leaves of a query may have for each candidate, most of them some four
 
 
 class CandidateQuery:

@@ -58,6 +58,7 @@ class GreedyDraft:
         if not inputs or self.tokens(begun) != tuple(tokens[:begun]):
             return
         yield Extend(self.model, self.text[self.held : -1])
+        self.held = max(self.held, len(self.text) - 1)  # whatever becomes of the question behind it
         seen = yield Extend(self.model, inputs, Observe(self.top_k, every=True))
         written = [int(token) for token in seen.top_ids[:, 0]]
         kept = shared_length(written, inputs[1:]) + 1

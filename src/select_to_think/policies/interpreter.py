@@ -29,7 +29,6 @@ from select_to_think.policies.label import Labels
 from select_to_think.structures import (
     Branch,
     Extend,
-    Fork,
     Generation,
     Observation,
     Observe,
@@ -47,9 +46,6 @@ def interpret(run: Generator[Requests, Any, R], listener: Listener) -> Generator
     """The same run over an LLM with another vocabulary, which `listener` asks."""
 
     def hear(request: Requests) -> Generator[Requests, Any, Any]:
-        if isinstance(request, Fork):
-            copies = [listener.copy() for _ in request.children]
-            request = Fork([interpret(*pair) for pair in zip(request.children, copies, strict=True)])
         if isinstance(request, tuple):
             return (yield from listener.hear_all(request))
         if isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
@@ -99,10 +95,6 @@ class Listener:
     written: Written | None = None
     settled: list[int] = field(default_factory=list)  # SLM tokens of the answer's words that are complete ...
     rewritten: list[int] = field(default_factory=list)  # ... in LLM tokens
-
-    def copy(self) -> Listener:
-        """The same sequence for a child."""
-        return replace(self, tokens=list(self.tokens), settled=list(self.settled), rewritten=list(self.rewritten))
 
     def hear_all(self, requests: tuple[Extend | Branch, ...]) -> Generator[Requests, Any, list[Observation]]:
         """Answer requests made at once: those to other models first, in one."""

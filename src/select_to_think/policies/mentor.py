@@ -41,10 +41,16 @@ class Mentor(Policy):
     segment_tokens: int  # of a segment, unless its word is longer
     goes_on: bool = False  # with the SLM's word where the mentor is not reached
     guesses: bool = True  # show the mentor the SLM's word: agreeing costs one forward; needs one vocabulary
+    begun: int = 0  # tokens of the answer that stand in the prompt already
+
+    @property
+    def leaf_tokens(self) -> int:
+        """Room for what the verifier is shown beyond the answer."""
+        return self.verifier.room(max(self.segment_tokens, self.words.longest))
 
     def about(self, task: Task) -> Mentor:
         """This policy for answers to the task's question."""
-        return replace(self, verifier=self.verifier.about(task.question))
+        return replace(self, verifier=self.verifier.about(task.question), begun=task.begun)
 
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode; consultations (and coins) are drawn from `seed`."""
@@ -63,7 +69,7 @@ class Mentor(Policy):
                     settled[0] = replace(settled[0], llm_failed=True)
                 elif segment:
                     yield from slm.write(longest := min(room, max(word, self.segment_tokens)))
-                    dispute = Dispute(text[len(prompt) :], slm.tokens(longest), mentor.tokens(segment))
+                    dispute = Dispute(text[len(prompt) - self.begun :], slm.tokens(longest), mentor.tokens(segment))
                     margin = yield from self.verifier.margin(dispute, context, random)
                     settled = decide(slm.draft[:longest], mentor.draft[:segment], margin)
                     count(counts, dispute, margin)

@@ -100,9 +100,7 @@ def train_verifier(
             found = judge_disputes(session, items, decode, mentor, journal, progress)
         session.give_back()
         telling = [(item, dispute) for item, dispute in found if dispute.right[0] != dispute.right[1]]
-        sides: tuple[list[tuple[Item, JudgedDispute]], ...] = ([], [])
-        for item, dispute in telling:
-            sides[is_held_out(question_key(item))].append((item, dispute))
+        sides = [[each for each in telling if is_held_out(question_key(each[0])) == side] for side in (False, True)]
         if not all(sides):
             (work / ANSWERS).unlink()  # the remedy is other settings, and those cannot go on from here
             raise S2TError("too few disputes have one right side: take more --items, or a higher --consult-rate")

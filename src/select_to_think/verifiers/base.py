@@ -54,6 +54,10 @@ class Verifier(Protocol):
         """This verifier for answers to `question`."""
         ...
 
+    def room(self, segment_tokens: int) -> int:
+        """Tokens of its context beyond those of the answer, for segments of so many."""
+        ...
+
     def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Requests, Any, float]:
         """Above 0 if the mentor's segment is the better one. `context` and `random` are the row's own."""
         ...
@@ -74,6 +78,10 @@ class Asking(ABC):
     def about(self, question: str) -> Self:
         """This verifier for answers to `question`."""
         return replace(self, prompt=self.prompt.about(question))
+
+    def room(self, segment_tokens: int) -> int:
+        """The prompt around the answer, and both segments in both orders."""
+        return len(self.prompt.ids((), (), ())) + 4 * segment_tokens
 
     def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Requests, Any, float]:
         """One branch of one or two prompts; 0 if both orders say the same, or if the SLM cannot read so much."""

@@ -20,6 +20,10 @@ class CoinVerifier:
         """Questions make no difference to a coin."""
         return self
 
+    def room(self, segment_tokens: int) -> int:
+        """It reads nothing."""
+        return 0
+
     def margin(self, dispute: Dispute, context: Follower, random: Random) -> Generator[Requests, Any, float]:
         """Certain, and arbitrary."""
         yield from ()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from transformers import PreTrainedTokenizerBase
 
 from select_to_think.checked import LARGEST
@@ -57,7 +58,11 @@ def reach(pair: PairConfig, runtime: RuntimeConfig, slm: LoadedModel) -> Reached
         S2TError: nobody answers there, or not as a server that a decoding method can use; the message names the remedy.
     """
     assert pair.llm is not None
-    address = urlsplit(pair.llm)
+    try:
+        address = urlsplit(pair.llm)
+        _ = httpx.URL(pair.llm), address.port
+    except (ValueError, httpx.InvalidURL) as error:
+        raise S2TError(f"{pair.llm!r} is no address ({error}): write http://host:port/v1") from error
     if "@" in address.netloc or address.query:  # it is written into results
         raise S2TError("an address of an LLM holds no secrets: put the key into the environment as S2T_LLM_API_KEY")
     root = pair.llm.rstrip("/").removesuffix("/v1")
@@ -67,8 +72,12 @@ def reach(pair: PairConfig, runtime: RuntimeConfig, slm: LoadedModel) -> Reached
 
 def key_for(root: str) -> str | None:
     """The key for a server, from the environment; that of OpenAI is shown over https only."""
-    own = os.environ.get("S2T_LLM_API_KEY")
-    return own or (os.environ.get("OPENAI_API_KEY") if root.startswith("https://") else None)
+    for name in ("S2T_LLM_API_KEY", *(["OPENAI_API_KEY"] if root.startswith("https://") else [])):
+        if key := os.environ.get(name, "").strip():
+            if not (key.isascii() and key.isprintable()):
+                raise S2TError(f"{name} holds signs that no key has: copy it again")
+            return key
+    return None
 
 
 class Introduction:
