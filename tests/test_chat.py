@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -90,7 +90,9 @@ class Script:
     def examples(self) -> Sequence[Example]:
         return self.found
 
-    def reply(self, turns: Sequence[Turn], method: str | None, settings: MethodSettings) -> Generator[Part, None, None]:
+    def reply(
+        self, turns: Sequence[Turn], method: str | None, settings: MethodSettings, named: Collection[str] = ()
+    ) -> Generator[Part, None, None]:
         self.asked.append((list(turns), method, settings))
         for part in self.answers.pop(0) if self.answers else STEPS:
             if isinstance(part, BaseException):

@@ -126,10 +126,11 @@ def test_an_answer_that_is_left_is_left_by_the_server_too(
 def test_only_what_was_chosen_is_sent() -> None:
     assert request(ASKED, "s2t", MethodSettings()) == {
         "messages": [{"role": "user", "content": QUESTION}],
-        "max_tokens": 128,
         "stream": True,
         "s2t": {"method": "s2t", "trace": True, "alternatives": 0},
     }
+    named = request(ASKED, "s2t", MethodSettings(), {"trigger_budget"})["s2t"]
+    assert named["trigger_budget"] == SelectConfig().trigger_budget and "candidates" not in named
     decode = DecodeConfig(max_new_tokens=7, seed=3, top_p=0.5, on_llm_failure="continue")  # that is the server's choice
     select = SelectConfig(trigger="margin", candidates=4)
     sent = request(ASKED, "s2t", MethodSettings(decode, select, MentorConfig(consult_rate=0.5), alternatives=2))

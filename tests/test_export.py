@@ -129,6 +129,15 @@ def test_the_bundled_pair_decides_alike_from_its_export(mode: str, format: str, 
             assert step.fired == same.fired and step.scores == pytest.approx(same.scores, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["vllm", "merged"])
+def test_an_slm_without_reserved_ids_gets_one_to_pause_with(kind: str, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr("select_to_think.training.export.reserved_ids", lambda _: frozenset())
+    session = Session()
+    export(session, "distill", SelectConfig(), kind, tmp_path / "out")
+    found = read_exported(tmp_path / "out")
+    assert (list(found.reserved_ids), found.pause_id) == ([session.slm.vocab_size], session.slm.vocab_size)
+
+
 def test_a_merged_distilled_slm_is_greedy_what_distill_is(tmp_path: Path) -> None:
     session = Session.load(runtime=SMALL)
     manifest = export(session, "distill", SelectConfig(), "merged", tmp_path / "out")

@@ -645,6 +645,12 @@ def test_a_saved_conversation_is_shown_without_asking_again(page: Page, open_pag
     other.locator("#inspector .option").nth(1).click()
     settle(other, 3)
     content = json.loads(Path(saved.value.path()).read_text(encoding="utf-8"))
+    content["turns"][0]["answers"][0]["status"] = "streaming"
+    begun = {"name": "begun.json", "mimeType": "application/json", "buffer": json.dumps(content).encode()}
+    unfinished = open_page()
+    unfinished.locator("#file").set_input_files(begun)  # type: ignore[arg-type]
+    unfinished.get_by_text("Stopped.").wait_for()
+    assert unfinished.locator(".card[aria-busy=true]").count() == 0, "nobody writes it any more"
     content["turns"][0]["answers"][0]["steps"][4]["candidates"][0]["score"] = "high"
     tampered = {"name": "a.json", "mimeType": "application/json", "buffer": json.dumps(content).encode()}
     other.locator("#file").set_input_files(tampered)  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from select_to_think.checked import configurations
+from select_to_think.config import MentorConfig, SelectConfig
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
@@ -85,6 +87,19 @@ def test_two_replicas_answer_as_the_library(address: str) -> None:
         assert client.get("/health").json() == {"status": "ok"}
         assert client.get("/nothing").status_code == 404
         assert "demo:s2t-local" in [model["id"] for model in client.get("/v1/models").json()["data"]]
+
+
+def test_a_body_that_is_too_large_is_not_read(address: str) -> None:
+    with httpx.Client(base_url=address, timeout=60) as client:
+        answer = client.post("/v1/completions", content=b"x" * (3 << 20))
+    assert answer.status_code == 413 and answer.json()["error"]["code"] == "body_too_large"
+    assert "x-s2t-replica" not in answer.headers, "it was sent to a replica"
+
+
+def test_settings_may_be_those_of_a_preset() -> None:
+    own = configurations((SelectConfig, MentorConfig), {"preset": "s2t-paper", "warm_up_steps": "1"}, {})
+    assert own[SelectConfig] == SelectConfig.preset("s2t-paper", warm_up_steps=1)
+    assert own[MentorConfig] == MentorConfig()
 
 
 def test_what_begins_alike_stays_at_one_replica(address: str) -> None:

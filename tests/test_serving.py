@@ -232,6 +232,25 @@ def test_an_answer_that_has_begun_goes_on_as_it_did(served: Served, session: Ses
         assert found.usage.prompt_tokens == len(session.prompt(QUESTIONS[0], 1, with_llm=False)) + begun
 
 
+def test_nothing_stands_behind_an_end_that_was_chosen(served: Served, session: Session) -> None:
+    (answer,) = session.generate(QUESTIONS[:1], "greedy")
+    assert answer.tokens[-1] in session.stop_ids
+    for begun in (answer.tokens, (*answer.tokens[:5], answer.tokens[-1])):
+        choice = served.client.chat.completions.create(
+            model="demo:s2t-local", messages=messages(QUESTIONS[0]), extra_body=own(answer_tokens=begun, trace=True)
+        ).choices[0]
+        assert (choice.message.content or "", choice.finish_reason) == ("", "stop")
+
+
+def test_a_character_that_had_begun_is_told_alone(served: Served, session: Session) -> None:
+    ids = session.slm.tokenizer("First Max has 3 \u6c34", add_special_tokens=False).input_ids
+    choice = served.client.chat.completions.create(
+        model="demo:greedy", messages=messages(QUESTIONS[0]), max_tokens=1, logit_bias={str(ids[-1]): 100},
+        extra_body=own(answer_tokens=ids[:-1]),
+    ).choices[0]  # fmt: skip
+    assert choice.message.content == "\u6c34"
+
+
 def test_a_conversation_is_put_through_the_template(served: Served, session: Session) -> None:
     turns: list[Any] = [
         {"role": "developer", "content": "Be brief."},

@@ -203,6 +203,9 @@ class Recorded:
         self.keys.append(key)
         self.did.append(f"add {key[1]}")
 
+    def rows_away(self) -> set[Any]:
+        return set()
+
     def cancel(self, key: Any) -> None:
         self.did.append(f"cancel {key[1]}")
 

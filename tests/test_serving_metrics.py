@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -30,8 +31,36 @@ def empty() -> Metrics:
     return Metrics({}, lambda: {"rows": 0, "queue": 0})
 
 
-def job_of(method: str, **fields: Any) -> Job:
-    return Job(Wanted(method, MethodSettings(), [], ""), cast(Any, None), 0, 0, **fields)
+def job_of(method: str, question: str | None = "", **fields: Any) -> Job:
+    return Job(Wanted(method, MethodSettings(), [], question), cast(Any, None), 0, 0, **fields)
+
+
+def test_a_prompt_that_is_scored_is_no_answer() -> None:
+    metrics = empty()
+    counts = Counts(slm_tokens_processed=3)
+    metrics.ended(job_of("llm", question=None), Finished(1, Generation((5, 5, 6), "length", (), counts)))
+    found = values(metrics)
+    assert found["s2t_tokens_processed_total{model=slm}"] == 3
+    assert not any(value for name, value in found.items() if name.startswith(("s2t_answers_total", "s2t_tokens_gen")))
+
+
+def test_rows_that_wait_for_a_server_leave_their_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(Session.load(), max_rows=2)
+    monkeypatch.setattr(engine.streams, "away", lambda stream, most: 1)
+    monkeypatch.setattr(engine.streams, "add", lambda *_: None)
+    one: Any = SimpleNamespace(copies=0)
+    engine.waiting.extend(Job(Wanted("greedy", MethodSettings(), []), one, 0, 0) for _ in range(5))
+    engine.take_in()
+    assert (len(engine.live), len(engine.waiting)) == (3, 2)
+
+
+def test_what_was_written_is_remembered_no_longer_than_it_is_told() -> None:
+    """Also where nobody asks."""
+    engine = Engine(Session.load())
+    engine.written.extend([(time.monotonic() - 60, 7), (time.monotonic(), 5)])
+    assert engine.state()["tokens_per_second"] == 1 and len(engine.written) == 2
+    engine.hand_out()
+    assert [tokens for _, tokens in engine.written] == [5]
 
 
 def values(metrics: Numbers, others: Sequence[Metric] = ()) -> dict[str, float]:

@@ -25,6 +25,7 @@ from select_to_think.cli.data import pair_items
 from select_to_think.cli.options import flatten
 from select_to_think.cli.serve import serve
 from select_to_think.config import DecodeConfig, MethodSettings, PairConfig, RuntimeConfig, SelectConfig
+from select_to_think.serving.settings import AccessConfig
 from select_to_think.session import Session
 from select_to_think.structures import Generation, S2TError
 from select_to_think.training.export import export
@@ -325,8 +326,17 @@ def test_settings_of_the_plug_in_are_checked(ours: SimpleNamespace) -> None:
         made(triger_budget=0.1)
     with pytest.raises(S2TError, match="trigger_budget"):
         made(trigger_budget=2.0)
-    with pytest.raises(S2TError, match="slm"):
-        made(slm="elsewhere")
+    for name in ("slm", "max_batch", "shutdown_timeout_s"):
+        with pytest.raises(S2TError, match=f"unknown setting '{name}'"):
+            made(**{name: "1"})
+
+
+def test_keys_of_a_file_hold_in_the_plug_in(ours: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("topsecret\n")
+    keys = ours.plugin.keys_of(SimpleNamespace(api_key=None), AccessConfig(api_key_file=tmp_path / "keys"))
+    assert keys.accept("Bearer topsecret") and not keys.accept("")
+    with pytest.raises(S2TError, match="nowhere"):
+        ours.plugin.keys_of(SimpleNamespace(api_key=None), AccessConfig(api_key_file=tmp_path / "nowhere"))
 
 
 def test_settings_of_the_plug_in_default_to_those_of_the_server(

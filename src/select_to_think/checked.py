@@ -72,7 +72,8 @@ def configurations(
 ) -> dict[type[Any], Any]:
     """Configurations by their class, from settings by name as a file or another program gives them: texts are read.
 
-    `defaults` take the place of the classes' own; the names in `without` may not be set.
+    `preset` stands for those of its values that are among them. `defaults` take the place of the classes' own; the
+    names in `without` may not be set.
 
     Raises:
         S2TError: a name that none of them has, or a value that it does not take.
@@ -82,9 +83,10 @@ def configurations(
     names = {kind: value_types(kind) for kind in kinds}
     known = [name for own in names.values() for name in own if name not in without]
     for name in settings:
-        if name not in known:
-            raise unknown_name("setting", name, known)
-    found, given = {}, {**defaults, **settings}
+        if name not in (*known, "preset"):
+            raise unknown_name("setting", name, ["preset", *known])
+    published = preset_values(str(settings["preset"])) if settings.get("preset") is not None else {}
+    found, given = {}, {**defaults, **published, **settings}
     for kind, fields in names.items():
         own = {name: given[name] for name in fields if name in given}
         try:

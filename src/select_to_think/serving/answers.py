@@ -52,11 +52,13 @@ class Writing:
         self.session, self.order, self.trace, self.alternatives = session, order, trace, alternatives
         self.offset = len(order.echo)  # characters so far, those behind a stop string included
         self.text, self.stop = Detokenizer(session.slm.tokenizer), order.settings.stop
-        self.text.push(*order.begun)
+        for token in order.begun:  # one by one: the last may hold a part of a character
+            self.text.push(token)
         self.held = ""  # text that may be the beginning of a stop string
         self.stopped = False
         self.steps = 0
-        self.ended = None if order.answering else Ended("length")
+        finished = bool(order.begun) and order.begun[-1] in session.stop_ids
+        self.ended = None if order.answering else Ended("stop" if finished else "length")
 
     def echo(self, scored: Sequence[StepRecord]) -> Delta:
         """The prompt, with the log-probabilities of its tokens behind the first, as far as they were scored."""

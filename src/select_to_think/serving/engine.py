@@ -155,7 +155,7 @@ class Engine:
 
     def take_in(self) -> None:
         """Let runs begin while there are rows for them; under the lock of the streams."""
-        rows = sum(self.stream.live.values())
+        rows = sum(self.stream.live.values()) - self.streams.away(self.stream, self.max_rows)
         while self.waiting and (not rows or rows + max(1, self.waiting[0].run.copies) <= self.max_rows):
             job = self.waiting.popleft()
             rows += max(1, job.run.copies)
@@ -198,21 +198,22 @@ class Engine:
                 del self.live[number]
                 self.counted.ended(job, event)
             news += [(job.client, job.index, each) for each in told(job, event)]
+        now = time.monotonic()
         if tokens:
-            self.written.append((time.monotonic(), tokens))
+            self.written.append((now, tokens))
+        while self.written and self.written[0][0] < now - RATE_SECONDS:
+            self.written.popleft()
         if news:
             self.line.send("news", news)
 
     def state(self) -> dict[str, int | float]:
         """What a person may want to see of it."""
-        now = time.monotonic()
-        while self.written and self.written[0][0] < now - RATE_SECONDS:
-            self.written.popleft()
-        backends = self.session.backends
+        backends, begin = self.session.backends, time.monotonic() - RATE_SECONDS
+        lately = sum(tokens for when, tokens in self.written.copy() if when >= begin)
         return {
             "rows": sum(list(self.stream.live.values())),
             "queue": len(self.waiting),
-            "tokens_per_second": sum(tokens for _, tokens in list(self.written)) / RATE_SECONDS,
+            "tokens_per_second": lately / RATE_SECONDS,
             **{f"{name}_forwards": backends[name].forwards if name in backends else 0 for name in ("slm", "llm")},
         }
 

@@ -146,6 +146,8 @@ class Planner:
         scoring, orders = None, []
         if request.echo and request.logprobs is not None and len(prompt) > 1:
             scoring = Wanted(method.name, settings, prompt)
+        if begun and begun[-1] in self.session.stop_ids:  # nothing stands behind it
+            longest = 0
         detailed, streamed = request.s2t.trace or request.alternatives is not None, bool(request.stream)
         for number in range(request.n or 1):
             seed = (settings.decode.seed + number) % (LARGEST_SEED + 1)

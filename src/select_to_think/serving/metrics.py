@@ -139,11 +139,13 @@ class Metrics(Numbers):
             return
         result: Generation = event.result
         tokens, counts = len(result.tokens), result.counts
+        self.processed.labels("slm").inc(counts.slm_tokens_processed)
+        self.processed.labels("llm").inc(counts.llm_tokens_processed)
+        if job.wanted.question is None:  # a prompt was scored, nothing was written
+            return
         self.answers.labels(method, result.finish_reason).inc()
         if job.answered is not None and tokens > 1:
             self.per_token.labels(method).observe((time.monotonic() - job.answered) / (tokens - 1))
-        self.processed.labels("slm").inc(counts.slm_tokens_processed)
-        self.processed.labels("llm").inc(counts.llm_tokens_processed)
         self.generated.labels("slm").inc(max(0, tokens - counts.llm_tokens_generated))
         self.generated.labels("llm").inc(counts.llm_tokens_generated)
 

@@ -214,22 +214,29 @@ def scoring_copy(source: Source) -> tuple[PreTrainedModel, list[int], list[int]]
     """
     slm = source.slm
     reserved = sorted(reserved_ids(slm))
+    wanted = 1 + (0 if source.scorer is None else len(source.scorer.bin_rows))
+    reserved += range(slm.vocab_size, slm.vocab_size + max(0, wanted - len(reserved)))
     if source.scorer is None:
-        return deepcopy(slm.trainable), [], reserved
+        return grown(slm.trainable, max(reserved) + 1), [], reserved
     rows = source.scorer.bin_rows
-    reserved += range(slm.vocab_size, slm.vocab_size + max(0, len(rows) + 1 - len(reserved)))
     bin_ids = reserved[-len(rows) :]
     model = with_score_rows(slm.trainable, rows, bin_ids)
     check_head(model, rows, bin_ids, slm.name)
     return model, bin_ids, reserved
 
 
+def grown(model: PreTrainedModel, rows: int) -> PreTrainedModel:
+    """A copy of the model whose head has at least so many rows."""
+    model = deepcopy(model)
+    if rows > model.config.get_text_config().vocab_size:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return model
+
+
 @torch.no_grad()
 def with_score_rows(model: PreTrainedModel, rows: Tensor, ids: Sequence[int]) -> PreTrainedModel:
     """A copy of the model with `rows` (bins, hidden) in the rows `ids` of its head, which is made longer as needed."""
-    model = deepcopy(model)
-    if max(ids) >= model.config.get_text_config().vocab_size:
-        model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    model = grown(model, max(ids) + 1)
     head: Any = model.get_output_embeddings()
     head.weight[list(ids)] = rows.to(head.weight)
     if getattr(head, "bias", None) is not None:

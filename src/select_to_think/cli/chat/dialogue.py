@@ -6,7 +6,7 @@ Non-goals: answering (`local.py`, `remote.py`), reading what is typed (`commands
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -59,8 +59,11 @@ class Chat(Protocol):
         """What may be asked of the bundled pair, which knows nothing else; nothing for other pairs."""
         ...
 
-    def reply(self, turns: Sequence[Turn], method: str | None, settings: MethodSettings) -> Answering:
-        """The steps of the answer to what was said last, as they are written, and its ending.
+    def reply(
+        self, turns: Sequence[Turn], method: str | None, settings: MethodSettings, named: Collection[str] = ()
+    ) -> Answering:
+        """The steps of the answer to what was said last, as they are written, and its ending; a server's own defaults
+        give way to settings that are `named`, and to those that are not the default here.
 
         Raises:
             S2TError: it cannot be answered.
@@ -78,6 +81,7 @@ class Dialogue:
         self.chat, self.method, self.settings = chat, method, settings
         self.console, self.interactive = console, interactive
         self.turns: list[Turn] = []
+        self.named: set[str] = set()  # settings that were chosen here
         self.last = LiveAnswer()
         self.results: list[dict[str, Any]] = []
         self.asked: tuple[str, str | None] | None = None  # the last question, and its right answer if that is known
@@ -97,7 +101,7 @@ class Dialogue:
         turns = self.turns[-1:] if self.examples else self.turns
         start = time.monotonic()
         try:
-            with closing(self.chat.reply(turns, self.method, self.settings)) as parts:
+            with closing(self.chat.reply(turns, self.method, self.settings, self.named)) as parts:
                 self.last.show(self.console, parts, marks=self.console.is_terminal)
         finally:
             if self.last.steps:
@@ -149,3 +153,4 @@ class Dialogue:
     def select(self, **changes: Any) -> None:
         """Change how choices are made from the next answer on."""
         self.settings = replace(self.settings, select=replace(self.settings.select, **changes))
+        self.named |= changes.keys()

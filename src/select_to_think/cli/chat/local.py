@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from queue import SimpleQueue
@@ -43,7 +43,9 @@ class LocalChat:
         problems = load_split("validation", limit_per_domain=EXAMPLES) if self.session.folder else []
         return in_turn(Example(each.domain, each.question, each.answer) for each in problems)
 
-    def reply(self, turns: Sequence[Turn], method: str | None, settings: MethodSettings) -> Answering:
+    def reply(
+        self, turns: Sequence[Turn], method: str | None, settings: MethodSettings, named: Collection[str] = ()
+    ) -> Answering:
         """Answer what was said last. A model without a chat template does not know what was said before."""
         from select_to_think.models.prompting import Conversation
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -56,11 +56,13 @@ class RemoteChat:
         refuse(response)
         return response.json()
 
-    def reply(self, turns: Sequence[Turn], method: str | None, settings: MethodSettings) -> Answering:
+    def reply(
+        self, turns: Sequence[Turn], method: str | None, settings: MethodSettings, named: Collection[str] = ()
+    ) -> Answering:
         """Answer what was said last. The server drops what is not read to its end."""
         last: dict[str, Any] = {}
         tail = ""  # text that no step has: a part of a character, at the end
-        body = {"model": self.name, **request(turns, method or self.default, settings)}
+        body = {"model": self.name, **request(turns, method or self.default, settings, named)}
         with self.explained(), self.client.stream("POST", "/v1/chat/completions", json=body) as response:
             refuse(response)
             for chunk in chunks(response.iter_lines()):
@@ -93,28 +95,30 @@ class RemoteChat:
             ) from error
 
 
-def request(turns: Sequence[Turn], method: str, settings: MethodSettings) -> dict[str, Any]:
-    """The body that asks for an answer with its trace. What was left at its default is left to the server."""
+def request(
+    turns: Sequence[Turn], method: str, settings: MethodSettings, named: Collection[str] = ()
+) -> dict[str, Any]:
+    """The body that asks for an answer with its trace. What is at its default and not `named` is left to the server."""
     decode = changed(settings.decode)
     return {
         "messages": [{"role": role, "content": text} for role, text in turns],
-        "max_tokens": settings.decode.max_new_tokens,
+        **({"max_tokens": decode["max_new_tokens"]} if "max_new_tokens" in decode else {}),
         **{name: decode[name] for name in DRAWING if name in decode},
         "stream": True,
         "s2t": {
             "method": method,
             "trace": True,
             "alternatives": settings.alternatives,
-            **changed(settings.select),
+            **changed(settings.select, named),
             **changed(settings.mentor),
         },
     }
 
 
-def changed(config: Checked) -> dict[str, Any]:
-    """The fields of a configuration that are not at their default."""
+def changed(config: Checked, named: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a configuration that are `named`, or not at their default."""
     given = {spec.name: (getattr(config, spec.name), spec.default) for spec in fields(config)}  # type: ignore[arg-type]
-    return {name: value for name, (value, default) in given.items() if value != default}
+    return {name: value for name, (value, default) in given.items() if name in named or value != default}
 
 
 def refuse(response: httpx.Response) -> None:

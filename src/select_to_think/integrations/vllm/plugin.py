@@ -29,7 +29,8 @@ from select_to_think.serving.settings import SERVED, AccessConfig
 
 PREFIX = "/s2t"
 CONFIGS = (PairConfig, RuntimeConfig, DecodeConfig, SelectConfig, ServeConfig, AccessConfig)
-GIVEN = {"slm", "scorer", "distill", "host", "port", "device", "dtype"}  # by the folder, and by vLLM
+GIVEN = {"slm", "scorer", "distill"} | {"host", "port", "device", "dtype", "max_batch", "shutdown_timeout_s"}
+# by the folder, and by vLLM
 
 
 class Mounted:
@@ -70,12 +71,12 @@ class Plugin:
         engine.start()
         distant = engine.distant
         distant.start()
-        host, keys = args.host or "0.0.0.0", keys_of(args)
+        host, keys = args.host or "0.0.0.0", keys_of(args, own[AccessConfig])
         self.mounted.app = application(distant, catalogue, serve, settings, own[AccessConfig], keys, host)
 
 
-def keys_of(args: Any) -> ApiKeys:
+def keys_of(args: Any, access: AccessConfig) -> ApiKeys:
     """vLLM's keys and ours."""
     keys = ApiKeys(args.api_key or filter(None, [os.environ.get("VLLM_API_KEY")]))
-    keys.digests += ApiKeys.load(None).digests
+    keys.digests += ApiKeys.load(access.api_key_file).digests
     return keys

@@ -53,7 +53,7 @@ class PauseProcessor(LogitsProcessor, SlotLogitsProcessor):  # type: ignore[misc
         self.requests = None if isinstance(place, torch.device) else place
         self.device = place if self.requests is None else place.device
         self.pause_id = exported.pause_id
-        self.reserved = torch.tensor(list(exported.reserved_ids), device=self.device)
+        self.reserved = torch.tensor(list(exported.reserved_ids), device=self.device, dtype=torch.long)
         self.score_ids = torch.tensor(
             list(exported.rows.bin_ids) if exported.rows else [], device=self.device, dtype=torch.long
         )

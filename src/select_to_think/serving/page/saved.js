@@ -67,6 +67,7 @@ export function fromFile(text) {
   for (const { question, answers } of content.turns) {
     for (const answer of answers) {
       const { origin } = answer;
+      if (["streaming", "waiting"].includes(answer.status)) answer.status = "stopped"; // it was saved while written
       if (origin) answer.origin = { ...origin, answer: answers.find((other) => other.number === origin.number) };
       if (answer.error) answer.error = new Error(answer.error);
     }
