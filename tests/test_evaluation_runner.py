@@ -147,6 +147,8 @@ def test_more_methods_join_the_folder_later(tmp_path: Path) -> None:
     ):
         with pytest.raises(S2TError, match=says):
             evaluate(session, ITEMS, ["maj@2"], settings, out=tmp_path)
+    warmer = replace(SETTINGS, decode=replace(SETTINGS.decode, temperature=1.3))
+    evaluate(FakeSession(), ITEMS, ["maj@2"], warmer, out=tmp_path)  # which greedy decoding does not look at
 
 
 @pytest.mark.parametrize(

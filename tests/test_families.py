@@ -10,9 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from drive import SMALL, backends_of, results_of
-from reference import greedy
 from select_to_think.config import DecodeConfig, PairConfig
 from select_to_think.contexts.transformers_backend import TransformersBackend
+from select_to_think.evaluation.plain import PlainModel, greedy
 from select_to_think.models.loading import LoadedModel
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
@@ -52,7 +52,7 @@ def test_accepted_families_decode_as_their_own_forward(kind: str) -> None:
     model = model_of(kind)
     limits = Limits(frozenset({2}), 12)
     results = results_of(backends_of({"slm": model}), (Greedy(limits).run(p, "") for p in PROMPTS))
-    assert [list(r.tokens) for r in results] == [greedy(model, p, 12, {2}) for p in PROMPTS]
+    assert [list(r.tokens) for r in results] == [greedy(PlainModel(model), p, 12, {2}) for p in PROMPTS]
 
 
 @pytest.mark.parametrize("kind", ["bart", "bloom", "falcon", "gpt_neo", "mpt", "mamba"])
@@ -143,4 +143,4 @@ def test_rows_never_reach_the_positions_at_which_the_rotary_factors_change() -> 
     with pytest.raises(PromptTooLong, match=r"context of 64 tokens .* rotary factors"):
         session.generate(["w5 " * 50], "greedy", DecodeConfig(max_new_tokens=30))
     (answer,) = session.generate(["w5 " * 20], "greedy", DecodeConfig(max_new_tokens=20))
-    assert list(answer.tokens) == greedy(model, session.prompt("w5 " * 20, 20, with_llm=False), 20, {2})
+    assert list(answer.tokens) == greedy(PlainModel(model), session.prompt("w5 " * 20, 20, with_llm=False), 20, {2})

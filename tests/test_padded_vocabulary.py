@@ -30,7 +30,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 ROWS, MORE, WORDS = 64, 72, 60
 QUESTIONS = ("w5 w6 w7", "w9 w33 w12 w4", "w41", "w8 w8 w20")
-ITEMS = [Item(f"item-{i}", f"w{5 + i % 50} w{7 + i % 40} w9", "w5", split="train") for i in range(30)]
+ITEMS = [Item(f"item-{i}", f"w{5 + i % 50} w{7 + i % 40} w9", "w5", split="train") for i in range(45)]
 DECODE = DecodeConfig(max_new_tokens=10, max_batch=8)
 COLLECT = CollectConfig(collect_budget=0.5, entropy_budget=0.5, group_size=4)
 ADAPTER: dict[str, Any] = {"lora_rank": 2, "epochs": 1.0, "batch_trajectories": 8}

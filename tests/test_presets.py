@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from select_to_think.checked import configurations
 from select_to_think.cli.app import main
 from select_to_think.cli.command import add_command
 from select_to_think.cli.options import Only
@@ -226,3 +227,12 @@ def test_a_pair_without_the_published_thresholds_says_what_to_run() -> None:
         if published not in flat:
             with pytest.raises(S2TError, match="run `s2t calibrate`"):
                 bare.trigger(published, 0.1)
+
+
+def test_a_preset_is_a_setting_of_other_programs_too() -> None:
+    """Of Ray's server and of vLLM's; there too one that sets nothing is refused."""
+    own = configurations((SelectConfig, MentorConfig), {"preset": "s2t-paper", "warm_up_steps": "1"}, {})
+    assert own[SelectConfig] == SelectConfig.preset("s2t-paper", warm_up_steps=1)
+    assert own[MentorConfig] == MentorConfig()
+    with pytest.raises(S2TError, match="mentorcollab-paper sets nothing here"):
+        configurations((SelectConfig,), {"preset": "mentorcollab-paper"}, {})

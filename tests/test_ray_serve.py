@@ -12,8 +12,6 @@ from typing import Any
 import httpx
 import pytest
 
-from select_to_think.checked import configurations
-from select_to_think.config import MentorConfig, SelectConfig
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
@@ -94,12 +92,6 @@ def test_a_body_that_is_too_large_is_not_read(address: str) -> None:
         answer = client.post("/v1/completions", content=b"x" * (3 << 20))
     assert answer.status_code == 413 and answer.json()["error"]["code"] == "body_too_large"
     assert "x-s2t-replica" not in answer.headers, "it was sent to a replica"
-
-
-def test_settings_may_be_those_of_a_preset() -> None:
-    own = configurations((SelectConfig, MentorConfig), {"preset": "s2t-paper", "warm_up_steps": "1"}, {})
-    assert own[SelectConfig] == SelectConfig.preset("s2t-paper", warm_up_steps=1)
-    assert own[MentorConfig] == MentorConfig()
 
 
 def test_what_begins_alike_stays_at_one_replica(address: str) -> None:

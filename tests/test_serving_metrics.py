@@ -47,7 +47,7 @@ def test_a_prompt_that_is_scored_is_no_answer() -> None:
 def test_rows_that_wait_for_a_server_leave_their_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(Session.load(), max_rows=2)
     monkeypatch.setattr(engine.streams, "away", lambda stream, most: 1)
-    monkeypatch.setattr(engine.streams, "add", lambda *_: None)
+    monkeypatch.setattr(engine.streams, "add", lambda stream, number, run: stream.live.update({number: 1}))
     one: Any = SimpleNamespace(copies=0)
     engine.waiting.extend(Job(Wanted("greedy", MethodSettings(), []), one, 0, 0) for _ in range(5))
     engine.take_in()

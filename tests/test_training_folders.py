@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,12 +115,15 @@ def test_what_killed_processes_left_is_cleared_away(tmp_path: Path) -> None:
     """Their unfinished folders, even one of this process's number; those of processes that live stay."""
     gone = subprocess.Popen(["true"])
     gone.wait()
-    for number in (gone.pid, os.getpid(), os.getppid()):
-        (tmp_path / f".out.{number}.tmp").mkdir()
+    here = platform.node()
+    others = ".out.old.tmp", f".out.b.{here}.{gone.pid}.tmp", f".out.elsewhere.{gone.pid}.tmp"
+    alive = f".out.{here}.{os.getppid()}.tmp"
+    for name in (f".out.{here}.{gone.pid}.tmp", f".out.{here}.{os.getpid()}.tmp", alive, *others):
+        (tmp_path / name).mkdir()
     publish(tmp_path / "out", lambda folder: (folder / "file").touch())
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.{os.getppid()}.tmp", "out"]
+    assert {path.name for path in tmp_path.iterdir()} == {alive, *others, "out"}
     with only_writer(tmp_path):
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert {path.name for path in tmp_path.iterdir()} == {alive, *others, "out"}
 
 
 def strangers() -> list[Trajectory]:

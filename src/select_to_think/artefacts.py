@@ -32,6 +32,7 @@ from select_to_think.models.translation import Translation
 from select_to_think.models.vocabulary import reserved_ids, share_vocabulary, stop_ids
 from select_to_think.models.words import Words, published_words, word_boundaries
 from select_to_think.pairs import bundled_folder, bundled_model, bundled_notes
+from select_to_think.policies.candidates import QUERY_TOKENS
 from select_to_think.structures import PromptTooLong, S2TError
 from select_to_think.triggers.calibration import CALIBRATION, Calibration
 
@@ -276,6 +277,15 @@ class Artefacts:
                 longest,
             )
         return ids
+
+    def room_for(
+        self, question: Question, prompt: Sequence[int], new: int, candidates: int = 0, *, with_llm: bool = True
+    ) -> int:
+        """Tokens that the contexts of an answer of `new` tokens may come to hold, its candidates included."""
+        if not with_llm or self.shares_vocabulary:
+            return len(prompt) + new + 2 * candidates
+        longest = max(len(prompt), len(self.llm_prompt(question)))  # the same answer may be longer in the LLM's tokens
+        return longest + min(2 * new, self.llm.max_positions - longest) + QUERY_TOKENS * candidates
 
     def asked(self, question: Question) -> str:
         """What the user asks, as text."""

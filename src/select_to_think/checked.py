@@ -85,7 +85,11 @@ def configurations(
     for name in settings:
         if name not in (*known, "preset"):
             raise unknown_name("setting", name, ["preset", *known])
-    published = preset_values(str(settings["preset"])) if settings.get("preset") is not None else {}
+    preset = settings.get("preset")
+    values = {} if preset is None else preset_values(str(preset))
+    published = {name: value for name, value in values.items() if name in known}
+    if values and not published:
+        raise S2TError(f"the preset {preset} sets nothing here")
     found, given = {}, {**defaults, **published, **settings}
     for kind, fields in names.items():
         own = {name: given[name] for name in fields if name in given}

@@ -16,7 +16,6 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -291,9 +290,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     lock(handle, folder)
     try:
         for stale in folder.glob(".*.tmp"):
-            if stale.is_dir():
-                shutil.rmtree(stale, ignore_errors=True)
-            else:
+            if not stale.is_dir():  # `publish` clears those away
                 stale.unlink(missing_ok=True)
         yield
     finally:

@@ -38,7 +38,6 @@ from select_to_think.models.prompting import Conversation
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
 from select_to_think.policies.base import Task, biased
-from select_to_think.policies.candidates import QUERY_TOKENS
 from select_to_think.policies.interpreter import Listener, interpret
 from select_to_think.policies.label import Label, Labels
 from select_to_think.policies.score import score_output
@@ -234,12 +233,9 @@ class Session(Artefacts):
         run = policy.run(prompt, f"{settings.decode.seed}/{prompt}")
         if settings.logit_bias:
             run = biased(run, settings.logit_bias)
-        longest, new, leaves = len(prompt), settings.decode.max_new_tokens, 2 * settings.select.candidates
-        if record.asks_llm and not self.shares_vocabulary:
-            run = self.over_llm(run, question, prompt)
-            longest = max(longest, len(self.llm_prompt(question)))
-            new, leaves = 2 * new, QUERY_TOKENS * settings.select.candidates  # in the LLM's tokens
-        tokens = longest + new + leaves + policy.leaf_tokens
+        run = self.over_llm(run, question, prompt) if record.asks_llm else run
+        new, candidates = settings.decode.max_new_tokens, settings.select.candidates
+        tokens = self.room_for(question, prompt, new, candidates, with_llm=record.asks_llm) + policy.leaf_tokens
         return self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
 
     def run(self, policy: Any, roles: Mapping[str, Role], tokens: int, copies: int = 0) -> Run:

@@ -133,8 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = get_command(build()).main(args=given, prog_name="s2t", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except SystemExit:  # of rich, when nobody reads the help on
-        return 0
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        return 0  # nobody reads the help on, which rich takes for an error
     except TyperException as error:
         context = getattr(error, "ctx", None)
         where = context.command_path if context is not None else "s2t"

@@ -34,7 +34,8 @@ from select_to_think.files import (
 from select_to_think.structures import S2TError
 
 RUN = "run.json"
-SHARED = ("slm", "dtype", "decode")  # by all methods of a run: their answers are compared item by item
+SHARED = ("slm", "dtype")  # by all methods of a run, whose answers are compared item by item ...
+SHARED_DECODING = ("max_new_tokens", "seed")  # ... and of how they decode
 
 
 class ItemsNote(TypedDict):
@@ -135,7 +136,8 @@ def begin(out: Path, run: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
 def shared(parts: Mapping[str, Any]) -> dict[str, Any]:
     """What the methods have in common; only further seeds have another one."""
     first: Mapping[str, Any] = next((of for name, of in parts.items() if Part.named(name).seed is None), {})
-    return {name: first[name] for name in SHARED if name in first}
+    decode = {name: value for name, value in first.get("decode", {}).items() if name in SHARED_DECODING}
+    return {**{name: first[name] for name in SHARED if name in first}, "decode": decode}
 
 
 def resumed(

@@ -87,21 +87,22 @@ class Asked:
 class Front:
     """Takes requests and hands them to replicas."""
 
-    def __init__(self, replicas: Any, server: ServeConfig, access: AccessConfig) -> None:
+    def __init__(self, replicas: Any, access: AccessConfig) -> None:
         from select_to_think.serving.access import ApiKeys, Gate
 
         self.replicas = replicas.options(stream=True)
-        self.gate = Gate(replicas, access, server.host, ApiKeys.load(access.api_key_file))
+        self.gate = Gate(replicas, access, "", ApiKeys(()))  # to read with; a replica checks who asks
 
     async def __call__(self, request: Request) -> Response:
-        """The answer of a replica, as it comes; a body that nobody may send, or that is too large, is not read."""
+        """The answer of a replica, as it comes; a body that is too large, or drips, is not read to its end."""
         try:
-            self.gate.check(request.method, request.url.path, request.headers)
             body = await self.gate.read(request.headers, request.receive)
         except RequestError as error:
             return error.response
+        if body is None:  # the client has left
+            return Response()
         sent = {name: request.scope[name] for name in SENT if name in request.scope}
-        asked = Asked({**sent, "headers": list(sent["headers"]), "root_path": ""}, body or b"")
+        asked = Asked({**sent, "headers": list(sent["headers"]), "root_path": ""}, body)
         answer = self.replicas.answer.remote(asked)
         status, headers = await anext(answer)
         response = StreamingResponse(answer, status_code=status)
@@ -178,4 +179,4 @@ def build(settings: dict[str, Any]) -> serve.Application:
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
     ).bind(own)
     front = serve.deployment(Front, name="front", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=MOST_OPEN)
-    return front.bind(replicas, own[ServeConfig], own[AccessConfig])
+    return front.bind(replicas, own[AccessConfig])

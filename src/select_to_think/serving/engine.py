@@ -156,7 +156,7 @@ class Engine:
     def take_in(self) -> None:
         """Let runs begin while there are rows for them; under the lock of the streams."""
         rows = sum(self.stream.live.values()) - self.streams.away(self.stream, self.max_rows)
-        while self.waiting and (not rows or rows + max(1, self.waiting[0].run.copies) <= self.max_rows):
+        while self.waiting and (not self.stream.live or rows + max(1, self.waiting[0].run.copies) <= self.max_rows):
             job = self.waiting.popleft()
             rows += max(1, job.run.copies)
             self.numbers += 1

@@ -100,7 +100,7 @@ def find_disputes(
             policy: Any = decoder.policy
             run = replace(policy, verifier=coin).run(prompt, f"{decode.seed}/{item.id}")
             run = session.over_llm(run, item.asked, prompt)
-            yield i, session.run(run, decoder.roles, len(prompt) + decode.max_new_tokens)
+            yield i, session.run(run, decoder.roles, session.room_for(item.asked, prompt, decode.max_new_tokens))
 
     for _ in session.results(runs(), decode):
         pass

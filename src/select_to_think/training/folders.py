@@ -8,8 +8,9 @@ Non-goals: what is in the folders.
 
 from __future__ import annotations
 
-import glob
 import os
+import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ def working_folder(out: Path, *, resume: bool = False) -> Iterator[Path]:
             if not goes_on(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        shutil.rmtree(work, ignore_errors=True)
+        if out.exists() or not goes_on(work):
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def begin(work: Path, settings: Json) -> None:
@@ -117,9 +119,11 @@ def publish(out: Path, *writers: Callable[[Path], None]) -> None:
     Raises:
         S2TError: a full disk or an unwritable path; nothing is left under the final name.
     """
-    temporary = out.parent / f".{out.name}.{os.getpid()}.tmp"
-    for left in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-        if left == temporary or not pid_exists(int(left.suffixes[-2][1:])):  # of a process that was killed
+    begun = f".{out.name}.{platform.node()}."  # and the number of the process, which says nothing on other machines
+    temporary = out.parent / f"{begun}{os.getpid()}.tmp"
+    for left in out.parent.glob(".*.tmp"):
+        number = re.fullmatch(re.escape(begun) + r"(\d+)\.tmp", left.name)
+        if number and (left == temporary or not pid_exists(int(number[1]))):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
     with disk_errors(out):
         try:

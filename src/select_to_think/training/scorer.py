@@ -72,7 +72,9 @@ def train_scorer(
         rows = 0 if config.packed else 1  # the plain form has as many rows as candidates
         args = arguments(config, work, seed, slm.trainable.device, rows=rows)
         train, held_out = split(make_examples(of_slm(slm, trajectories)))
-        data = digest(chain.from_iterable((e.tokens, e.candidates, e.llm_logprobs) for e in (*train, *held_out)))
+        data = digest(
+            chain.from_iterable((e.tokens, e.positions, e.candidates, e.llm_logprobs) for e in (*train, *held_out))
+        )
         begin(work, {"config": config.decisive, "seed": seed, "slm": slm.fingerprint, "data": data})
         set_seed(seed)
         module = ScorerModule(slm.trainable, config, sorted(reserved_ids(slm)))
