@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
-from select_to_think.presets import preset_values
+from select_to_think.presets import preset_among
 from select_to_think.structures import S2TError
 from select_to_think.text import unknown_name
 
@@ -46,10 +46,7 @@ class Checked:
             S2TError: an unknown preset, or one that has nothing to say here.
         """
         known = cls.__dataclass_fields__  # type: ignore[attr-defined]
-        values = {field: value for field, value in preset_values(name).items() if field in known}
-        if not values:
-            raise S2TError(f"the preset {name} sets nothing of {cls.__name__}: choose another")
-        return cls(**{**values, **settings})
+        return cls(**{**preset_among(name, known, f"of {cls.__name__}"), **settings})
 
     def __post_init__(self) -> None:
         """Compare each field with its type, and with the bounds written beside its default."""
@@ -86,10 +83,7 @@ def configurations(
         if name not in (*known, "preset"):
             raise unknown_name("setting", name, ["preset", *known])
     preset = settings.get("preset")
-    values = {} if preset is None else preset_values(str(preset))
-    published = {name: value for name, value in values.items() if name in known}
-    if values and not published:
-        raise S2TError(f"the preset {preset} sets nothing here")
+    published = {} if preset is None else preset_among(str(preset), known, "here")
     found, given = {}, {**defaults, **published, **settings}
     for kind, fields in names.items():
         own = {name: given[name] for name in fields if name in given}

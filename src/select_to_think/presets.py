@@ -6,9 +6,10 @@ compared with ours in docs/methods.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from select_to_think.structures import S2TError
 from select_to_think.text import known_name
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -34,3 +35,15 @@ def preset_values(name: str) -> Mapping[str, Any]:
         S2TError: an unknown name, with the nearest one.
     """
     return PRESETS[known_name("preset", name, PRESETS)]
+
+
+def preset_among(name: str, known: Iterable[str], what: str) -> dict[str, Any]:
+    """Those settings of a preset that are `known`.
+
+    Raises:
+        S2TError: an unknown name, or none of them: it sets nothing of `what`.
+    """
+    fields = set(known)
+    if found := {field: value for field, value in preset_values(name).items() if field in fields}:
+        return found
+    raise S2TError(f"the preset {name} sets nothing {what}: choose another")

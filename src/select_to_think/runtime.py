@@ -60,13 +60,12 @@ class Runtime:
         for name, contexts in needed.items():
             backend, contexts = self.backends[name], contexts * (1 + run.copies)
             if contexts > backend.capacity(run.tokens):
-                fit, remedy = (
-                    f"{contexts} sequences of {run.tokens} tokens",
-                    "raise kv_memory_gib or lower max_new_tokens",
-                )
+                remedy = "raise kv_memory_gib or lower max_new_tokens"
                 if contexts > (most := backend.capacity(1)):
-                    fit, remedy = f"{contexts} sequences", f"it holds {most}, ask for fewer at once"
-                self.events.append(Failed(key, S2TError(f"{fit} do not fit the key-value memory of {name}: {remedy}")))
+                    remedy = f"it holds {most} of any length, ask for fewer at once"
+                wanted = f"{contexts} sequences of {run.tokens} tokens"
+                error = S2TError(f"{wanted} do not fit the key-value memory of {name}: {remedy}")
+                self.events.append(Failed(key, error))
                 return
         self.queue.append(Row(key, run))
 
@@ -80,7 +79,7 @@ class Runtime:
         """One forward for those who wait; what came of it. Nothing waits if nothing comes and nobody is `busy`."""
         self.steps += 1
         self.admit()
-        away = [backend for backend in list(self.backends.values()) if backend.remote and backend.waiting]
+        away = [backend for backend in self.present if backend.remote and backend.waiting]
         if away:
             if not (self.events or self.wanted()):
                 self.arrival.wait(PATIENCE_S)
@@ -95,18 +94,23 @@ class Runtime:
         return events
 
     @property
+    def present(self) -> list[Backend]:
+        """The backends that are there now, while another thread may put one in."""
+        return list(self.backends.values())
+
+    @property
     def busy(self) -> bool:
         """Whether a run has not ended yet."""
         return bool(self.live or self.queue or self.events)
 
     def wanted(self) -> list[Backend]:
         """The models in process that are waited for, the cheapest first."""
-        waited = [backend for backend in list(self.backends.values()) if backend.waiting and not backend.remote]
+        waited = [backend for backend in self.present if backend.waiting and not backend.remote]
         return sorted(waited, key=lambda backend: backend.cost)
 
     def rows_away(self) -> set[Row]:
         """The rows that wait for an answer from elsewhere."""
-        away = [backend for backend in list(self.backends.values()) if backend.remote]
+        away = [backend for backend in self.present if backend.remote]
         return {ask.row for backend in away for ask in backend.waiting if ask.row is not None}
 
     def due(self) -> list[Backend]:

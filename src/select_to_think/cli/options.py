@@ -23,7 +23,7 @@ from select_to_think.checked import Checked
 from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, SelectConfig
 from select_to_think.methods import METHODS, find_method
 from select_to_think.pairs import BUNDLED, bundled_folder
-from select_to_think.presets import PRESETS, preset_values
+from select_to_think.presets import PRESETS, preset_among
 from select_to_think.structures import S2TError
 from select_to_think.text import comma_separated
 from select_to_think.triggers.table import TRIGGERS, find_trigger
@@ -54,11 +54,10 @@ def apply_preset(context: typer.Context, name: str | None) -> str | None:
     """Make the values of a preset the defaults of the other flags."""
     if name is not None:
         try:
-            values = preset_values(name)
+            offered = [str(parameter.name) for parameter in context.command.params]
+            values = preset_among(name, offered, "of this command")
         except S2TError as error:
             raise typer.BadParameter(str(error)) from None
-        if values.keys().isdisjoint(parameter.name for parameter in context.command.params):
-            raise typer.BadParameter(f"{name} sets nothing of this command")
         context.default_map = {**(context.default_map or {}), **values}
     return name
 

@@ -57,8 +57,7 @@ class Writing:
         self.held = ""  # text that may be the beginning of a stop string
         self.stopped = False
         self.steps = 0
-        finished = bool(order.begun) and order.begun[-1] in session.stop_ids
-        self.ended = None if order.answering else Ended("stop" if finished else "length")
+        self.ended = None if order.answering else Ended(order.unwritten)
 
     def echo(self, scored: Sequence[StepRecord]) -> Delta:
         """The prompt, with the log-probabilities of its tokens behind the first, as far as they were scored."""

@@ -21,7 +21,7 @@ from select_to_think.serving.errors import RequestError
 from select_to_think.serving.readers import DistantEngine
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest
 from select_to_think.serving.wanted import Prepared, Wanted
-from select_to_think.structures import PromptTooLong
+from select_to_think.structures import FinishReason, PromptTooLong
 
 TRACED_ALTERNATIVES = 8  # of a step, where a trace does not say how many
 Request = ChatRequest | CompletionRequest
@@ -43,6 +43,7 @@ class Order:
     answering: Wanted | None  # None where no token is to be written
     scoring: Wanted | None = None
     echo: str = ""  # text of the prompt, where it is to be told again
+    unwritten: FinishReason = "length"  # why no token is to be written, where that is so
 
 
 class Planner:
@@ -144,16 +145,17 @@ class Planner:
                 echo = asked if isinstance(asked, str) else self.session.text(asked)
         prompt, longest = self.room(request, method, settings, question)
         scoring, orders = None, []
+        unwritten: FinishReason = "length"
         if request.echo and request.logprobs is not None and len(prompt) > 1:
             scoring = Wanted(method.name, settings, prompt)
         if begun and begun[-1] in self.session.stop_ids:  # nothing stands behind it
-            longest = 0
+            longest, unwritten = 0, "stop"
         detailed, streamed = request.s2t.trace or request.alternatives is not None, bool(request.stream)
         for number in range(request.n or 1):
             seed = (settings.decode.seed + number) % (LARGEST_SEED + 1)
             mine = replace(settings, decode=replace(settings.decode, max_new_tokens=max(1, longest), seed=seed))
             answering = Wanted(method.name, mine, prompt, question, detailed, streamed) if longest else None
-            orders.append(Order(method, prepared, mine, prompt, begun, answering, scoring, echo))
+            orders.append(Order(method, prepared, mine, prompt, begun, answering, scoring, echo, unwritten))
         return orders
 
     def prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:

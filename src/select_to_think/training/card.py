@@ -41,7 +41,7 @@ def described(folder: Path) -> tuple[str, str, Mapping[str, Any]]:
 
 def public_name(model: str) -> str:
     """A model's name without the folder or the server where it lies, which are nobody's business."""
-    name = model.partition(" at ")[0]
+    name = model if Path(model).exists() else model.partition(" at ")[0]
     return Path(name).name if Path(name).exists() or name.startswith(("/", ".", "~")) else name
 
 

@@ -91,8 +91,8 @@ def prompt_key(prompt_ids: Sequence[int]) -> str:
 
 def is_held_out(key: str, share: float = VALIDATION_SHARE, salt: str = "") -> bool:
     """Whether a question belongs to the held-out share: a hash of its key, so later collections split the same way."""
-    digest = hashlib.sha256(f"{salt}{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    hashed = hashlib.sha256(f"{salt}{key}".encode()).digest()
+    return int.from_bytes(hashed[:8], "big") < share * 2**64
 
 
 def digest(arrays: Iterable[np.ndarray[Any, Any]]) -> str:

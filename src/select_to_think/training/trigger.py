@@ -136,9 +136,10 @@ def fit_layers(
         learning_rate=config.learning_rate,
         seed=seed,
     )
-    standardise = nn.Linear(len(mean), len(mean))
-    standardise.weight.data, standardise.bias.data = torch.diag(1 / spread.double()), -mean.double() / spread
-    return fold([standardise, *modules]), seconds
+    (weight, bias), *others = fold(modules)  # the first layer shall standardise by itself
+    scaled = weight.astype(np.float64) / spread.double().numpy()
+    shifted = bias - scaled @ mean.double().numpy()
+    return ((scaled.astype(np.float32), shifted.astype(np.float32)), *others), seconds
 
 
 def calibrated(layers: Layers, steps: Steps) -> TriggerHead:

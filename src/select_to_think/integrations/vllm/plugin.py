@@ -29,8 +29,8 @@ from select_to_think.serving.settings import SERVED, AccessConfig
 
 PREFIX = "/s2t"
 CONFIGS = (PairConfig, RuntimeConfig, DecodeConfig, SelectConfig, ServeConfig, AccessConfig)
-GIVEN = {"slm", "scorer", "distill"} | {"host", "port", "device", "dtype", "max_batch", "shutdown_timeout_s"}
-# by the folder, and by vLLM
+GIVEN_BY_FOLDER = {"slm", "scorer", "distill"}
+GIVEN_BY_VLLM = {"host", "port", "device", "dtype", "max_batch", "shutdown_timeout_s"}
 
 
 class Mounted:
@@ -62,7 +62,7 @@ class Plugin:
             S2TError: unknown settings, a model that was not exported for this, or an engine that was started otherwise.
         """
         given = engine_client.vllm_config.additional_config.get(OWN, {})
-        own = configurations(CONFIGS, given, SERVED, without=GIVEN)
+        own = configurations(CONFIGS, given, SERVED, without=GIVEN_BY_FOLDER | GIVEN_BY_VLLM)
         rows = engine_client.vllm_config.scheduler_config.max_num_seqs
         session = VllmSession(engine_client, asyncio.get_running_loop(), own[PairConfig], own[RuntimeConfig])
         serve, settings = own[ServeConfig], MethodSettings(own[DecodeConfig], own[SelectConfig])
