@@ -13,6 +13,7 @@ import pytest
 
 from analysis_run import row as made_row
 from fake_session import DECODE, FakeSession, fake_items
+from select_to_think.advice.advise import each_once
 from select_to_think.advice.document import Advice, DivergenceRow, Recommendation, Way
 from select_to_think.advice.probes import SCORES
 from select_to_think.advice.recommend import either, recommend
@@ -121,6 +122,7 @@ def decided(
     costs: dict[str, dict[str, Any]] | None = None,
     graded_by: Any = "answers",
     unprobed: Sequence[str] = (),
+    truncated: int = 0,
 ) -> Recommendation:
     """The recommendation from accuracies; a name with a comma or `distill` is a probe."""
     right = {"greedy": list(map(float, GREEDY)), **{name: better(share) for name, share in shares.items()}}
@@ -129,6 +131,7 @@ def decided(
         method = name.partition(",")[0].partition(" ")[0]
         kind = "probe" if method in ("distill", "s2t-local") else "measured"
         row = {} if method == "greedy" or kind == "probe" else (costs or {}).get(name, asking(3))
+        row = {**row, "truncated": truncated}
         ways.append(way(name, method, right[name], kind, **row))
     headroom = paired_difference(right.get("takeover @ 3 %", right["greedy"]), GREEDY)
     divergences = DivergenceRow("all", 200, 4000, 100, 5, 60, 10, 25)
@@ -181,6 +184,19 @@ def test_uncertainty_names_what_was_not_tried_and_who_graded() -> None:
     assert "distill was not tried: no weights." in found.uncertainty
     assert any("its own mistakes count as right" in line for line in found.uncertainty)
     assert any(line.startswith("200 questions") for line in found.uncertainty)
+
+
+def test_answers_that_the_limit_ends_are_told() -> None:
+    words = "150 of 200 answers of greedy and 150 of 200 answers of llm were cut off"
+    assert any(line.startswith(words) for line in decided({"llm": 0.9}, truncated=150).uncertainty)
+    assert not any("cut off" in line for line in decided({"llm": 0.9}).uncertainty)
+
+
+def test_a_question_that_stands_twice_is_asked_once() -> None:
+    once = fake_items(4)
+    again = [replace(item, id=f"again-{item.id}") for item in once[:3]]
+    assert each_once([*once, *again]) == (once, ["3 of 7 questions stand there a second time: they were left out"])
+    assert each_once(once) == (once, [])
 
 
 def test_what_either_gets_right_bounds_both() -> None:

@@ -89,6 +89,8 @@ def test_the_tables_hold_its_numbers(advice: Advice) -> None:
 def test_nothing_to_recommend_is_said(advice: Advice) -> None:
     nothing = replace(advice, recommendation=Recommendation("greedy", None, None, [], []))
     assert "stay with greedy" in headline(nothing) and "no way clearly gains" in headline(nothing)
+    untried = replace(nothing, ways=[each for each in advice.ways if each.kind != "probe"])
+    assert headline(untried).startswith("Without an LLM at inference: nothing was tried.")
 
 
 def test_the_section_comes_first_and_nothing_in_it_is_obeyed(folder: Path, advice: Advice) -> None:

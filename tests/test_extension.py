@@ -50,5 +50,10 @@ def test_a_toy_method_and_a_toy_trigger_run_everywhere(monkeypatch: pytest.Monke
     monkeypatch.setitem(METHODS, own.name, own)  # so that it is gone afterwards
     told = session.generate(questions, "s2t-toy", DECODE, SelectConfig(trigger_budget=0.4))
     assert [step for answer in told for step in answer.steps] == steps, "a record decides for itself"
+    free = methods.register(replace(METHODS["s2t-local"], name="local-toy", trigger="margin"))
+    monkeypatch.setitem(METHODS, free.name, free)
+    assert (
+        free.trigger_name(SelectConfig()) == "margin" and METHODS["s2t-local"].trigger_name(SelectConfig()) == "entropy"
+    )
     with pytest.raises(S2TError, match="did you mean 'toy'"):
         session.generate(questions, "s2t", DECODE, SelectConfig(trigger="toi"))

@@ -19,7 +19,7 @@ from select_to_think.collect.collect import collect
 from select_to_think.collect.records import read_trajectories
 from select_to_think.config import CollectConfig, DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.contexts.remote.servers import LlamaServer
-from select_to_think.evaluation.bench_remote import bench_remote
+from select_to_think.evaluation.bench_remote import RemoteRow, bench_remote, median_row
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.measure import measure
@@ -269,6 +269,14 @@ def test_distilling_learns_from_a_server_what_it_learns_in_process(
     for key, tensor in distilled_in_process(kind).items():
         torch.testing.assert_close(found[key], tensor, atol=1e-3, rtol=1e-2, msg=key)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_the_bench_tells_the_median_of_each_number() -> None:
+    numbers = (0.5, 1.0, 0.1, 50.0, 0.9, 0.5)
+    rounds = ((100.0, True), (60.0, True), (10.0, False))
+    one, other, third = (RemoteRow(50.0, 1, True, rate, *numbers, 1, same) for rate, same in rounds)
+    assert median_row([one, other]) == RemoteRow(50.0, 1, True, 80.0, *numbers, 2, True)
+    assert median_row([one, other, third]) == RemoteRow(50.0, 1, True, 60.0, *numbers, 3, False)
 
 
 def test_the_bench_holds_answers_back_and_changes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

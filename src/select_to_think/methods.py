@@ -75,7 +75,8 @@ class Method:
         """
         assert self.trigger is not None
         comparable = self.asks_llm and missing is None
-        named = select.trigger or (self.trigger if comparable else "entropy")
+        own_works = comparable or not find_trigger(self.trigger, select.trigger_definition).needs_llm
+        named = select.trigger or (self.trigger if own_works else "entropy")
         kind = find_trigger(named, select.trigger_definition)
         if kind.needs_llm and not comparable:
             choices = ", ".join(name for name, other in TRIGGERS.items() if not other.needs_llm)

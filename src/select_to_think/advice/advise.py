@@ -62,7 +62,9 @@ def advise(
             among the items, a folder that was begun with other settings or cannot be written.
     """
     check(session, items, config, train_items)
-    items, notes = only_fitting(session, items, settings.decode.max_new_tokens, with_llm=True)
+    items, twice = each_once(items)
+    items, too_long = only_fitting(session, items, settings.decode.max_new_tokens, with_llm=True)
+    notes = twice + too_long
     enough(items)
     with only_writer(out):
         begin(out, {"schema": 1, "items": items_note(items)}, {"advise": decisive(session, config, training, settings)})
@@ -99,6 +101,14 @@ def check(session: Session, items: Sequence[Item], config: AdviseConfig, train_i
     if config.train:
         assert_unique(train_items)
         assert_unseen(train_items, {question_key(item): item.id for item in items}, names=("advice", "training"))
+
+
+def each_once(items: Sequence[Item]) -> tuple[list[Item], list[str]]:
+    """The items without those that ask what an earlier one asks, and what a person must be told of them."""
+    first = {question_key(item): item for item in reversed(items)}
+    kept = [item for item in items if first[question_key(item)] is item]
+    left = len(items) - len(kept)
+    return kept, [f"{left} of {len(items)} questions stand there a second time: they were left out"] * bool(left)
 
 
 def enough(items: Sequence[Item]) -> None:

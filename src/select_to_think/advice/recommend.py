@@ -35,7 +35,7 @@ def recommend(advice: Advice, right: Right, unprobed: Sequence[str]) -> Recommen
     reasons += [hit_words(advice.hit_at, advice.main_budget), divergence_words(advice.divergences[-1])]
     with_llm = best_with_llm(advice, reasons)
     without = best_without_llm(advice, right, reasons)
-    uncertainty = [width_words(advice)]
+    uncertainty = [width_words(advice), *cut_off_words(advice)]
     if probes := advice.probes:
         uncertainty.append(
             f"What is trained was tried after {probes[0].trained_on} questions only. More should gain more; the "
@@ -77,7 +77,7 @@ def price_words(way: Way) -> str:
     first, _ = price(way)
     if way.row.money is not None:
         return f"{1000 * first:.3g} of your currency for 1,000 answers"
-    return f"{first:.1f} LLM forwards an answer"
+    return f"{first:.1f} LLM forwards ({way.row.llm_tokens_processed / way.row.n:.0f} tokens) an answer"
 
 
 def best_without_llm(advice: Advice, right: Right, reasons: list[str]) -> Way | None:
@@ -165,6 +165,18 @@ def width_words(advice: Advice) -> str:
     """How far chance reaches."""
     widest = max((way.gain.high - way.gain.low) / 2 for way in advice.ways)
     return f"{advice.n_items} questions: a gain is known to about ±{100 * widest:.1f} points."
+
+
+def cut_off_words(advice: Advice) -> list[str]:
+    """What the limit of new tokens hides, if it ends answers of the SLM or of the LLM."""
+    cut = [
+        f"{way.row.truncated} of {way.row.n} answers of {way.name}"
+        for way in map(advice.way, (GREEDY, LLM))
+        if way is not None and way.row.truncated
+    ]
+    if not cut:
+        return []
+    return [f"{' and '.join(cut)} were cut off, which counts as wrong: with a higher --max-new-tokens look again."]
 
 
 def interval(difference: PairedDifference) -> str:

@@ -101,6 +101,8 @@ def headline(advice: Advice) -> str:
         f"Without an LLM at inference: train {without.name} ({interval(without.gain)} as a probe)."
         if without is not None
         else "Without an LLM at inference: stay with greedy; nothing that was tried clearly gains."
+        if advice.probes
+        else "Without an LLM at inference: nothing was tried."
     ]
     words.append(
         f"With one: {with_llm.name} ({interval(with_llm.gain)})."

@@ -182,7 +182,7 @@ def bounds(spec: Any) -> str:
     low, high = spec.metadata["low"], spec.metadata["high"]
     if low is None:
         return ""
-    return f" [at least {low:g}]" if high is None else f" [{low:g} to {high:g}]"
+    return f" [at least {low:.12g}]" if high is None else f" [{low:.12g} to {high:.12g}]"
 
 
 def flatten(function: Callable[..., Result]) -> tuple[Callable[..., Result], list[inspect.Parameter]]:

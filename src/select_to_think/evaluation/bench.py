@@ -183,19 +183,23 @@ def pair_contenders(session: Session, config: BenchConfig, batch: int, questions
 
         return run
 
-    threshold = session.trigger("kl", config.bench_budget).threshold
     prompts = [session.prompt(question, config.new_tokens, with_llm=True) for question in questions]
 
-    def diverge(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:
-        top = small.topk(min(SUPPORT, len(small))).indices
-        return float(bucketed_kl_nats(large[top], small[top])) > threshold
+    def run_plain() -> Cost:
+        threshold = session.trigger("kl", config.bench_budget).threshold
+
+        def diverge(coin: Random, small: torch.Tensor, large: torch.Tensor) -> bool:
+            top = small.topk(min(SUPPORT, len(small))).indices
+            return float(bucketed_kl_nats(large[top], small[top])) > threshold
+
+        return run_plain_s2t(slm, llm, prompts, config.new_tokens, diverge, session.stop_ids)
 
     slm, llm = session.slm.trainable, session.local_llm.trainable
     return {
         "greedy": timed("greedy"),
         **{f"s2t-local-{mode}": timed("s2t-local", scorer_mode=mode) for mode in get_args(ScorerMode)},
         "s2t-kl": timed("s2t"),
-        "s2t-kl-plain": lambda: run_plain_s2t(slm, llm, prompts, config.new_tokens, diverge, session.stop_ids),
+        "s2t-kl-plain": run_plain,
         "s2t-entropy": timed("s2t", trigger="entropy"),
         "takeover": timed("takeover"),
         "maj@8": timed("maj@8"),

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from random import Random
+from statistics import median
 from typing import Any
 
 import httpx
@@ -86,12 +87,21 @@ def bench_remote(
         rounds[case].append(measured(session, case, answers, before, time.perf_counter() - start, same))
         if progress:
             progress(done, len(cases) * repeats)
-    typical = {
-        each: sorted(rows, key=lambda row: row.tokens_per_second)[len(rows) // 2] for each, rows in rounds.items()
-    }
+    typical = {each: median_row(rows) for each, rows in rounds.items()}
     near = {rows: typical[min(latencies_ms), rows, False].tokens_per_second for rows in batches}
     compared = (replace(row, relative_throughput=row.tokens_per_second / near[row.rows]) for row in typical.values())
     return list(map(asdict, compared))
+
+
+def median_row(rows: Sequence[RemoteRow]) -> RemoteRow:
+    """The median of each number over the rounds of one case; failures are added up, `same_tokens` is of all."""
+    numbers = (field.name for field in fields(RemoteRow) if field.type == "float")
+    return replace(
+        rows[0],
+        **{name: median(getattr(row, name) for row in rows) for name in numbers},
+        llm_failures=sum(row.llm_failures for row in rows),
+        same_tokens=all(row.same_tokens for row in rows),
+    )
 
 
 def measured(
