@@ -17,13 +17,15 @@ from select_to_think.structures import Counts, Generation, PolicyRun, Role, Step
 @dataclass(frozen=True, slots=True)
 class Run:
     """A policy to be run. `tokens` is the length of its longest sequence, `copies` how many children may fork. Its
-    steps are `told` as they become final, or only its result is."""
+    steps are `told` as they become final, or only its result is. `bias`, pairs of a token id and nats, is added to the
+    logits of the SLM and the LLM: proposals, draws, scores and triggers are what they are under it."""
 
     policy: PolicyRun
     roles: Mapping[str, Role]
     tokens: int
     copies: int = 0
     told: bool = True
+    bias: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(slots=True)

@@ -39,6 +39,7 @@ from select_to_think.structures import (
 )
 
 WAITING = object()  # in place of a reply: there is none yet
+WRITERS = ("slm", "llm")  # a verifier is asked about another text, under no bias
 PATIENCE_S = 0.02  # how long a step waits for any answer from elsewhere where nothing else is to be done
 
 
@@ -241,7 +242,9 @@ class Runtime:
 
     def submit(self, row: Row, request: Extend | Branch) -> Ask:
         """Ask the backend of a role."""
-        roles, adapter = row.run.roles, None
+        roles, adapter, bias = row.run.roles, None, row.run.bias
+        if bias and request.model in WRITERS and request.observe is not None:
+            request = replace(request, observe=replace(request.observe, bias=bias))
         if isinstance(request, Branch) and request.adapter:
             adapter = roles[request.adapter].adapter
         ask = Ask(row.contexts[request.model], request, adapter, self.arrival, row, self.steps)

@@ -37,7 +37,7 @@ from select_to_think.models.loading import LoadedModel
 from select_to_think.models.prompting import Conversation
 from select_to_think.models.scorer import Scorer
 from select_to_think.models.vocabulary import check_shared_vocabulary, reserved_ids
-from select_to_think.policies.base import Task, biased
+from select_to_think.policies.base import Task
 from select_to_think.policies.interpreter import Listener, interpret
 from select_to_think.policies.label import Label, Labels
 from select_to_think.policies.score import score_output
@@ -225,18 +225,19 @@ class Session(Artefacts):
         extract: Callable[[str], str | None] = plain_answer,
     ) -> Run:
         """The run of one question by a method made ready; `prompt` are its token ids."""
+        if settings.logit_bias and record.asks_llm and not self.shares_vocabulary:
+            raise S2TError(f"{record.name} asks an LLM with other tokens: leave logit_bias out")
         begun = question.answer_tokens if isinstance(question, Conversation) else ()
         task = Task(
             self.asked(question), lambda tokens: extract(self.text([*begun, *tokens], settings.stop)), len(begun)
         )
         policy = decoder.policy.about(task)
         run = policy.run(prompt, f"{settings.decode.seed}/{prompt}")
-        if settings.logit_bias:
-            run = biased(run, settings.logit_bias)
         run = self.over_llm(run, question, prompt) if record.asks_llm else run
         new, candidates = settings.decode.max_new_tokens, settings.select.candidates
         tokens = self.room_for(question, prompt, new, candidates, with_llm=record.asks_llm) + policy.leaf_tokens
-        return self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
+        found = self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
+        return replace(found, bias=settings.logit_bias)
 
     def run(self, policy: Any, roles: Mapping[str, Role], tokens: int, copies: int = 0) -> Run:
         """A run whose models are there."""

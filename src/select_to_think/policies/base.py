@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from select_to_think.models.detokenizer import StopStrings
 from select_to_think.structures import (
-    Branch,
     Chooser,
     Commit,
     Counts,
-    Extend,
-    Fork,
     Generation,
     Observation,
     PolicyRun,
-    Requests,
     StepRecord,
-    Submit,
 )
-
-R = TypeVar("R")
-WRITERS = ("slm", "llm")  # a verifier is asked about another text, under no bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,53 +44,6 @@ class Policy(ABC):
     @abstractmethod
     def run(self, prompt: Sequence[int], seed: str) -> PolicyRun:
         """Decode after `prompt` (token ids, at least one); every random choice comes from `seed`."""
-
-
-def relayed(
-    run: Generator[Requests, Any, R], hear: Callable[[Requests], Generator[Requests, Any, Any]]
-) -> Generator[Requests, Any, R]:
-    """The same run, whose requests `hear` makes and answers; what fails there is raised in the run."""
-    answer: Any = None
-    failure: Exception | None = None
-    try:
-        while True:
-            try:
-                request = run.send(answer) if failure is None else run.throw(failure)
-            except StopIteration as end:
-                result: R = end.value
-                return result
-            answer, failure = None, None
-            try:
-                answer = yield from hear(request)
-            except Exception as error:
-                failure = error
-    finally:
-        run.close()
-
-
-def biased(run: Generator[Requests, Any, R], bias: tuple[tuple[int, float], ...]) -> Generator[Requests, Any, R]:
-    """The same run where `bias`, pairs of a token id and nats, is added to the logits of the SLM and the LLM.
-
-    Proposals, draws, scores and triggers are what they are under it.
-    """
-
-    def hear(request: Requests) -> Generator[Requests, Any, Any]:
-        if isinstance(request, tuple):
-            return (yield tuple(with_bias(single, bias) for single in request))
-        return (yield with_bias(request, bias))
-
-    return relayed(run, hear)
-
-
-def with_bias(request: Any, bias: tuple[tuple[int, float], ...]) -> Any:
-    """A request under the bias; those of children too."""
-    if isinstance(request, Fork):
-        return Fork([biased(child, bias) for child in request.children])
-    if isinstance(request, Submit):
-        return Submit(with_bias(request.request, bias))
-    if isinstance(request, Extend | Branch) and request.model in WRITERS and request.observe is not None:
-        return replace(request, observe=replace(request.observe, bias=bias))
-    return request
 
 
 @dataclass(frozen=True)

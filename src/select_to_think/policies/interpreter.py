@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from select_to_think.models.translation import Translation
-from select_to_think.policies.base import relayed
 from select_to_think.policies.candidates import CandidateQuery
 from select_to_think.policies.label import Labels
 from select_to_think.structures import (
@@ -43,16 +42,28 @@ LONGEST_ROLL = 24  # LLM tokens written for one SLM token, at most
 
 
 def interpret(run: Generator[Requests, Any, R], listener: Listener) -> Generator[Requests, Any, R]:
-    """The same run over an LLM with another vocabulary, which `listener` asks."""
-
-    def hear(request: Requests) -> Generator[Requests, Any, Any]:
-        if isinstance(request, tuple):
-            return (yield from listener.hear_all(request))
-        if isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
-            return (yield from listener.hear(request))
-        return (yield request)
-
-    return relayed(run, hear)
+    """The same run over an LLM with another vocabulary, which `listener` asks; what fails there fails in the run."""
+    answer: Any = None
+    failure: Exception | None = None
+    try:
+        while True:
+            try:
+                request = run.send(answer) if failure is None else run.throw(failure)
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            answer, failure = None, None
+            try:
+                if isinstance(request, tuple):
+                    answer = yield from listener.hear_all(request)
+                elif isinstance(request, Extend | Branch | Truncate) and request.model == "llm":
+                    answer = yield from listener.hear(request)
+                else:
+                    answer = yield request
+            except Exception as error:
+                failure = error
+    finally:
+        run.close()
 
 
 @dataclass(frozen=True)
