@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -29,9 +30,9 @@ def short(method, session, settings) -> Decoder:
     return Decoder(Greedy(ends), {"slm": methods.SLM})
 
 
-def test_a_toy_method_and_a_toy_trigger_run_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TRIGGERS, "toy", TOY)
-    monkeypatch.setitem(METHODS, "short", METHODS["greedy"])  # so that it is gone afterwards
+@patch.dict(METHODS)  # what is registered is gone afterwards
+@patch.dict(TRIGGERS, {"toy": TOY})
+def test_a_toy_method_and_a_toy_trigger_run_everywhere() -> None:
     methods.register(Method("short", "three tokens", short))
     session = Session(slm=tiny_loaded(0), llm=tiny_loaded(1, 3))
     session.calibration = calibrate(session, items(0, 8, "calibration"), decode=DECODE)
@@ -46,12 +47,10 @@ def test_a_toy_method_and_a_toy_trigger_run_everywhere(monkeypatch: pytest.Monke
     assert all(step.fired == (step.statistic > threshold) for step in steps)
     rows = evaluate(session, items(50, 4, "test"), ["short", "s2t"], EvalSettings(DECODE, select)).rows
     assert {row.method for row in rows} == {"short", "s2t"}
-    own = methods.register(replace(METHODS["s2t"], name="s2t-toy", trigger="toy"))
-    monkeypatch.setitem(METHODS, own.name, own)  # so that it is gone afterwards
+    methods.register(replace(METHODS["s2t"], name="s2t-toy", trigger="toy"))
     told = session.generate(questions, "s2t-toy", DECODE, SelectConfig(trigger_budget=0.4))
     assert [step for answer in told for step in answer.steps] == steps, "a record decides for itself"
     free = methods.register(replace(METHODS["s2t-local"], name="local-toy", trigger="margin"))
-    monkeypatch.setitem(METHODS, free.name, free)
     assert (
         free.trigger_name(SelectConfig()) == "margin" and METHODS["s2t-local"].trigger_name(SelectConfig()) == "entropy"
     )
