@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from select_to_think.cli import app
+from select_to_think.cli.data import choose_items
+from select_to_think.config import DataConfig, PairConfig
+from select_to_think.structures import S2TError
 
 Run = Callable[..., dict[str, Any]]
 SHORT = ("--max-new-tokens", "12")
@@ -169,6 +172,28 @@ def test_benchmarks_from_a_folder(bench: Path, place: Path, run: Run) -> None:
     assert measured["results"][-1]["n_items"] == 4 and any(
         "left out" in note for note in measured["provenance"]["notes"]
     )
+
+
+def test_choices_of_a_file_are_put_to_the_model_unless_the_question_names_them(tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "question": "Which colour?", "answer": "B", "answer_type": "choice", "choices": ["red", "green"]},
+        {"id": "b", "question": "red or green?", "answer": "B", "answer_type": "choice", "choices": ["red", "green"]},
+        {"id": "c", "question": "How many?", "answer": "2", "answer_type": "number"},
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    hidden, named, number = choose_items(PairConfig(), DataConfig(data=file))
+    assert hidden.asked.startswith("Which colour?") and "A. red\nB. green" in hidden.asked
+    assert (named.asked, number.asked) == ("red or green?", "How many?")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "test.jsonl" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(json.dumps({"id": path.parent.name, "question": "Q", "answer": "5"}) + "\n")
+    with pytest.raises(S2TError, match="would be one row of every table, test: rename a file"):
+        choose_items(PairConfig(), DataConfig(benchmarks=",".join(map(str, paths))))
 
 
 def test_calibrating_and_collecting_take_the_train_split(bench: Path, place: Path, run: Run) -> None:

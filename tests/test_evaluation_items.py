@@ -149,6 +149,31 @@ def test_a_tolerance_is_a_number(tolerance: object, tmp_path: Path) -> None:
     assert load_items(write(tmp_path / "d.jsonl", {**GOOD, "tolerance": "1e-2"}))[0].meta == {"tolerance": "1e-2"}
 
 
+@pytest.mark.parametrize(
+    ("answer_type", "right", "wrong"),
+    [
+        ("number", [72, "1,234", "$18", "1/4", "3.5 hours"], ["many", "She has 3 left.\n#### 72"]),
+        ("choice", ["A", "b"], ["(B)", "B. green", "green", 1, "E"]),
+        ("bool", ["yes", True, "False"], ["Y", "maybe", 1]),
+        ("text", ["anything"], []),
+    ],
+)
+def test_an_answer_that_nothing_could_match_is_refused(
+    answer_type: str, right: list[object], wrong: list[object], tmp_path: Path
+) -> None:
+    base = {"id": "q", "question": "Q", "answer_type": answer_type}
+    base |= {"choices": ["red", "green"]} if answer_type == "choice" else {}
+    file = tmp_path / "items.jsonl"
+    for answer in right:
+        file.write_text(json.dumps(base | {"answer": answer}))
+        assert len(load_items(file)) == 1
+    for answer in wrong:
+        file.write_text(json.dumps(base | {"answer": answer}))
+        with pytest.raises(S2TError, match=f"line 1: under answer_type {answer_type} the answer is"):
+            load_items(file)
+        assert load_items(file, answered=False), "who asks for no answers is not told about them"
+
+
 def test_every_damage_of_a_gzip_file_is_told(tmp_path: Path) -> None:
     whole, path = gzip.compress(json.dumps(GOOD).encode() * 3), tmp_path / "d.jsonl.gz"
     for place in range(len(whole)):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from grading_tables import lines, text_of
-from select_to_think.evaluation.grading import FAMILIES, extract, grade, latex, maths, maths_process, number
+from select_to_think.evaluation.grading import FAMILIES, extract, grade, latex, maths, maths_process, number, vote
 from select_to_think.structures import S2TError
 
 SECONDS_FOR_HOSTILE_TEXT = 5.0  # processor time of this process; a third of a second on an idle machine
@@ -96,6 +96,10 @@ def test_the_phrasing_of_a_formula_does_not_matter():
         ("The answer is 12 4.", "1 24", False),
         ("so red", "red", False),
         ("", "red", False),
+        ("The final answer is: $\\boxed{18}$.", "18", True),
+        ("Therefore, the answer is \\boxed{\\text{New Delhi}}.", "new delhi", True),
+        ("\\[ \\boxed{\\text{Paris}} \\]", "Paris", True),
+        ("The answer is $\\boxed{18}$.", "19", False),
     ],
 )
 def test_free_text(text, answer, right):
@@ -117,6 +121,18 @@ def test_equal_answers_are_equal_votes():
         assert len({extract(text, "number").extracted for text in texts}) == 1
     assert {extract(text, "choice").extracted for text in ("The answer is (b).", "**B**", "\\boxed{B}")} == {"B"}
     assert {extract(text, "bool").extracted for text in ("False", "The answer is no.", "\\boxed{\\text{No}}")} == {"no"}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [("1,234", "1234", "1234.0", "01234", "$1234$"), ("Paris", "paris", "**Paris**"), ("(B)", "B"), ("3.50", "3.5")],
+)
+def test_answers_that_grade_as_equal_are_one_vote(answers):
+    texts = [f"The answer is {answer}." for answer in answers]
+    assert len({vote(text, "text") for text in texts}) == 1
+    assert all(grade(text, answers[0], "text").right for text in texts)
+    assert vote("The answer is -5.", "text") != vote("The answer is 5.", "text")
+    assert vote("Nothing is\nsaid.", "text") is None
 
 
 def test_unknown_types_name_the_known_ones():

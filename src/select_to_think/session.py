@@ -29,7 +29,7 @@ from select_to_think.contexts.local import LocalBackend
 from select_to_think.contexts.protocol import Backend
 from select_to_think.contexts.remote.backend import RemoteBackend
 from select_to_think.contexts.transformers_backend import TransformersBackend
-from select_to_think.evaluation.grading import extract as extract_answer
+from select_to_think.evaluation.grading import vote
 from select_to_think.methods import LLM, SLM, Decoder, Method, find_method
 from select_to_think.models.adapter import NO_CHANGE, load_adapter
 from select_to_think.models.gguf import LoadedGGUF
@@ -54,7 +54,7 @@ Extract = Callable[[int, str], str | None]
 
 def plain_answer(text: str) -> str | None:
     """What a text gives as its answer: "The answer is ..." and the like."""
-    return extract_answer(text, "text").extracted
+    return vote(text, "text")
 
 
 class Session(Artefacts):

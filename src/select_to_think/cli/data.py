@@ -47,18 +47,21 @@ Out = Annotated[
 def choose_items(
     pair: PairConfig, data: DataConfig, style: PromptStyle = AS_IT_IS, *, purpose: Purpose = "test"
 ) -> list[Item]:
-    """The items of --data, of --benchmarks, or of a split of the bundled pair, each with its prompt.
+    """The items of --data, of --benchmarks, or of a split of the bundled pair, each with its prompt: that of --data is
+    the bare question, and the choices where the question does not name them all.
 
     All but test items come from train splits only; those for validation need no answers. Raises S2TError where that is
     not possible.
     """
-    from select_to_think.evaluation.benchmarks import ask, load
+    from select_to_think.evaluation.benchmarks import ask, load, row_of
     from select_to_think.evaluation.items import limit_items, load_items, refuse_test
 
     check_source(data)
     learned, names = purpose != "test", dict.fromkeys(comma_separated(data.benchmarks or ""))
     for source in (data.data, *names) if learned else ():
         refuse_test([], purpose=VERBS[purpose], source=source)
+    if twice := [name for name in names if [row_of(other) for other in names].count(row_of(name)) > 1]:
+        raise S2TError(f"{' and '.join(twice)} would be one row of every table, {row_of(twice[0])}: rename a file")
     last = None if data.limit is None else data.skip + data.limit
     if names:
         found = [load(name, data.split, data_dir=data.data_dir, learned=learned) for name in names]
@@ -70,13 +73,17 @@ def choose_items(
     if learned:
         refuse_test(items, purpose=VERBS[purpose])
     items = limit_items(items, data.limit, skip=data.skip)
-    if not names and style == AS_IT_IS:
-        return items
+    bare = not names and style == AS_IT_IS
     prompts = ask(items, style, data_dir=data.data_dir)
     return [
-        replace(item, prompt=prompt) if prompt != item.question else item
+        item if prompt == item.question or (bare and names_choices(item)) else replace(item, prompt=prompt)
         for item, prompt in zip(items, prompts, strict=True)
     ]
+
+
+def names_choices(item: Item) -> bool:
+    """Whether the question itself names every choice that there is."""
+    return all(choice in item.question for choice in item.choices or ())
 
 
 def check_source(data: DataConfig) -> None:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from select_to_think.evaluation.grading import grade
 from select_to_think.files import Json, decoded, numbered_lines, read_bytes, require_same_settings
 from select_to_think.structures import S2TError
 from select_to_think.text import known_name
@@ -24,6 +25,7 @@ from select_to_think.text import known_name
 AnswerType = Literal["text", "number", "math", "choice", "bool", "code"]
 TEST = "test"
 CORRECT = "correct or remove the line"
+GOLD = {"number": "a number alone", "choice": "the letter of a choice, A being the first", "bool": "yes or no"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def _item(record: Mapping[str, Any], where: str, answered: bool) -> Item:
         None if (text := record.get(name)) is None else _text(text, name, where) for name in ("domain", "split")
     )
     try:
-        return Item(
+        item = Item(
             **values,
             domain=domain or "all",
             split=split,
@@ -135,6 +137,10 @@ def _item(record: Mapping[str, Any], where: str, answered: bool) -> Item:
         )
     except S2TError as error:
         raise S2TError(f"{where}: {error}") from error
+    form = GOLD.get(answer_type)
+    if answered and form and not grade(item.answer, item.answer, answer_type, choices=choices, meta=item.meta).right:
+        raise S2TError(f"{where}: under answer_type {answer_type} the answer is {form}, got {item.answer[:40]!r}")
+    return item
 
 
 def _text(value: Any, name: str, where: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from select_to_think.config import EvalSettings, MethodSettings
 from select_to_think.evaluation.fitting import fit
-from select_to_think.evaluation.grading import extract
+from select_to_think.evaluation.grading import vote
 from select_to_think.evaluation.grading.sandbox import means_for
 from select_to_think.evaluation.items import Item, assert_unique, items_note
 from select_to_think.evaluation.meter import Meter
@@ -232,12 +232,12 @@ def answer(
             clock.start(index)
             yield item.asked
 
-    def vote(index: int, text: str) -> str | None:
+    def voted(index: int, text: str) -> str | None:
         item, _ = fitting[index]
         which = settings.contradictory
-        return extract(text, item.answer_type, choices=item.choices, meta=item.meta, contradictory=which).extracted
+        return vote(text, item.answer_type, choices=item.choices, meta=item.meta, contradictory=which)
 
-    for index, generation in session.stream(questions(), method, decode, select, mentor, extract=vote):
+    for index, generation in session.stream(questions(), method, decode, select, mentor, extract=voted):
         seconds = clock.finish(index)
         item, length = fitting[index]
         yield make_record(session, item, method, generation, seconds, prompt_tokens=length, settings=settings)

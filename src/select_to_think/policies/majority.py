@@ -13,7 +13,8 @@ from select_to_think.structures import Commit, Extend, Fork, Generation, Join, O
 
 @dataclass(frozen=True)
 class MajorityVote(Policy):
-    """The most frequent extracted answer; ties by summed log-probability. Samples without an answer do not vote.
+    """The most frequent extracted answer; ties by summed log-probability. Samples without an answer do not vote, and
+    those that were cut off, whose last words are no conclusion, only where no whole one does.
 
     The result is the most probable sample among the winners. With `early_stop` the remaining samples are stopped once
     no other answer can win any more; the winning answer is the same.
@@ -34,15 +35,18 @@ class MajorityVote(Policy):
             yield Extend("slm", prompt[:-1], Observe())
         yield Fork([self.sample.run(prompt[-1:], f"{seed}/{i}") for i in range(self.n)])
         votes: dict[str, list[Generation]] = defaultdict(list)
+        cut_off: dict[str, list[Generation]] = defaultdict(list)
         silent: list[Generation] = []
         for done in range(1, self.n + 1):
             child = yield Join()
             answer = self.extract(child.tokens)
-            (silent if answer is None else votes[answer]).append(child)
+            ballot_box = cut_off if child.finish_reason == "length" else votes
+            (silent if answer is None else ballot_box[answer]).append(child)
             if self.early_stop and decided(votes, self.n - done):
                 break
-        ballots = tuple(answer for answer, voters in votes.items() for _ in voters)
-        best = replace(max(winners(votes) or silent, key=lambda g: g.logprob), votes=ballots)
+        counted = votes or cut_off
+        ballots = tuple(answer for answer, voters in counted.items() for _ in voters)
+        best = replace(max(winners(counted) or silent, key=lambda g: g.logprob), votes=ballots)
         yield Commit(best.steps)
         return best
 

@@ -20,7 +20,7 @@ from select_to_think.evaluation.items import Item, load_items, question_key
 from select_to_think.structures import S2TError
 from select_to_think.text import known_name
 
-__all__ = ["BENCHMARKS", "Benchmark", "Split", "ask", "load"]
+__all__ = ["BENCHMARKS", "Benchmark", "Split", "ask", "load", "row_of"]
 
 OWN_PROMPTS = {**PROMPTS, "number": "{question}"}  # of items of the user's own
 
@@ -36,13 +36,17 @@ def load(
         S2TError: unknown name or split, missing or broken data, a split whose role is test where that is learned from.
     """
     if name.endswith((".jsonl", ".jsonl.gz")):
-        stem = Path(name).name.removesuffix(".gz").removesuffix(".jsonl")
-        return [replace(item, domain=stem) if item.domain == "all" else item for item in load_items(name)]
+        return [replace(item, domain=row_of(name)) if item.domain == "all" else item for item in load_items(name)]
     found = BENCHMARKS[known_name("benchmark", name, BENCHMARKS)]
     split, part = found.split(split or ("train" if learned else None))
     if learned and part.role != "train":
         raise S2TError(f"{name} ({split}) is for evaluation only: calibrate and train on a split whose role is train")
     return found.load(split, data_dir=data_dir)
+
+
+def row_of(name: str) -> str:
+    """The row of the tables in which the items of a benchmark or of a file stand, if they name no domain."""
+    return Path(name).name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def ask(items: Sequence[Item], style: PromptStyle, *, data_dir: str | Path | None = None) -> list[str]:

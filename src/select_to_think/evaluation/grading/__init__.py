@@ -17,7 +17,7 @@ from select_to_think.evaluation.grading import text as text_rules
 from select_to_think.evaluation.grading.base import Context, Contradictory, Extraction, Verdict
 from select_to_think.structures import S2TError
 
-__all__ = ["FAMILIES", "Contradictory", "Extraction", "Verdict", "extract", "grade"]
+__all__ = ["FAMILIES", "Contradictory", "Extraction", "Verdict", "extract", "grade", "vote"]
 
 
 class Family(Protocol):
@@ -40,9 +40,15 @@ def extract(
     meta: Mapping[str, Any] | None = None,
     contradictory: Contradictory = "last",
 ) -> Extraction:
-    """The answer that `text` gives, spelled so that equal simple answers are equal strings (used to count votes)."""
+    """The answer that `text` gives."""
     context = Context(tuple(choices or ()), meta or {}, contradictory=contradictory)
     return _family(answer_type).extract(text, context)
+
+
+def vote(text: str, answer_type: str, **about: Any) -> str | None:
+    """The answer of `text`, see `extract`, spelled so that equal simple answers are equal strings; None: no answer."""
+    found = extract(text, answer_type, **about).extracted
+    return text_rules.canonical(found) if found and answer_type == "text" else found
 
 
 def grade(

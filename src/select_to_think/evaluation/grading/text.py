@@ -11,7 +11,16 @@ import re
 import unicodedata
 from decimal import Decimal
 
-from select_to_think.evaluation.grading.base import NOTHING, Context, Extraction, boxed, clean, sentence, statements
+from select_to_think.evaluation.grading.base import (
+    NOTHING,
+    Context,
+    Extraction,
+    boxed,
+    clean,
+    sentence,
+    statements,
+    unmarked,
+)
 
 _HASHES = re.compile(r"####[ \t]*([^\n]{1,400})")
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -27,11 +36,12 @@ def normalise(text: str) -> str:
 
 
 def extract(text: str, context: Context) -> Extraction:
-    """Levels: "the answer is X", `#### X`, `\\boxed{X}`, a text of one line."""
+    """Levels: "the answer is X" or "the answer is \\boxed{X}", `#### X`, `\\boxed{X}`, a text of one line."""
     text = clean(text)
     for tail in statements(text, context):
         if found := sentence(tail):
-            return Extraction(_bare(found), "answer-is")
+            inside = boxed(found)
+            return Extraction(_bare(inside[-1] if inside else found), "answer-is")
     for level, found_there in (("hashes", _HASHES.findall(text)), ("boxed", boxed(text))):
         for found in context.preferred(found_there):
             return Extraction(_bare(found), level)
@@ -42,15 +52,21 @@ def extract(text: str, context: Context) -> Extraction:
 
 
 def _bare(found: str) -> str:
-    """Without quotation marks, emphasis and closing punctuation around it."""
-    return found.strip().strip("\"'`*_ ").rstrip(".!,;: ").strip("\"'`*_ $")
+    """Without markup, quotation marks and closing punctuation around it."""
+    return unmarked(found).strip().strip("\"'`*_ ").rstrip(".!,;: ").strip("\"'`*_ $")
+
+
+def canonical(answer: str) -> str:
+    """One spelling of all answers that `compare` takes for equal."""
+    spelled = normalise(answer)
+    if not _NUMBER.fullmatch(spelled):
+        return spelled
+    number = f"{Decimal(spelled):f}"
+    number = number.rstrip("0").rstrip(".") if "." in number else number
+    return "0" if number == "-0" else number
 
 
 def compare(extracted: str, answer: str, context: Context) -> tuple[bool, str]:
     """Equal after `normalise`, or equal as plain numbers ("18.0" and "18")."""
-    ours, gold = normalise(extracted), normalise(answer)
-    if ours == gold:
-        return bool(gold), "same-text"
-    if _NUMBER.fullmatch(ours) and _NUMBER.fullmatch(gold):
-        return Decimal(ours) == Decimal(gold), "same-number"
-    return False, "same-text"
+    ours, gold = canonical(extracted), canonical(answer)
+    return bool(gold) and ours == gold, "same-number" if _NUMBER.fullmatch(gold) else "same-text"
