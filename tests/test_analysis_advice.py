@@ -11,7 +11,7 @@ import pytest
 
 from analysis_run import DOMAINS, HOSTILE, make_run
 from select_to_think.advice.document import ADVICE, Advice, DivergenceRow, RecallRow, Recommendation, Way, load_advice
-from select_to_think.analysis.advice import divergence_table, headline, recall_chart, recall_table, ways_table
+from select_to_think.analysis.advice import divergence_table, headline, recall_chart, recall_table, section, ways_table
 from select_to_think.analysis.documents import json_text, markdown
 from select_to_think.analysis.report import render
 from select_to_think.analysis.runs import load_run
@@ -115,6 +115,8 @@ def test_the_texts_have_it_too(folder: Path, advice: Advice) -> None:
     text = markdown([run])
     assert text.index("## Advice") < text.index("## Ways to answer") < text.index("## What a trigger sees of them")
     assert headline(advice) in text and "- not sure\n" in text
+    both = [run, replace(run, name="b")]
+    assert "## Advice: a\n" in markdown(both) and "<h3>b</h3>" in (section(both) or "")
     assert json.loads(json_text([run]))["advice"]["a"] == json.loads((folder / ADVICE).read_text(encoding="utf-8"))
 
 

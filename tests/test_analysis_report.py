@@ -18,6 +18,7 @@ from select_to_think.analysis.items import select
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.report import render, write_report
 from select_to_think.analysis.runs import load_runs
+from select_to_think.analysis.sections import lead
 from select_to_think.structures import S2TError
 
 
@@ -172,6 +173,8 @@ def test_two_runs_share_a_page(folder: Path, tmp_path: Path) -> None:
     payload = json.loads(Page(page).scripts[0])
     assert {entry["run"] for entry in payload["entries"]} == {"hostile", "second"}
     assert "s2t-local · second" in page
+    first, second = load_runs([folder, other])
+    assert lead([first]) != lead([second]) and lead([first, second]).startswith("8 decoding methods on 9 to ")
 
 
 def test_every_seed_is_an_entry_beside_the_baseline_with_that_seed(tmp_path: Path) -> None:

@@ -105,6 +105,16 @@ def test_measure(run: Run, place: Path) -> None:
     assert json.loads((out / "measure.json").read_text()) == said
 
 
+def test_measuring_another_pair_leaves_a_run_alone(place: Path, capfd: pytest.CaptureFixture[str], run: Run) -> None:
+    out, data = place / "another", ("--data", place / "test.jsonl")
+    run("eval", *data, "--methods", "greedy", "--out", out)
+    turned = ("--slm", place / "llm", "--llm", place / "slm", *data, "--trigger-budget", "0.5", "--out", out)
+    assert app.main(["measure", *map(str, turned)]) == 2
+    assert "was begun with other settings (slm was" in capfd.readouterr().err and not (out / "measure.json").exists()
+    run("measure", *data, "--trigger-budget", "0.5", "--out", out)
+    assert (out / "measure.json").exists()
+
+
 def test_eval_then_again_then_report(run: Run, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = place / "run"
     flags = ("--data", place / "test.jsonl", "--calibration", place / "calibration.json", "--out", out)
@@ -217,8 +227,13 @@ def test_train_a_scorer_and_use_it_without_an_llm(place: Path, capfd: pytest.Cap
     scorer = place / "scorer"
     words = ["train", "scorer", "--slm", place / "slm", "--collection", place / "groups", "--out", scorer]
     assert app.main([*map(str, words), "--epochs", "1", "--lora-rank", "2", "--bins", "4", "--json"]) == 0
-    said = json.loads(capfd.readouterr().out)
+    heard = capfd.readouterr()
+    said = json.loads(heard.out)
     assert said["scorer"] == str(scorer) and said["groups"] > 0 and 0 <= said["agree_at_1"] <= 1
+    assert "was not collected with" not in heard.err
+    others = [str(place / "llm") if word == place / "slm" else str(word) for word in words[:-1]]
+    assert app.main([*others, str(place / "of-the-llm"), "--epochs", "1", "--lora-rank", "2", "--bins", "4"]) == 0
+    assert "groups was not collected with" in capfd.readouterr().err
     flags = ("--scorer", scorer, "--calibration", place / "calibration.json", "--trigger-budget", "0.5")
     told = run("generate", "w5 w6", *flags, "--llm", place / "no-such-model", "--candidates", "4")
     assert {step["chooser"] for step in told["results"][0]["steps"]} == {"slm", "scorer"}

@@ -126,7 +126,8 @@ def test_a_stopped_run_goes_on_and_says_so(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate(FakeSession(), ITEMS, METHODS, SETTINGS, out=tmp_path, progress=stop)
     assert calls == [(n, 60) for n in range(1, 28)]
-    assert not (tmp_path / "results.json").exists()
+    with pytest.raises(S2TError, match="not finished: give its `s2t eval` command again"):
+        load_results(tmp_path / "results.json")
     session = FakeSession()
     calls.clear()
     evaluate(session, ITEMS, METHODS, SETTINGS, out=tmp_path, progress=lambda *call: calls.append(call))
@@ -148,7 +149,11 @@ def test_more_methods_join_the_folder_later(tmp_path: Path) -> None:
         with pytest.raises(S2TError, match=says):
             evaluate(session, ITEMS, ["maj@2"], settings, out=tmp_path)
     warmer = replace(SETTINGS, decode=replace(SETTINGS.decode, temperature=1.3))
-    evaluate(FakeSession(), ITEMS, ["maj@2"], warmer, out=tmp_path)  # which greedy decoding does not look at
+    about = evaluate(FakeSession(), ITEMS, ["maj@2"], warmer, out=tmp_path).provenance  # greedy does not look at it
+    assert about["config"]["decode"]["temperature"] == 1.3
+    assert about["config"]["other settings"]["sample"] == {"temperature": SETTINGS.decode.temperature}
+    assert "maj@2" not in about["config"]["other settings"]
+    assert "other settings" not in results.provenance["config"]
 
 
 @pytest.mark.parametrize(
@@ -246,13 +251,15 @@ def long_items() -> list[Item]:
 def test_prompts_that_do_not_fit_are_wrong_and_counted(tmp_path: Path) -> None:
     row = evaluate(FakeSession(), long_items(), ["greedy"], SETTINGS, out=tmp_path).rows[-1]
     assert (row.n, row.prompts_too_long) == (4, 1)
+    with pytest.raises(S2TError, match="lower --max-new-tokens"):  # nothing is left to be answered
+        evaluate(FakeSession(), long_items()[-1:], ["greedy"], SETTINGS, out=tmp_path / "none")
+    assert not (tmp_path / "none" / "records-greedy.jsonl").exists()
     record = read_records(tmp_path / "records-greedy.jsonl")[-1]
     assert (record.finish_reason, record.right, record.tokens, record.subject) == ("prompt_too_long", False, 0, "nines")
     assert record.prompt_tokens == len(long_items()[-1].question)
     session = FakeSession()
     evaluate(session, long_items(), ["greedy"], SETTINGS, out=tmp_path)
     assert not session.streamed
-    assert evaluate(FakeSession(), long_items()[-1:], ["greedy"], SETTINGS).rows[-1].accuracy == 0
 
 
 class CutOff(FakeSession):

@@ -129,3 +129,5 @@ def test_flops_and_money():
     cost = Counts(slm_tokens_processed=1_000_000, llm_tokens_processed=2_000_000, llm_tokens_generated=500_000)
     assert statistics.money(cost, prices) == pytest.approx(0.1 + 2.0 + 2.0)
     assert statistics.money(cost, PriceConfig()) is None
+    cost.mentor_tokens_rejected = 250_000  # written by the LLM all the same
+    assert statistics.money(cost, prices) == pytest.approx(0.1 + 2.0 + 3.0)

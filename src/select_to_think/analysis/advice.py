@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.charts import Curve
-from select_to_think.analysis.html_tables import difference_bar, helps, html_table, legend
+from select_to_think.analysis.html_tables import difference_bar, helps, html_table, legend, run_heading
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import Run
 from select_to_think.analysis.svg import Scale
@@ -132,7 +132,7 @@ def recall_chart(advice: Advice, width: int) -> Html:
 
 def section(runs: Sequence[Run]) -> Html | None:
     """The advice of every run that has some."""
-    parts = [advice_of(run.advice) for run in runs if run.advice is not None]
+    parts = [join(run_heading(run, runs), advice_of(run.advice)) for run in runs if run.advice is not None]
     return join(element("h2", "Advice"), *parts) if parts else None
 
 

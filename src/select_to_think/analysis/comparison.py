@@ -15,7 +15,8 @@ from typing import Any, Literal
 from select_to_think.analysis.runs import ALL, Records, Run, load_runs
 from select_to_think.analysis.tables import DOMAIN, Column, Table
 from select_to_think.evaluation.items import with_all
-from select_to_think.evaluation.run_folder import RUN, read_run
+from select_to_think.evaluation.results import RUN
+from select_to_think.evaluation.run_folder import read_run
 from select_to_think.evaluation.statistics import paired_difference
 from select_to_think.files import flat
 from select_to_think.structures import S2TError

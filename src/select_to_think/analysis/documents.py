@@ -29,16 +29,20 @@ def markdown(runs: Sequence[Run]) -> str:
     """Every table of the report with rounded values, remarks, and where the numbers come from."""
     parts = [f"# {title(runs)}\n\n{lead(runs)}\n"]
     parts += [f"> {note}\n" for run in runs for note in cautions(run)]
-    parts += [advice_text(run.advice) for run in runs if run.advice is not None]
+    parts += [
+        advice_text(run.advice, f"Advice: {run.name}" if len(runs) > 1 else "Advice")
+        for run in runs
+        if run.advice is not None
+    ]
     parts += [f"## {table.title}\n\n{to_markdown(table)}" for table in _tables(runs) if table.rows]
     parts.append("## Provenance\n\n" + "".join(f"- {run.name}: {_origin(run)}\n" for run in runs))
     return "\n".join(parts)
 
 
-def advice_text(advice: Advice) -> str:
+def advice_text(advice: Advice, title: str) -> str:
     """What to do, why, and how sure that is."""
     said = [*advice.reasons, *advice.recommendation.uncertainty]
-    return f"## Advice\n\n{headline(advice)}\n\n" + "".join(f"- {words}\n" for words in said)
+    return f"## {title}\n\n{headline(advice)}\n\n" + "".join(f"- {words}\n" for words in said)
 
 
 def _tables(runs: Sequence[Run]) -> Iterator[Table]:

@@ -11,10 +11,16 @@ from typing import Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.markup import Html, element, join
+from select_to_think.analysis.runs import Run
 from select_to_think.analysis.svg import Scale, line, mark
 from select_to_think.analysis.tables import Column, Row, Table
 
 NO_BARS: Mapping[str, Callable[[Row], Html]] = {}
+
+
+def run_heading(run: Run, runs: Sequence[Run]) -> Html | None:
+    """The name of a run that is not the only one."""
+    return element("h3", run.name) if len(runs) > 1 else None
 
 
 def html_table(table: Table, bars: Mapping[str, Callable[[Row], Html]] = NO_BARS) -> Html:

@@ -11,7 +11,15 @@ from typing import Any
 
 from select_to_think.analysis import charts
 from select_to_think.analysis.formats import to_csv
-from select_to_think.analysis.html_tables import accuracy_bar, difference_bar, download, helps, html_table, legend
+from select_to_think.analysis.html_tables import (
+    accuracy_bar,
+    difference_bar,
+    download,
+    helps,
+    html_table,
+    legend,
+    run_heading,
+)
 from select_to_think.analysis.markup import Html, element, join
 from select_to_think.analysis.runs import ALL, Run, baseline_name
 from select_to_think.analysis.tables import (
@@ -43,9 +51,9 @@ def title(runs: Sequence[Run]) -> str:
 def lead(runs: Sequence[Run]) -> str:
     """What was run on what, in a sentence."""
     names = list(dict.fromkeys(method for run in runs for method in run.methods))
-    counts = [row.n // row.seeds for run in runs for row in run.rows if row.domain == ALL]
-    domains = list(dict.fromkeys(name for run in runs for name in run.domains))
-    size = f"{max(counts, default=0):,} items"
+    counts = {row.n // row.seeds for run in runs for row in run.rows if row.domain == ALL} or {0}
+    domains = runs[0].domains if len({run.domains for run in runs}) == 1 else ()
+    size = f"{' to '.join(f'{count:,}' for count in sorted({min(counts), max(counts)}))} items"
     where = f" in {len(domains)} domains ({', '.join(domains)})" if 1 < len(domains) <= 6 else ""
     return f"{len(names)} decoding methods on {size}{where}, graded one by one."
 
@@ -119,7 +127,7 @@ def differences(runs: Sequence[Run]) -> Html | None:
         if not table.rows:
             continue
         bars = {"low": partial(difference_bar, rows=table.rows)}
-        parts += [_run_heading(run, runs), html_table(table, bars)]
+        parts += [run_heading(run, runs), html_table(table, bars)]
         if len(run.domains) > 1:
             by_domain = paired_table(run, run.domains)
             parts.append(element("details", element("summary", "By domain"), html_table(by_domain)))
@@ -140,7 +148,7 @@ def domains(runs: Sequence[Run]) -> Html | None:
     for run in runs:
         by_domain, by_subject = domain_table(run), subject_table(run)
         if len(run.domains) > 1:
-            parts.append(join(_run_heading(run, runs), html_table(by_domain)))
+            parts.append(join(run_heading(run, runs), html_table(by_domain)))
         if len(by_subject.rows) > 1:
             shown = html_table(by_subject)
             if len(by_subject.rows) > MAX_SUBJECTS:
@@ -194,7 +202,7 @@ def hit(runs: Sequence[Run]) -> Html | None:
             charts.both_widths(partial(charts.hit_chart, table)),
             element("figcaption", caption) if caption else None,
         )
-        parts.append(join(_run_heading(run, runs), figure, html_table(table)))
+        parts.append(join(run_heading(run, runs), figure, html_table(table)))
     if not parts:
         return None
     words = (
@@ -225,7 +233,3 @@ def _facts(value: Any) -> Html:
         return join(", ".join(str(inner) for inner in value) or "none")
     words = {True: "yes", False: "no", None: "none"}
     return join(words[value] if value is None or isinstance(value, bool) else str(value))
-
-
-def _run_heading(run: Run, runs: Sequence[Run]) -> Html | None:
-    return element("h3", run.name) if len(runs) > 1 else None

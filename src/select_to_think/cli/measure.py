@@ -40,16 +40,21 @@ def measure(
 ) -> Reply:
     """Local sufficiency: at the steps where the models differ most, is the LLM's token in the SLM's top-k (Hit@k)?
 
-    With the folder of an evaluation as --out, its report shows the table too.
+    With the folder of an evaluation of the same pair as --out, its report shows the table too.
     """
     items = choose_items(pair, data, style)
     from select_to_think.evaluation.measure import measure as run
     from select_to_think.evaluation.results import MEASURE
+    from select_to_think.evaluation.run_folder import require_same_pair
+    from select_to_think.evaluation.settings import fingerprints
+    from select_to_think.evaluation.workers import workers_of
     from select_to_think.files import make_folder
 
     if out is not None:
         make_folder(out)
     with models(ray, pair, decode) as holder, progress("measuring") as report:
+        if out is not None:
+            require_same_pair(out, workers_of(holder).ask(fingerprints))
         found = run(holder, items, select=select, decode=decode, progress=report)
     if out is not None:
         found.save(out / MEASURE)

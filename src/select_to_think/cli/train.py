@@ -23,6 +23,7 @@ from select_to_think.training.settings import DistillConfig, ScorerConfig, Trigg
 
 if TYPE_CHECKING:
     from select_to_think.collect.records import Trajectory
+    from select_to_think.models.loading import LoadedModel
     from select_to_think.session import Session
 
 SmallModel = Annotated[PairConfig, Only(("pair", "slm", "device", "dtype", "trust_remote_code"))]
@@ -39,6 +40,16 @@ def trajectories(folders: list[Path]) -> Iterator[Trajectory]:
     from select_to_think.collect.records import read_trajectories
 
     return itertools.chain.from_iterable(map(read_trajectories, folders))
+
+
+def collected_with(slm: LoadedModel, folders: list[Path]) -> Iterator[Trajectory]:
+    """Every trajectory of several collections, said beforehand which were made with other weights than the SLM's."""
+    from select_to_think.collect.records import read_manifest
+
+    for folder in folders:
+        if read_manifest(folder)["fingerprints"]["slm"] != slm.fingerprint:
+            note(f"{folder} was not collected with {slm.name}: right only if that was the same model in another form")
+    return trajectories(folders)
 
 
 def seen_questions(folders: list[Path]) -> list[str]:
@@ -65,7 +76,7 @@ def scorer(
     with progress("training the scorer") as report:
         summary = train_scorer(
             session.slm,
-            trajectories(collection),
+            collected_with(session.slm, collection),
             config,
             out,
             seed=seed,
@@ -146,10 +157,11 @@ def trigger(
     from select_to_think.session import Session
     from select_to_think.training.trigger import train_trigger
 
+    slm = Session.load(pair).slm
     with progress("training the trigger") as report:
         summary = train_trigger(
-            Session.load(pair).slm,
-            trajectories(collection),
+            slm,
+            collected_with(slm, collection),
             config,
             out,
             seed=seed,

@@ -37,6 +37,12 @@ def fit(session: Session, items: Sequence[Item], max_new_tokens: int, *, with_ll
     return fitting, too_long
 
 
+def assert_one_fits(session: Session, items: Sequence[Item], max_new_tokens: int, *, with_llm: bool) -> None:
+    """Raise S2TError if no item's prompt fits."""
+    if not any(fit(session, [item], max_new_tokens, with_llm=with_llm)[0] for item in items):
+        only_fitting(session, items, max_new_tokens, with_llm=with_llm)
+
+
 def only_fitting(
     holder: Session | Workers, items: Sequence[Item], max_new_tokens: int, *, with_llm: bool
 ) -> tuple[list[Item], list[str]]:

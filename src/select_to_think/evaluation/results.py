@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from select_to_think.session import Session
 
 SCHEMA: Final = 1
+RUN = "run.json"  # the settings of a run
 RESULTS = "results.json"
 MEASURE = "measure.json"  # what `s2t measure --json` printed, if it was kept in the run's folder
 KS = (1, 2, 4, 8, 16, 32)  # of Hit@k
@@ -199,7 +200,11 @@ class Results(Generic[Row]):
 
 
 def load_results(path: Path) -> Results:
-    """Read `results.json`. Raises S2TError if it is missing, broken or of another schema."""
+    """Read `results.json`. Raises S2TError if it is missing (a run that was killed has none), broken or of another
+    schema.
+    """
+    if not path.exists() and path.with_name(RUN).exists():
+        raise S2TError(f"{path.parent} holds a run that is not finished: give its `s2t eval` command again")
     return read_record(Results[ResultRow], path, remedy=REMEDY)
 
 

@@ -11,7 +11,7 @@ Non-goals: decoding (`runner.py`), joining folders (`merge.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired
@@ -22,7 +22,7 @@ from typing_extensions import TypedDict
 from select_to_think.config import PriceConfig
 from select_to_think.evaluation.items import Item, require_same_run
 from select_to_think.evaluation.metrics import compared, outcomes, summarise
-from select_to_think.evaluation.results import REMEDY, ItemRecord, ResultRow, read_records
+from select_to_think.evaluation.results import REMEDY, RUN, ItemRecord, ResultRow, read_records
 from select_to_think.files import (
     Journal,
     make_folder,
@@ -33,7 +33,6 @@ from select_to_think.files import (
 )
 from select_to_think.structures import S2TError
 
-RUN = "run.json"
 SHARED = ("slm", "dtype")  # by all methods of a run, whose answers are compared item by item ...
 SHARED_DECODING = ("max_new_tokens", "seed")  # ... and of how they decode
 
@@ -164,6 +163,26 @@ def resumed(
             yield len(records)
         write_jsonl_atomic(path, (records[item.id].to_json() for item in items))
         journal.remove()
+
+
+def require_same_pair(out: Path, models: Mapping[str, str]) -> None:
+    """Raise S2TError if `out` holds a run of other models than those of these fingerprints, by role."""
+    for settings in read_run(out)["methods"].values() if (out / RUN).exists() else ():
+        before = {role: settings[role] for role in models if role in settings}
+        require_same_settings(out, before, {role: models[role] for role in before})
+
+
+def other_settings(out: Path, mine: Collection[str], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By part of the run that is not `mine` but an earlier command's, what it was given otherwise than `config`."""
+    groups = ("decode", "select", "mentor")
+    common = {name: value for group in groups for name, value in config[group].items()}
+    found = {}
+    for part, settings in read_run(out)["methods"].items():
+        given = {name: value for group in groups for name, value in settings.get(group, {}).items()}
+        told = {name: value for name, value in given.items() if common[name] not in (None, value)}
+        if told and part not in mine:
+            found[part] = told
+    return found
 
 
 def finished_parts(out: Path) -> dict[str, list[Part]]:

@@ -18,18 +18,18 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from select_to_think.config import EvalSettings, MethodSettings
-from select_to_think.evaluation.fitting import fit
+from select_to_think.evaluation.fitting import assert_one_fits, fit
 from select_to_think.evaluation.grading import vote
 from select_to_think.evaluation.grading.sandbox import means_for
 from select_to_think.evaluation.items import Item, assert_unique, items_note
 from select_to_think.evaluation.meter import Meter
-from select_to_think.evaluation.results import RESULTS, SCHEMA, ItemRecord, Provenance, Results, provenance
+from select_to_think.evaluation.results import RESULTS, RUN, SCHEMA, ItemRecord, Provenance, Results, provenance
 from select_to_think.evaluation.run_folder import (
-    RUN,
     Part,
     Shard,
     begin,
     finished_parts,
+    other_settings,
     remarks,
     resumed,
     tabulate,
@@ -137,6 +137,8 @@ class Evaluation:
                     meter.part(part)(done, len(mine))
             rows = tabulate(out, baseline=self.settings.baseline, prices=self.settings.prices)
             about["notes"] += remarks(rows)
+            if others := other_settings(out, decisive, about["config"]):
+                about["config"]["other settings"] = others
             about["config"]["methods"] = list(dict.fromkeys(row.method for row in rows))
             results = Results(rows, about)
             results.save(out / RESULTS)
@@ -149,6 +151,8 @@ class Evaluation:
         """
         notes = self.check_artefacts(session)
         settings = self.settings_of()
+        with_llm = any(find_method(method).asks_llm for method in self.methods)
+        assert_one_fits(session, self.items, settings.decode.max_new_tokens, with_llm=with_llm)
         settings = replace(settings, select=selection(session, self.methods, settings.select))
         configs = {name: asdict(getattr(settings, name)) for name in ("decode", "select", "mentor", "prices")}
         methods = list(dict.fromkeys(self.methods))

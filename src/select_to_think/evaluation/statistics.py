@@ -117,8 +117,11 @@ def flops(config: Any, tokens: int, *, context: float = 0.0) -> float:
 
 
 def money(cost: Counts, prices: PriceConfig) -> float | None:
-    """What a run costs, in the currency of the prices; None if everything is free."""
+    """What a run costs, in the currency of the prices; None if everything is free. The LLM wrote the segments too that
+    MentorCollab's verifier rejected.
+    """
     if not (prices.price_slm or prices.price_llm_read or prices.price_llm_written):
         return None
     read = cost.slm_tokens_processed * prices.price_slm + cost.llm_tokens_processed * prices.price_llm_read
-    return (read + cost.llm_tokens_generated * prices.price_llm_written) / 1e6
+    written = cost.llm_tokens_generated + cost.mentor_tokens_rejected
+    return (read + written * prices.price_llm_written) / 1e6
