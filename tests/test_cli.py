@@ -223,6 +223,16 @@ def test_a_defect_keeps_its_traceback() -> None:
         program(broken)()
 
 
+def test_a_completion_that_cannot_be_written_is_one_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert app.main(["--install-completion", "bash"]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {tmp_path}") and "--show-completion" in err and err.count("\n") == 1
+
+
 def test_ctrl_c_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> None:
     def stopped() -> Reply:
         """Be interrupted."""

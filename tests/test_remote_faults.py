@@ -120,6 +120,20 @@ def test_a_server_that_comes_back_is_asked_again() -> None:
         assert_same(session.generate(QUESTIONS, "s2t", GO_ON, ENTROPY), whole())
 
 
+def test_a_request_that_no_server_can_answer_takes_the_llm_away_from_nobody_else() -> None:
+    with FakeServer(LLM, "vllm").running() as server:
+        session = known(server)
+        poison = session.prompt(QUESTIONS[0], 1, with_llm=True)
+        server.faults = lambda n: "500" if server.bodies[-1]["prompt"][: len(poison)] == poison else None
+        assert session.generate(QUESTIONS[:1], "s2t", GO_ON, ENTROPY)[0].counts.llm_failures > 0
+        limit = time.monotonic() + 30
+        while transport_of(session).lost is not None and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert_same(session.generate(QUESTIONS[1:], "s2t", GO_ON, ENTROPY), whole()[1:])
+        together = session.generate(QUESTIONS, "s2t", GO_ON, ENTROPY)
+        assert not any(answer.counts.llm_failures for answer in together[1:])
+
+
 def test_a_server_that_is_restarted_in_the_midst_changes_nothing() -> None:
     with FakeServer(LLM, "vllm", delay_s=0.02).running() as server:
         session = known(server, PATIENT)
@@ -186,6 +200,9 @@ def test_another_model_behind_the_address_is_told_and_never_mixed_in(change: Cal
             with pytest.raises(S2TError, match=r"no longer serves 'tiny/llm' as it did .* start anew") as caught:
                 session.generate(QUESTIONS, "llm", decode)
             assert not isinstance(caught.value, ModelUnavailable)
+        server.loaded, server.name = LLM, "tiny/llm"
+        server.known.clear()
+        assert_same(session.generate(QUESTIONS, "llm", DECODE), beside().generate(QUESTIONS, "llm", DECODE))
 
 
 def test_a_model_that_answers_under_another_name_is_not_believed() -> None:

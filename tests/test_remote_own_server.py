@@ -6,9 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from select_to_think.config import DecodeConfig, MentorConfig, PairConfig, RuntimeConfig, SelectConfig, ServeConfig
+from select_to_think.config import (
+    DecodeConfig,
+    MentorConfig,
+    MethodSettings,
+    PairConfig,
+    RuntimeConfig,
+    SelectConfig,
+    ServeConfig,
+)
+from select_to_think.methods import METHODS
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
+from select_to_think.structures import S2TError
 from serve import Served, serving
 from test_remote_laws import assert_same
 
@@ -42,6 +52,12 @@ def test_the_bundled_pair_decides_as_in_process(apart: Session, beside: Session,
     ours, theirs = (each.generate(QUESTIONS, method, DECODE, select, MentorConfig()) for each in (apart, beside))
     assert_same(ours, theirs)
     assert any(answer.counts.llm_forwards for answer in ours)
+
+
+def test_a_bias_is_refused_before_anything_is_written(apart: Session) -> None:
+    biased = MethodSettings(logit_bias=((30, 1.0),))
+    with pytest.raises(S2TError, match="s2t asks an LLM behind a server: leave logit_bias out"):
+        apart.answering(METHODS["s2t"], apart.decoder("s2t", biased), QUESTIONS[0], [5, 6], biased)
 
 
 def test_the_server_is_known_by_itself_and_its_llm_by_its_weights(apart: Session, beside: Session) -> None:

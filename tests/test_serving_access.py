@@ -285,7 +285,11 @@ def test_pages_of_others_cannot_ask(headers: dict[str, str], status: int) -> Non
 def test_pages_of_an_origin_that_was_named_can() -> None:
     config = AccessConfig(cors_origin="https://friend.example, https://other.example")
     friend = {"origin": "https://friend.example", "sec-fetch-site": "cross-site"}
-    asked = {**friend, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    asked = {
+        **friend,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization, x-stainless-os",
+    }
     before = ask(client(config, keys=KEYS), "OPTIONS", "/v1/chat/completions", headers=asked)
     assert before.status_code == 200 and before.headers["access-control-allow-origin"] == "https://friend.example"
     answer = ask(client(config), "POST", "/v1/chat/completions", content=b"{}", headers=friend)

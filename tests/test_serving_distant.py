@@ -22,9 +22,9 @@ from select_to_think.pairs.problems import load_split
 from select_to_think.runs import Committed, Finished
 from select_to_think.serving.engine import ROW_SLOTS, Engine, told
 from select_to_think.serving.line import Line, packed
-from select_to_think.serving.server import CAN_PART, bind
+from select_to_think.serving.server import CAN_PART, bind, listen
 from select_to_think.serving.wanted import Ended, Job, Wanted, Written
-from select_to_think.structures import Counts, Generation, StepRecord
+from select_to_think.structures import Counts, Generation, S2TError, StepRecord
 from serve import until
 from test_serving_command import program
 
@@ -156,10 +156,15 @@ def test_what_the_engine_refuses_has_its_status(kept: Running) -> None:
     before = metric(client, "s2t_answers_total")
     none = client.post("/v1/chat/completions", json=chat("a", s2t={"method": "s2t", "candidates": 1700}))
     assert none.status_code == 400 and "lower --candidates" in none.json()["error"]["message"]
-    many = client.post("/v1/completions", json={**ENDLESS, "prompt": ["Ida has"] * 5})
-    assert many.status_code == 429 and many.headers["Retry-After"] == "1"
-    assert client.get("/v1/s2t/state").json()["rows"] == 0
-    assert metric(client, "s2t_answers_total") - before == 5
+    never = client.post("/v1/completions", json={**ENDLESS, "prompt": ["Ida has"] * 5})
+    assert never.status_code == 400 and "ask for fewer" in never.json()["error"]["message"]
+    with client.stream("POST", "/v1/completions", json={**ENDLESS, "stream": True}) as answer:
+        chunks = answer.iter_bytes()
+        assert next(chunks)
+        many = client.post("/v1/completions", json={**ENDLESS, "prompt": ["Ida has"] * 4})
+        assert many.status_code == 429 and many.headers["Retry-After"] == "1"
+    until(lambda: client.get("/v1/s2t/state").json()["rows"] == 0, 60)
+    assert metric(client, "s2t_answers_total") - before == 1 + 4
 
 
 def test_a_client_that_hangs_up_leaves_no_row(kept: Running) -> None:
@@ -208,6 +213,15 @@ def test_the_server_ends_with_its_engine(running: Running) -> None:
         os.kill(process.pid, signal.SIGKILL)
         assert b"the server is stopping" in b"".join(chunks)
     until(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_of_two_that_were_bound_to_one_address_the_second_is_told_so() -> None:
+    with bind(ServeConfig(port=0)) as first:
+        serve = ServeConfig(port=first.getsockname()[1])
+        with bind(serve) as second:  # while nobody listens
+            listen(first, serve)
+            with pytest.raises(S2TError, match="choose another --port"):
+                listen(second, serve)
 
 
 def test_tokens_do_not_wait_until_the_last_one_is_confirmed() -> None:

@@ -16,11 +16,13 @@ from select_to_think import Session
 from select_to_think.config import MethodSettings, RuntimeConfig, ServeConfig
 from select_to_think.methods import find_method
 from select_to_think.runs import Run
+from select_to_think.serving.catalogue import Catalogue
 from select_to_think.serving.engine import Engine
-from select_to_think.serving.errors import RequestError
+from select_to_think.serving.errors import RequestError, request_error
 from select_to_think.serving.line import packed
 from select_to_think.serving.wanted import Job, Wanted
 from select_to_think.streams import Streams
+from select_to_think.structures import ModelRefused, ModelUnavailable, S2TError
 from serve import SMALL, Served, serving, until
 from tiny import tiny_loaded
 
@@ -173,6 +175,8 @@ def test_errors_have_the_types_of_the_client(served: Served) -> None:
     with pytest.raises(openai.BadRequestError) as found:
         served.client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "a " * 2000}])
     assert found.value.code == "context_length_exceeded"
+    for lost in (ModelUnavailable, ModelRefused):  # no mistake of the client's
+        assert (request_error(lost("gone")).status, request_error(lost("gone")).code) == (503, "model_unavailable")
     with pytest.raises(openai.NotFoundError) as missing:
         served.client.completions.create(model="gpt-9", prompt="a")
     assert missing.value.code == "model_not_found"
@@ -272,6 +276,8 @@ def test_the_queue_is_bounded() -> None:
         assert int(found.value.response.headers["Retry-After"]) >= 1 and found.value.code == "rate_limit_exceeded"
         with pytest.raises(openai.RateLimitError):
             client.completions.create(**ENDLESS, n=2)
+        with pytest.raises(openai.BadRequestError, match="3 answers are asked for at once, and 2 fit"):
+            client.completions.create(**ENDLESS, n=3)
         streams[0].close()
         waiting.join(timeout=30)
         assert not waiting.is_alive()
@@ -343,6 +349,8 @@ def test_what_fits_no_memory_is_refused_before_a_stream_begins() -> None:
 
 def test_a_pair_without_artefacts_serves_what_it_can() -> None:
     session = Session(slm=tiny_loaded(), runtime=SMALL)
+    with pytest.raises(S2TError, match="or take another --method, of greedy, sample, maj@8"):
+        Catalogue(session, ServeConfig(), MethodSettings())
     with serving(session, ServeConfig(port=0, method="greedy", model_name="tiny")) as served:
         names = [model.id for model in served.client.models.list()]
         assert names == ["tiny", "tiny:greedy", "tiny:sample", "tiny:maj@8"]

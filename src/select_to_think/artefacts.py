@@ -287,6 +287,12 @@ class Artefacts:
         longest = max(len(prompt), len(self.llm_prompt(question)))  # the same answer may be longer in the LLM's tokens
         return longest + min(2 * new, self.llm.max_positions - longest) + QUERY_TOKENS * candidates
 
+    def assert_llm_takes_bias(self, method: str) -> None:
+        """Raise S2TError for an LLM that no bias can be put on; `method` asks it."""
+        if self.reached is not None or not self.shares_vocabulary:
+            where = "behind a server" if self.reached is not None else "with other tokens"
+            raise S2TError(f"{method} asks an LLM {where}: leave logit_bias out")
+
     def asked(self, question: Question) -> str:
         """What the user asks, as text."""
         if isinstance(question, Conversation):

@@ -61,7 +61,7 @@ class Runtime:
         for name, contexts in needed.items():
             backend, contexts = self.backends[name], contexts * (1 + run.copies)
             if contexts > backend.capacity(run.tokens):
-                remedy = "raise kv_memory_gib or lower max_new_tokens"
+                remedy = "raise kv_memory_gib, or lower max_new_tokens or candidates"
                 if contexts > (most := backend.capacity(1)):
                     remedy = f"it holds {most} of any length, ask for fewer at once"
                 wanted = f"{contexts} sequences of {run.tokens} tokens"

@@ -225,8 +225,8 @@ class Session(Artefacts):
         extract: Callable[[str], str | None] = plain_answer,
     ) -> Run:
         """The run of one question by a method made ready; `prompt` are its token ids."""
-        if settings.logit_bias and record.asks_llm and not self.shares_vocabulary:
-            raise S2TError(f"{record.name} asks an LLM with other tokens: leave logit_bias out")
+        if settings.logit_bias and record.asks_llm:
+            self.assert_llm_takes_bias(record.name)
         begun = question.answer_tokens if isinstance(question, Conversation) else ()
         task = Task(
             self.asked(question), lambda tokens: extract(self.text([*begun, *tokens], settings.stop)), len(begun)
@@ -234,7 +234,7 @@ class Session(Artefacts):
         policy = decoder.policy.about(task)
         run = policy.run(prompt, f"{settings.decode.seed}/{prompt}")
         run = self.over_llm(run, question, prompt) if record.asks_llm else run
-        new, candidates = settings.decode.max_new_tokens, settings.select.candidates
+        new, candidates = settings.decode.max_new_tokens, settings.select.candidates if record.trigger else 0
         tokens = self.room_for(question, prompt, new, candidates, with_llm=record.asks_llm) + policy.leaf_tokens
         found = self.run(run, decoder.roles, tokens, record.samples if record.samples > 1 else 0)
         return replace(found, bias=settings.logit_bias)

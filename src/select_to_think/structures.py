@@ -46,6 +46,10 @@ class ModelUnavailable(S2TError):
     """A model that is reached over a network did not answer. A policy that can go on without it catches this."""
 
 
+class ModelRefused(S2TError):
+    """Whoever serves a model refuses the key of this process, or serves another model by now."""
+
+
 class Undecided(ModelUnavailable):
     """A model answered, and what it told leaves the choice among the candidates open."""
 

@@ -137,6 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         return 0  # nobody reads the help on, which rich takes for an error
+    except OSError as error:  # of what typer does by itself
+        if error.filename is None:
+            raise
+        print_error(f"{error.filename}: {error.strerror}; take --show-completion, and write where you may")
+        return USER_ERROR
     except TyperException as error:
         context = getattr(error, "ctx", None)
         where = context.command_path if context is not None else "s2t"

@@ -68,7 +68,7 @@ def run(
         from select_to_think.serving.connections import LOG_CONFIG
         from select_to_think.serving.engine import Engine
         from select_to_think.serving.readers import DistantEngine
-        from select_to_think.serving.server import CAN_PART, Server, address, bind, serve_apart
+        from select_to_think.serving.server import CAN_PART, Server, address, bind, listen, serve_apart
     except ModuleNotFoundError as error:
         raise S2TError(f"{error.name} is missing: install the extra, select-to-think[serve]") from error
     from select_to_think.session import Session
@@ -80,6 +80,7 @@ def run(
     catalogue = Catalogue(session, server, settings)
     engine = Engine(session, max_rows=settings.decode.max_batch, max_queue=server.max_queue)
     where = address(bound)
+    listen(bound, server)
     dictConfig(LOG_CONFIG)
 
     def answer(asked: DistantEngine) -> None:
@@ -89,7 +90,6 @@ def run(
     def announce() -> None:
         note(f"serving {catalogue.name} by {server.method} at {where}/v1, and a page at {where}; Ctrl-C ends it")
         if opens_page:
-            bound.listen()  # the browser's first request waits here until the server takes it
             Thread(target=webbrowser.open, args=(where,), daemon=True).start()
         if CAN_PART:
             bound.close()  # the other process has it

@@ -100,12 +100,14 @@ class Answer:
         self.watch = limits.watch() if limits.watch else None
 
     def add(self, *steps: StepRecord) -> Commit:
-        """Append final steps; the policy yields what comes back, for those who read along."""
+        """Append final steps, up to one that ends the answer; the policy yields what comes back, for those who read
+        along.
+        """
+        for number, step in enumerate(steps, 1):
+            if step.token in self.limits.stop_ids or (self.watch is not None and self.watch.ended_by(step.token)):
+                self.ended, steps = True, steps[:number]
+                break
         self.steps.extend(steps)
-        self.ended = bool(steps) and steps[-1].token in self.limits.stop_ids
-        if (watch := self.watch) is not None:
-            for step in steps:
-                self.ended |= watch.ended_by(step.token)
         return Commit(steps)
 
     @property

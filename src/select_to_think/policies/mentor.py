@@ -61,7 +61,7 @@ class Mentor(Policy):
         answer = Answer(self.limits)
         while room := answer.room:
             word = yield from self.word(slm, room)
-            settled = slm.draft[:word]
+            settled, judged = slm.draft[:word], None
             if random.random() < self.consult_rate:
                 counts.consultations += 1
                 segment = yield from self.contradiction(mentor, slm.tokens(word), room)
@@ -71,10 +71,12 @@ class Mentor(Policy):
                     yield from slm.write(longest := min(room, max(word, self.segment_tokens)))
                     dispute = Dispute(text[len(prompt) - self.begun :], slm.tokens(longest), mentor.tokens(segment))
                     margin = yield from self.verifier.margin(dispute, context, random)
-                    settled = decide(slm.draft[:longest], mentor.draft[:segment], margin)
-                    count(counts, dispute, margin)
-            yield answer.add(*settled)
-            tokens = [step.token for step in settled]
+                    settled, judged = decide(slm.draft[:longest], mentor.draft[:segment], margin), (dispute, margin)
+            commit = answer.add(*settled)
+            if judged is not None:
+                count(counts, *judged, len(commit.steps))
+            yield commit
+            tokens = [step.token for step in commit.steps]
             text += tokens
             for draft in (slm, mentor):
                 yield from draft.settle(tokens)
@@ -137,13 +139,17 @@ def decide(slm: Sequence[StepRecord], mentor: Sequence[StepRecord], margin: floa
     return [*slm[:same], *rest]
 
 
-def count(counts: Counts, dispute: Dispute, margin: float) -> None:
-    """Enter a decided dispute; tokens on which both agreed are the SLM's."""
+def count(counts: Counts, dispute: Dispute, margin: float, kept: int) -> None:
+    """Enter a decided dispute; tokens on which both agreed are the SLM's, and of a segment that ended the answer only
+    the first `kept` are part of it.
+    """
     disputed = len(dispute.mentor) - dispute.agreed
     counts.disagreements += 1
     if margin > 0:
+        accepted = max(0, kept - dispute.agreed)
         counts.mentor_choices += 1
-        counts.mentor_tokens_accepted += disputed
-        counts.llm_tokens_generated += disputed
+        counts.mentor_tokens_accepted += accepted
+        counts.llm_tokens_generated += accepted
+        counts.mentor_tokens_rejected += disputed - accepted
     else:
         counts.mentor_tokens_rejected += disputed

@@ -39,8 +39,9 @@ class Catalogue:
                     session.backend(role.backend)
             except S2TError as error:
                 self.missing[name] = error
-        if self.listed(self.default) in self.missing:
-            raise self.missing[self.listed(self.default)]
+        if why := self.missing.get(self.listed(self.default)):
+            others = ", ".join(name for name in METHODS if name not in self.missing)
+            raise S2TError(f"{why}; or take another --method, of {others}") from why
         self.offered = [method for name, method in METHODS.items() if name not in self.missing]
         self.triggers = [name for name in TRIGGERS if self.has_trigger(name)]
 

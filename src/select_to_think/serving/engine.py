@@ -111,6 +111,8 @@ class Engine:
         """Queue what belongs together. Raises RequestError: the queue is full (429), or the server stops (503)."""
         if self.closing != "no":
             raise stopping()
+        if len(jobs) > (most := self.max_queue + self.max_rows):
+            raise RequestError(f"{len(jobs)} answers are asked for at once, and {most} fit: ask for fewer", param="n")
         free = self.max_queue + max(0, self.max_rows - len(self.live))
         if len(self.waiting) + len(jobs) > free:
             for job in jobs:

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from select_to_think.structures import ModelUnavailable, PromptTooLong, S2TError
+from select_to_think.structures import ModelRefused, ModelUnavailable, PromptTooLong, S2TError
 from select_to_think.text import visible
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,8 @@ def request_error(error: Exception) -> RequestError:
         return error
     if isinstance(error, PromptTooLong):
         return RequestError(str(error), param="messages", code="context_length_exceeded")
-    if isinstance(error, ModelUnavailable):
+    if isinstance(error, ModelUnavailable | ModelRefused):
+        logger.error("%s", error)
         return RequestError(str(error), 503, code="model_unavailable")
     if isinstance(error, S2TError):
         return RequestError(str(error))

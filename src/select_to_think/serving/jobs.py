@@ -21,7 +21,7 @@ from select_to_think.serving.errors import RequestError
 from select_to_think.serving.readers import DistantEngine
 from select_to_think.serving.schemas import ChatRequest, CompletionRequest
 from select_to_think.serving.wanted import Prepared, Wanted
-from select_to_think.structures import FinishReason, PromptTooLong
+from select_to_think.structures import FinishReason, PromptTooLong, S2TError
 
 TRACED_ALTERNATIVES = 8  # of a step, where a trace does not say how many
 Request = ChatRequest | CompletionRequest
@@ -128,8 +128,11 @@ class Planner:
         if not (pairs := request.logit_bias or {}):
             return ()
         size = self.session.slm.vocab_size
-        if method.asks_llm and not self.session.shares_vocabulary:
-            raise RequestError(f"{method.name} asks an LLM with other tokens: leave logit_bias out", param="logit_bias")
+        try:
+            if method.asks_llm:
+                self.session.assert_llm_takes_bias(method.name)
+        except S2TError as error:
+            raise RequestError(str(error), param="logit_bias") from error
         if wrong := [token for token in pairs if not token.isdecimal() or len(token) > 10 or int(token) >= size]:
             raise RequestError(f"logit_bias: {wrong[0]!r} is no token id below {size}", param="logit_bias")
         return tuple((int(token), nats) for token, nats in pairs.items() if nats)

@@ -45,10 +45,25 @@ def bind(serve: ServeConfig) -> socket.socket:
         found.bind((serve.host, serve.port))
     except OSError as error:
         found.close()
-        raise S2TError(
-            f"cannot listen at {serve.host}:{serve.port} ({error.strerror}): choose another --port or --host"
-        ) from error
+        raise taken(serve, error) from error
     return found
+
+
+def listen(bound: socket.socket, serve: ServeConfig) -> None:
+    """Let clients come to a socket; they wait there until a server takes them.
+
+    Raises:
+        S2TError: another process listens there since it was bound.
+    """
+    try:
+        bound.listen()
+    except OSError as error:
+        raise taken(serve, error) from error
+
+
+def taken(serve: ServeConfig, error: OSError) -> S2TError:
+    """That the address cannot be had."""
+    return S2TError(f"cannot listen at {serve.host}:{serve.port} ({error.strerror}): choose another --port or --host")
 
 
 def address(bound: socket.socket) -> str:

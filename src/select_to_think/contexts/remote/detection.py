@@ -28,7 +28,7 @@ from select_to_think.models.loading import LoadedModel
 from select_to_think.models.remote import RemoteModel
 from select_to_think.models.tokenizer import PROBE, load_tokenizer
 from select_to_think.models.vocabulary import named_stop_ids, stop_ids
-from select_to_think.structures import ModelUnavailable, S2TError
+from select_to_think.structures import ModelRefused, ModelUnavailable, S2TError
 
 OURS = "select-to-think"
 OWNERS: Mapping[str, ServerKind] = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama-server", OURS: "s2t"}
@@ -115,9 +115,9 @@ class Introduction:
         async def identify() -> None:
             names = await self.transport.call("/v1/models", None, model_names)
             if name not in names:
-                raise S2TError(changed(self.url, name, f"it serves {', '.join(names)}"))
+                raise ModelRefused(changed(self.url, name, f"it serves {', '.join(names)}"))
             if not alike(probe, await server.look(self.question)):
-                raise S2TError(changed(self.url, name, "it answers a probe otherwise"))
+                raise ModelRefused(changed(self.url, name, "it answers a probe otherwise"))
 
         self.transport.identify = identify
         return Reached(server, model)

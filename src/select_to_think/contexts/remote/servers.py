@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from select_to_think.contexts.remote.questions import Query, Seen, bounded, nats, number, pairs, ranked, token_id
 from select_to_think.contexts.remote.transport import Transport, Unreadable
-from select_to_think.structures import ModelUnavailable, S2TError
+from select_to_think.structures import ModelRefused, ModelUnavailable, S2TError
 
 Capability = Literal["exact_ids", "renormalised", "top_n"]
 MARK = "s2tq-"  # begins the ids of our requests
@@ -57,7 +57,7 @@ class Server(ABC):
         name = answer.get("model")
         self.answers_as = self.answers_as or name
         if name != self.answers_as:
-            raise S2TError(changed(self.transport.url, self.model, f"it answers as {name!r}"))
+            raise ModelRefused(changed(self.transport.url, self.model, f"it answers as {name!r}"))
         given = str(answer.get("id", ""))
         if MARK in given and mark not in given:
             raise Unreadable("an answer to another request")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import httpx
 
 from select_to_think.config import RuntimeConfig
-from select_to_think.structures import ModelUnavailable, S2TError
+from select_to_think.structures import ModelRefused, ModelUnavailable, S2TError
 from select_to_think.text import visible
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ T = TypeVar("T")
 TRANSIENT = frozenset((408, 425, 429, 500, 502, 503, 504, 529))
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0  # between attempts, and between looks at a server that is given up
 SHOWN = 200  # characters of a server's own message
+Call = tuple[str, Mapping[str, Any] | None, Callable[[Any], Any]]  # path, body, and what reads the answer
 introducing: ContextVar[bool] = ContextVar("introducing", default=False)
 
 
@@ -118,7 +119,8 @@ class Transport:
         self.places, self.turns = asyncio.Semaphore(config.llm_concurrency), Turns()
         self.rest_until = 0.0  # by the loop's clock: the server asked to be left alone
         self.lost: str | None = None  # why nothing is asked at present: the circuit is open
-        self.changed: S2TError | None = None  # what is behind the address now is another model
+        self.heard = 0.0  # by the loop's clock: when a call last succeeded
+        self.good: Call | None = None  # and which
         self.restarted = False  # a connection broke: whoever answers next must show who it is
         self.identify: Callable[[], Awaitable[None]] | None = None  # raises S2TError if it is another one
         self.identifying = asyncio.Lock()
@@ -140,12 +142,11 @@ class Transport:
 
         Raises:
             ModelUnavailable: no usable answer within `llm_deadline` seconds, or the server is given up at present.
-            S2TError: the server refuses the request, or is another one by now.
+            ModelRefused: the server refuses the key, or is another one by now.
+            S2TError: the server refuses the request.
         """
-        deadline, pause = 0.0, FIRST_PAUSE_S
+        begun, pause = 0.0, FIRST_PAUSE_S
         while True:
-            if self.changed is not None:
-                raise self.changed
             if self.lost is not None:
                 raise ModelUnavailable(f"the LLM at {self.url} does not answer ({self.lost})")
             if self.restarted and self.identify is not None and not introducing.get():
@@ -156,13 +157,18 @@ class Transport:
                     while (left := self.rest_until - self.loop.time()) > 0:
                         await asyncio.sleep(left)
                     now = self.loop.time()
-                    deadline = deadline or now + self.config.llm_deadline
-                    return await self.attempt(path, body, read, deadline - now)
+                    begun = begun or now
+                    found = await self.attempt(path, body, read, begun + self.config.llm_deadline - now)
+                self.heard, self.good = self.loop.time(), (path, body, read)
+                return found
             except Missed as missed:
                 pause = min(LONGEST_PAUSE_S, 2 * pause)
                 wait = max(missed.retry_after_s, pause * self.random.uniform(0.5, 1.0))
-                if self.loop.time() + wait >= deadline:
-                    self.give_up(str(missed), path, body, read)
+                if self.loop.time() + wait >= begun + self.config.llm_deadline:
+                    if self.heard > begun:  # others were answered meanwhile: it is this request
+                        reason = f"the LLM at {self.url} does not answer a request ({missed})"
+                        raise ModelUnavailable(reason) from missed
+                    self.give_up(str(missed), self.good or (path, body, read))
                 else:
                     self.traffic.retries += 1
                     await asyncio.sleep(wait)
@@ -176,11 +182,6 @@ class Transport:
             try:
                 await identify()
                 self.restarted = False
-            except ModelUnavailable:
-                raise
-            except S2TError as error:
-                self.changed = error
-                raise
             finally:
                 introducing.reset(token)
 
@@ -221,7 +222,7 @@ class Transport:
             self.restarted = True  # as servers say that they do not have the model
             raise Missed(f"HTTP 404: {told(response)}")
         if status in (401, 403):
-            raise S2TError(f"the LLM at {self.url} refuses the key (HTTP {status}): set S2T_LLM_API_KEY")
+            raise ModelRefused(f"the LLM at {self.url} refuses the key (HTTP {status}): set S2T_LLM_API_KEY")
         if status >= 400:
             raise S2TError(f"the LLM at {self.url} refuses a request (HTTP {status}): {told(response)}")
         try:
@@ -231,14 +232,15 @@ class Transport:
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise Missed(f"an answer that cannot be read ({type(error).__name__}: {str(error)[:SHOWN]})") from error
 
-    def give_up(self, reason: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Any]) -> None:
-        """Open the circuit, and let one task find out when the server answers this call again."""
+    def give_up(self, reason: str, probe: Call) -> None:
+        """Open the circuit, and let one task find out when the server answers a call again."""
         if self.lost is None:
             self.lost = reason
-            self.watch = self.loop.create_task(self.look_again(path, body, read))
+            self.watch = self.loop.create_task(self.look_again(*probe))
 
     async def look_again(self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Any]) -> None:
-        """Make the call that failed until it succeeds; then the circuit is closed."""
+        """Make a call until it succeeds; then the circuit is closed. One that succeeded before, if any did: what failed
+        may be a request that no server of this model can answer."""
         pause = FIRST_PAUSE_S
         while True:
             pause = min(LONGEST_PAUSE_S, 2 * pause)
