@@ -1,4 +1,4 @@
-"""`python -m recipe`: train the bundled pair from scratch; hours on a CPU, minutes on a GPU.
+"""`python -m recipe`: train the bundled pair from scratch; hours on a CPU.
 
 A run that was stopped goes on from its last checkpoint.
 """

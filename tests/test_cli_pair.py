@@ -283,6 +283,21 @@ def test_bench_train(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "flags", [("--limit", "4"), ("--dtype", "float32"), ("--collection", "groups"), ("--slm", "slm")]
+)
+def test_a_shape_takes_nothing_of_a_pair(flags: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["bench", "train", "--shape", "qwen2.5-0.5b", *flags]) == 2
+    assert "--shape has random weights" in capfd.readouterr().err
+
+
+def test_pair_info_tells_the_shares_of_the_mistakes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["pair", "info", "--json"]) == 0
+    assert "66 %" in json.loads(capfd.readouterr().out)["notes"][0]
+    assert app.main(["pair", "info"]) == 0
+    assert "66 %" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("command", "needle"),
     [
         (("generate", "w5", "--method", "s2t-lokal"), "did you mean 's2t-local'"),

@@ -274,7 +274,10 @@ def test_the_batch_size_of_the_harness_counts_above_one() -> None:
 def test_a_missing_harness_is_one_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
     assert app.main(("lm-eval", "--tasks", "x")) == 2
-    assert capfd.readouterr().err == "error: lm-eval is missing: run `pip install 'select-to-think[lm-eval]'`\n"
+    assert (
+        capfd.readouterr().err
+        == "error: lm-eval is missing: in a checkout, pip install -c constraints.txt '.[lm-eval]'\n"
+    )
 
 
 @pytest.fixture

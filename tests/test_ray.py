@@ -107,7 +107,7 @@ def test_refused_in_one_line(arguments: list[str], says: str, tmp_path: Path, mo
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with (
-        pytest.raises(S2TError, match=r"ray is missing: install the extra, select-to-think\[ray\]"),
+        pytest.raises(S2TError, match=r"ray is missing: .*pip install -c constraints.txt '\.\[ray\]'"),
         connected(LOCAL, PAIR, RuntimeConfig(), rows=1),
     ):
         pass

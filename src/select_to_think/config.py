@@ -101,7 +101,9 @@ class SelectConfig(Checked):
     """Where a selector is asked, and among how many candidates."""
 
     trigger: str | None = option(
-        None, "What makes a step a triggered one (default: kl with an LLM of the same vocabulary, else entropy)."
+        None,
+        "What makes a step a triggered one (default: kl where the LLM has the same vocabulary and a server tells exact "
+        "log-probabilities of given tokens, else entropy).",
     )
     trigger_budget: float = option(0.03, "Wanted fraction of triggered steps.", low=0.0, high=1.0)
     trigger_definition: Definition = option("ours", "kl and entropy as defined here, or in the published code (paper).")
@@ -174,7 +176,7 @@ class DataConfig(Checked):
     split: str | None = option(
         None, "Split of the benchmarks or of the bundled pair (default: test, or one that may be learned from)."
     )
-    limit: int | None = option(None, "Items per domain or benchmark (default: all).", low=1)
+    limit: int | None = option(None, "Items per domain or benchmark; all, if no default is named.", low=1)
     skip: int = option(0, "Items per domain or benchmark to leave out first.", low=0)
 
 
@@ -242,7 +244,9 @@ class BenchConfig(Checked):
     plain_tokens: int = option(4, "Tokens that the plain reference writes; it is too slow for more.", low=1)
     bench_budget: float = option(0.01, "Fraction of triggered steps.", low=0.0, high=1.0)
     questions: int = option(
-        12, "Questions that the pair answers, an equal share of each domain; 0 times only the shapes.", low=0
+        12,
+        "Questions that the pair answers, an equal share of each domain; `bench decode`: 0 times only the shapes.",
+        low=0,
     )
     repeats: int = option(5, "Medians are over so many runs of every row, in turn.", low=1)
     bench_dtype: Literal["bfloat16", "float32", "float16"] = option("bfloat16", "Weight type of the shapes.")

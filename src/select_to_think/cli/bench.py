@@ -38,7 +38,9 @@ def train(
         list[Path] | None,
         typer.Option("--collection", metavar="FOLDER", help="What `s2t collect` wrote (default: the pair's own)."),
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="INT", min=1, help="Trajectories to pass over.")] = 32,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="INT", min=1, help="Trajectories to pass over (default: 32).")
+    ] = None,
     repeats: Repeats = 5,
 ) -> Reply:
     """Packed training against one row per candidate: token-forwards and seconds over the same groups."""
@@ -46,6 +48,10 @@ def train(
     from select_to_think.training.bench import bench_shape, bench_train
 
     if shape.shape != "none":
+        if collection or limit or pair != PairConfig(device=pair.device):
+            raise S2TError(
+                "--shape has random weights and tokens: leave out --collection, --limit, --dtype and the models"
+            )
         with progress("timing") as report:
             payload = bench_shape(shape, config, pair.device, repeats=repeats, progress=report)
         return Reply(payload, lambda console: show(console, payload["rows"]))
@@ -54,7 +60,9 @@ def train(
         raise S2TError("name a collection of this SLM with --collection; `s2t collect` writes one")
     folders = collection or [session.folder / COLLECTION]  # type: ignore[operator]
     with progress("timing") as report:
-        payload = bench_train(session.slm, trajectories(folders), config, limit=limit, repeats=repeats, progress=report)
+        payload = bench_train(
+            session.slm, trajectories(folders), config, limit=limit or 32, repeats=repeats, progress=report
+        )
     return Reply(payload, lambda console: show(console, payload["rows"]))
 
 

@@ -45,7 +45,7 @@ def run_harness(arguments: list[str]) -> None:
     try:
         from lm_eval.__main__ import cli_evaluate
     except ImportError:
-        raise S2TError("lm-eval is missing: run `pip install 'select-to-think[lm-eval]'`") from None
+        raise S2TError("lm-eval is missing: in a checkout, pip install -c constraints.txt '.[lm-eval]'") from None
     import select_to_think.evaluation.harness  # noqa: F401  (registers the model)
 
     before = sys.argv

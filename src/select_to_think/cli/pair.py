@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ def info(
     pair: Annotated[str, typer.Option("--pair", metavar="TEXT", help="A bundled pair by name.")] = "demo",
 ) -> Reply:
     """Say what a bundled pair holds: models, sizes, problems, scorers."""
-    from select_to_think.pairs import bundled_folder, bundled_model
+    from select_to_think.pairs import bundled_folder, bundled_model, bundled_notes
     from select_to_think.pairs.problems import DOMAINS, SPLIT_PERMILLE, SPLIT_SIZES
 
     folder = bundled_folder(pair)
@@ -32,6 +33,7 @@ def info(
         "folder": str(folder),
         "bytes": sum(path.stat().st_size for path in files if path.is_file()),
         "models": {role: model_facts(path) for role, path in models.items()},
+        "notes": json.loads(bundled_notes(pair).read_text(encoding="utf-8")),
         "scorers": sorted(path.name for path in (folder / "scorers").glob("*") if path.is_dir()),
         "domains": list(DOMAINS),
         "problems_per_domain": {split: SPLIT_SIZES.get(split) for split in SPLIT_PERMILLE},
@@ -71,4 +73,6 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     sizes = ", ".join(f"{split} {count or 'endless'}" for split, count in payload["problems_per_domain"].items())
     console.print(f"problems per domain ({', '.join(payload['domains'])}): {sizes}")
     console.print(f"scorers: {', '.join(payload['scorers']) or 'none'}")
+    for note in payload["notes"]:
+        console.print(note)
     console.print(f"folder: {payload['folder']}", soft_wrap=True)

@@ -70,7 +70,7 @@ def run(
         from select_to_think.serving.readers import DistantEngine
         from select_to_think.serving.server import CAN_PART, Server, address, bind, listen, serve_apart
     except ModuleNotFoundError as error:
-        raise S2TError(f"{error.name} is missing: install the extra, select-to-think[serve]") from error
+        raise S2TError(f"{error.name} is missing: in a checkout, pip install -c constraints.txt '.[serve]'") from error
     from select_to_think.session import Session
 
     keys, bound = ApiKeys.load(access.api_key_file), bind(server)

@@ -306,7 +306,7 @@ def connected(config: RayConfig, pair: PairConfig, runtime: RuntimeConfig, *, ro
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise S2TError(f"{error.name} is missing: install the extra, select-to-think[ray]") from error
+        raise S2TError(f"{error.name} is missing: in a checkout, pip install -c constraints.txt '.[ray]'") from error
     address = reachable(config.ray or os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")

@@ -56,7 +56,9 @@ def library() -> Any:
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        raise S2TError("GGUF files need llama.cpp: pip install 'select-to-think[llama-cpp]'") from error
+        raise S2TError(
+            "GGUF files need llama.cpp: in a checkout, pip install -c constraints.txt '.[llama-cpp]'"
+        ) from error
     library: Any = llama_cpp
     llama_cpp.llama_log_set(keep_error(library), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()

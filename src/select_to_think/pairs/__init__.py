@@ -2,8 +2,8 @@
 
 Pairs may share files: `demo-x` is the pair `demo` with another LLM.
 
-Non-goals: decoding, evaluation and scorer training. Nothing in the library proper imports this package except the
-commands that offer the pair by name.
+Non-goals: decoding, evaluation and scorer training. The library loads a pair from here by its name, and
+needs nothing of it for any other.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def hub_rows(path: str, config: str | None, split: str, revision: str | None) ->
         import datasets
     except ImportError as error:
         raise S2TError(
-            "loading from the hub needs datasets: pip install 'select-to-think[benchmarks]', or use --data-dir"
+            "loading from the hub needs datasets: use --data-dir, or pip install -c constraints.txt '.[benchmarks]'"
         ) from error
     try:
         return cast(Iterable[Row], datasets.load_dataset(path, config, split=split, revision=revision))

@@ -62,7 +62,9 @@ def _start() -> None:
     )
     _owner = os.getpid()
     if _ask("") != "ready":
-        raise S2TError("grading mathematics needs math-verify: pip install 'select-to-think[benchmarks]'")
+        raise S2TError(
+            "grading mathematics needs math-verify: in a checkout, pip install -c constraints.txt '.[benchmarks]'"
+        )
 
 
 def _ask(question: str) -> str:
