@@ -126,12 +126,14 @@ def told(value: Any) -> Any:
 
 
 def everything_noted(asked: Asked, command: str) -> None:
+    model = SimpleNamespace(name="a model", fingerprint="its own")
+
     @contextlib.contextmanager
     def workers(*_: Any, **__: Any) -> Iterator[Any]:
-        yield SimpleNamespace(slots=(), ray=SimpleNamespace(nodes=list))
+        yield SimpleNamespace(slots=(), ray=SimpleNamespace(nodes=list), slm=model, llm=model)
 
     class Loaded:
-        slm = local_llm = "a model"
+        slm = llm = local_llm = model
         folder = Path("here")
 
         def generate(self, *args: Any) -> None:
@@ -148,10 +150,18 @@ def everything_noted(asked: Asked, command: str) -> None:
     asked.instead("evaluation.benchmarks.load", [ITEM])
     asked.instead("evaluation.benchmarks.ask", lambda items, *_, **__: ["Why now?"] * len(items))
     asked.instead("collect.records.read_trajectories", lambda folder: iter([folder]))
+    asked.instead("collect.records.read_manifest", {"fingerprints": {"slm": "its own"}})
     asked.instead("collect.records.question_keys", lambda folder: [str(folder)])
     asked.instead("files.make_room")
     asked.instead("cli.data.connected", workers)
-    for name in ("catalogue.Catalogue", "engine.Engine", "app.application", "server.Server", "server.bind"):
+    for name in (
+        "catalogue.Catalogue",
+        "engine.Engine",
+        "app.application",
+        "server.Server",
+        "server.bind",
+        "server.listen",
+    ):
         asked.instead(f"serving.{name}", lambda *_, **__: Served())
     asked.instead("serving.server.address", "there")
     asked.instead("serving.access.ApiKeys.load", SimpleNamespace(digests=()))
