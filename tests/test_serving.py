@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from select_to_think.pairs.problems import load_split
 from select_to_think.serving.errors import ClientGone
 from select_to_think.serving.readers import CHUNK_SECONDS, Client, joined
 from select_to_think.serving.wanted import Ended, Written
-from select_to_think.structures import StepRecord
+from select_to_think.structures import S2TError, StepRecord
 from serve import SMALL, Served, serving
 
 QUESTIONS = [problem.question for problem in load_split("validation", limit_per_domain=2)]
@@ -292,6 +293,8 @@ def test_a_pair_of_two_vocabularies() -> None:
                 assert session.text(begun) + (answer.choices[0].message.content or "") == expected.text
             with pytest.raises(openai.BadRequestError, match="other tokens"):
                 served.client.chat.completions.create(**sent, logit_bias={"5": 1})
+        with pytest.raises(S2TError, match="in the tokens of its SLM: serve the LLM alone there"):
+            _ = Session.load(replace(pair, llm=f"{served.url}/v1"), SMALL).llm
         with pytest.raises(openai.BadRequestError, match="scores no prompts"):
             served.client.completions.create(model="demo-x:llm", prompt="Ida has", echo=True, logprobs=1)
 

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 
 from select_to_think.config import DecodeConfig
+from select_to_think.models.prompting import Conversation
 from select_to_think.pairs.problems import load_split
 from select_to_think.session import Session
 from select_to_think.structures import Generation
@@ -53,6 +54,15 @@ def test_votes_are_extracted_before_the_stop_string(session: Session, questions:
     found: list[str] = []
     list(session.stream(questions[:1], "maj@2", stop=STOP, extract=lambda _, text: found.append(text)))
     assert len(found) == 2 and not any(string in text for text in found for string in STOP)
+
+
+def test_a_stop_string_is_looked_for_behind_what_had_begun(session: Session, questions: list[str]) -> None:
+    (first,) = session.generate(questions[:1], "greedy")
+    begun = first.tokens[:3]
+    stop = session.text(begun).split()[0]
+    asked = Conversation((("user", questions[0]),), begun)
+    (answer,) = [answer for _, answer in session.stream([asked], "maj@2", stop=(stop,))]
+    assert answer.votes and stop in session.text(begun) and stop not in answer.text
 
 
 @pytest.mark.parametrize("method", METHODS[2:])

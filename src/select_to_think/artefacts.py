@@ -311,7 +311,8 @@ class Artefacts:
             return [*prompt_ids(self.llm, question), *self.translation.to_llm(question.answer_tokens)]
         return prompt_ids(self.llm, question) if isinstance(question, str) else self.translation.to_llm(question)
 
-    def text(self, tokens: Sequence[int], stop: Sequence[str] = ()) -> str:
-        """The text of generated tokens, without special tokens, up to the first of the strings `stop`."""
+    def text(self, tokens: Sequence[int], stop: Sequence[str] = (), begun: int = 0) -> str:
+        """The text of tokens, without special ones, up to the first of the strings `stop` behind `begun` tokens."""
         text = str(self.slm.tokenizer.decode(list(tokens), skip_special_tokens=True))
-        return text[: min((at for at in map(text.find, stop) if at >= 0), default=None)]
+        start = len(self.text(tokens[:begun])) if begun and stop else 0
+        return text[: min((at for at in (text.find(string, start) for string in stop) if at >= 0), default=None)]

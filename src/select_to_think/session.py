@@ -228,9 +228,8 @@ class Session(Artefacts):
         if settings.logit_bias and record.asks_llm:
             self.assert_llm_takes_bias(record.name)
         begun = question.answer_tokens if isinstance(question, Conversation) else ()
-        task = Task(
-            self.asked(question), lambda tokens: extract(self.text([*begun, *tokens], settings.stop)), len(begun)
-        )
+        written = partial(self.text, stop=settings.stop, begun=len(begun))
+        task = Task(self.asked(question), lambda tokens: extract(written([*begun, *tokens])), len(begun))
         policy = decoder.policy.about(task)
         run = policy.run(prompt, f"{settings.decode.seed}/{prompt}")
         run = self.over_llm(run, question, prompt) if record.asks_llm else run

@@ -46,7 +46,8 @@ class Mentor(Policy):
     @property
     def leaf_tokens(self) -> int:
         """Room for what the verifier is shown beyond the answer."""
-        return self.verifier.room(max(self.segment_tokens, self.words.longest))
+        longest = max(self.segment_tokens, self.words.longest)
+        return self.verifier.room(min(longest, self.limits.max_new_tokens))
 
     def about(self, task: Task) -> Mentor:
         """This policy for answers to the task's question."""

@@ -125,11 +125,12 @@ class Writing:
     def summary(self) -> dict[str, Any]:
         """What the trace says of the whole answer."""
         assert self.ended is not None
+        written = self.session.text(self.text.tokens, self.stop, len(self.order.begun))
         return {
             "method": self.order.method.name,
             "trigger": self.order.prepared.trigger,
             "threshold": finite(self.order.prepared.threshold),
-            "answer": extract(self.session.text(self.text.tokens, self.stop), "text").extracted,
+            "answer": extract(written, "text").extracted,
             "seed": self.order.settings.decode.seed,
             "votes": list(self.ended.votes),
             "counts": asdict(self.ended.counts),

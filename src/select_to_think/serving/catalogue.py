@@ -103,6 +103,7 @@ class Catalogue:
             "consult_rate": self.settings.mentor.consult_rate if method.mentor else None,
             "uses": method.uses,
             "chat_template": bool(self.session.slm.tokenizer.chat_template),
+            "translated": method.asks_llm and not self.session.shares_vocabulary,
             "llm_fingerprint": self.session.llm.fingerprint if method.asks_llm else None,
             "default": method.name == self.default.name,
         }

@@ -134,15 +134,17 @@ class Introduction:
             raise S2TError(
                 f"there is no LLM at {self.url}/v1/models ({missed}): start the server, or correct --llm"
             ) from missed
-        if self.pair.llm_model is None:
-            if not found:
-                raise S2TError(f"{self.url} serves no model: load one there")
-            alone = [each for each in found if each.get("owned_by") == OURS and alone_with_llm(each)]
-            return dict((alone or found)[0])
-        for each in found:
-            if each["id"] == self.pair.llm_model:
-                return dict(each)
-        raise S2TError(f"{self.url} serves no model {self.pair.llm_model!r}; choose from: {', '.join(names)}")
+        if not found:
+            raise S2TError(f"{self.url} serves no model: load one there")
+        alone = [each for each in found if each.get("owned_by") == OURS and alone_with_llm(each)]
+        asked = self.pair.llm_model or (alone or found)[0]["id"]
+        entry = next((each for each in found if each["id"] == asked), None)
+        if entry is None:
+            raise S2TError(f"{self.url} serves no model {asked!r}; choose from: {', '.join(names)}")
+        if entry in alone and entry["s2t"].get("translated"):
+            alone_there = "serve the LLM alone there, by s2t serve --slm LLM --method greedy"
+            raise S2TError(f"{self.url} tells what its LLM says in the tokens of its SLM: {alone_there}")
+        return dict(entry)
 
     async def kind(self, entry: Mapping[str, Any]) -> ServerKind:
         """What the server says that it is."""
