@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from drive import SMALL
 from reference import next_logprobs
 from select_to_think import probability
 from select_to_think.contexts import graphs, observing
+from select_to_think.contexts.kv import left_in_group
 from select_to_think.contexts.layout import Segment, lay_out
 from select_to_think.contexts.protocol import Ask
 from select_to_think.contexts.transformers_backend import TransformersBackend
@@ -370,6 +374,20 @@ def test_the_device_is_not_waited_for_before_everything_is_computed(monkeypatch:
             }  # fmt: skip
             with pytest.raises(DataDependentOutputException):
                 bool(found["sampled_found"].all())
+
+
+def test_a_container_leaves_what_its_limit_leaves(tmp_path: Path) -> None:
+    own, service = tmp_path / "cgroup", tmp_path / "groups/system/s2t"
+    own.write_text("1:name=systemd:/\n0::/system/s2t\n")
+    assert left_in_group(own, tmp_path / "groups") == math.inf
+    for group, limit, used in ((service.parent, "9000", 2000), (service, "max", 1000)):
+        group.mkdir(parents=True, exist_ok=True)
+        for name, text in (("max", limit), ("current", str(used)), ("stat", "anon 5\ninactive_file 300")):
+            (group / f"memory.{name}").write_text(f"{text}\n")
+    assert left_in_group(own, tmp_path / "groups") == 9000 - 2000 + 300, "the service's own has no limit"
+    (service / "memory.max").write_text("1500\n")
+    assert left_in_group(own, tmp_path / "groups") == 1500 - 1000 + 300
+    assert left_in_group(tmp_path / "none", tmp_path / "groups") == math.inf
 
 
 def test_nan_logits_are_an_error() -> None:

@@ -303,7 +303,10 @@ def test_blanks_around_a_key_are_none_of_it(monkeypatch: pytest.MonkeyPatch) -> 
         assert apart(server).llm.name.startswith("tiny/llm")
 
 
-@pytest.mark.parametrize("address", ["http://[::1", "http://localhost:abc/v1", "http://localhost:99999/v1"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://[::1", "http://localhost:abc/v1", "http://localhost:99999/v1", "localhost:8000/v1", "10.0.0.7:8000"],
+)
 def test_what_is_no_address_is_one_line(address: str) -> None:
     with pytest.raises(S2TError, match=r"is no address .* write http://host:port/v1"):
         _ = Session(PairConfig(llm=address), slm=SLM).llm

@@ -9,8 +9,11 @@ Non-goals: knowing sequences or tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -121,5 +124,26 @@ def slots_in(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device."""
-    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
+    """Memory that is free on the device; on a CPU, to this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(min(psutil.virtual_memory().available, left_in_group()))
+
+
+def left_in_group(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that the control groups (version 2) of this process still allow: of a container, a service; inf without."""
+    with suppress(OSError):
+        name = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
+        place = groups / name.strip("/")
+        return min(map(left_in, [place, *place.parents]))
+    return math.inf
+
+
+def left_in(group: Path) -> float:
+    """What the limit of one control group leaves; a cache of files gives way."""
+    try:
+        limit, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except OSError:
+        return math.inf
+    return math.inf if limit == "max" else int(limit) - int(used) + int(counts.get("inactive_file", 0))

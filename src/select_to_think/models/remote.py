@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,5 +28,5 @@ Model: TypeAlias = "LoadedModel | RemoteModel"
 
 
 def is_address(name: str | None) -> bool:
-    """Whether a model's name is the address of a server."""
-    return name is not None and name.startswith(("http://", "https://"))
+    """Whether a model's name is meant as the address of a server, its beginning left out or not."""
+    return name is not None and re.match(r"https?://|[\w.-]+:\d+(/|$)", name) is not None

@@ -12,15 +12,18 @@ from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    WithJsonSchema,
     create_model,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from select_to_think.config import MentorConfig, SelectConfig
 from select_to_think.models.prompting import Conversation
@@ -29,11 +32,19 @@ MOST_ALTERNATIVES = 20
 MOST_ASKED = 1024  # token ids
 LARGEST_INT = 2**63 - 1
 
+
+def only_zero(value: float) -> float:
+    """The value, if it is 0."""
+    if value:
+        raise PydanticCustomError("only_zero", "only 0 is served")
+    return value
+
+
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = list[TokenId]
 Name = Annotated[str, Field(max_length=1024)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-Zero = Annotated[float, Field(ge=0, le=0)]
+Zero = Annotated[float, AfterValidator(only_zero), WithJsonSchema({"type": "number", "enum": [0]})]
 
 
 def kind_of_prompt(value: Any) -> str | None:

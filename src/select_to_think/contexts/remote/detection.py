@@ -61,6 +61,8 @@ def reach(pair: PairConfig, runtime: RuntimeConfig, slm: LoadedModel) -> Reached
     try:
         address = urlsplit(pair.llm)
         _ = httpx.URL(pair.llm), address.port
+        if not address.scheme.startswith("http"):
+            raise ValueError("it does not begin with http://")
     except (ValueError, httpx.InvalidURL) as error:
         raise S2TError(f"{pair.llm!r} is no address ({error}): write http://host:port/v1") from error
     if "@" in address.netloc or address.query:  # it is written into results
