@@ -419,6 +419,7 @@ def test_a_pair_and_a_trace_are_exported(page: Page, served: Served) -> None:
     ask(page)
     trace = downloaded(page, card(page).get_by_role("button", name="Trace").click)
     assert trace["prompt"] == QUESTION and trace["steps"] == first["s2t"]["steps"]
+    assert trace["messages"] == [{"role": "user", "content": QUESTION}]
     assert trace["counts"] == first["s2t"]["counts"] and trace["threshold"] == first["s2t"]["threshold"]
     page.locator(".token").nth(4).click()
     page.locator("#inspector .refused .option").click()
@@ -618,6 +619,25 @@ def test_the_address_holds_the_conversation(page: Page, open_page: Open) -> None
     assert other.locator("#welcome").is_visible()
 
 
+def test_a_conversation_too_long_for_an_address_is_not_given_one(page: Page) -> None:
+    ask(page)
+    page.locator("#seed").evaluate("input => { input.value = ''; }")  # which is 0
+    recipe = """async answers => {
+        const { fromHash, recipe, toHash } = await import("/page/saved.js");
+        const settings = { method: "greedy", seed: 0 };
+        const turn = { question: "?", answers: [{ number: 1, lane: 0, settings, origin: null }] };
+        const hash = await toHash(recipe([settings], Array(answers).fill(turn)));
+        return hash && (await fromHash("#" + hash)).turns.length;
+    }"""
+    assert [page.evaluate(recipe, answers) for answers in (50, 51)] == [50, None]
+    page.locator("#link").click()
+    page.wait_for_url(re.compile("#ask"))
+    assert (
+        page.evaluate("import('/page/saved.js').then(({ fromHash }) => fromHash(location.hash))")["lanes"][0]["seed"]
+        == 0
+    )
+
+
 @pytest.mark.parametrize(
     "fragment", ["#ask=e30", "#askz=1ZIx", "#ask=%%%", "#askz=", "#ask=bnVsbA", "#ask=" + 60_000 * "e"]
 )
@@ -696,6 +716,10 @@ def test_earlier_turns_go_along_unless_the_pair_knows_only_its_examples(open_pag
     said = [(each["role"], each["content"]) for each in sent.value.post_data_json["messages"]]
     before = [("user", QUESTION), ("assistant", answer)] if chats else []
     assert said == [*before, ("user", "And Kira?")]
+    trace = downloaded(page, card(page.locator(".turn").nth(1), 2).get_by_role("button", name="Trace").click)  # type: ignore[arg-type]
+    assert trace["messages"] == sent.value.post_data_json["messages"]
+    card(page.locator(".turn").nth(1), 2).get_by_role("button", name="Remove").click()  # type: ignore[arg-type]
+    assert page.evaluate("document.activeElement.textContent") == "And Kira?"
 
 
 def violations(page: Page) -> list[str]:
@@ -798,7 +822,13 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(browser: Browser, playground: tu
     page.goto(playground[0])
     page.locator("#key").wait_for()
     told = page.locator("#notice").inner_text()
-    assert told and page.locator("#key").get_attribute("type") == "password"
+    page.locator("#open").click()
+    page.evaluate("location.hash = '#ask=e30'")
+    assert told and page.locator("#notice").inner_text() == told and page.locator("#key-field").is_visible()
+    page.locator("#key").fill("smart\u201dkey")
+    page.keyboard.press("Enter")
+    page.locator("#notice").get_by_text("a character that no key has").wait_for()
+    assert page.locator("#key").get_attribute("type") == "password"
     page.locator("#key").fill("wrong")
     with page.expect_response("**/v1/models") as refused:
         page.keyboard.press("Enter")

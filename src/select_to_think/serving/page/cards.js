@@ -1,6 +1,6 @@
 // One card for each answer: what it is, its tokens, how it ended, what it cost.
 
-import { answerText, counters, preferencePair } from "./conversation.js";
+import { answerText, counters, messages, preferencePair } from "./conversation.js";
 import { button, download, make, percent, plural, quoted } from "./dom.js";
 import { Tokens } from "./tokens.js";
 
@@ -97,7 +97,8 @@ export class Card {
   trace() {
     const { finish: finish_reason, final, settings, trigger, threshold, counts, usage, kept, steps } = this.answer;
     const answer = answerText(this.answer);
-    return { prompt: this.turn.question, answer, final, finish_reason, settings, trigger, threshold, counts, usage, kept, steps };
+    const asked = { prompt: this.turn.question, messages: messages(this.turn, this.answer) };
+    return { ...asked, answer, final, finish_reason, settings, trigger, threshold, counts, usage, kept, steps };
   }
 }
 

@@ -10,11 +10,12 @@ export class ApiError extends Error {
 }
 
 export function setKey(key) {
-  sessionStorage.setItem(KEY, key);
+  sessionStorage.setItem(KEY, key.trim());
 }
 
 async function request(path, options = {}) {
-  const key = sessionStorage.getItem(KEY);
+  const key = sessionStorage.getItem(KEY) ?? "";
+  if (/[^\x21-\x7e]/.test(key)) throw new ApiError("The API key holds a character that no key has: enter it again.", 401);
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let response;
   try {

@@ -62,7 +62,7 @@ export const textOf = (steps) => steps.map((step) => step.text_added).join("");
 export const answerText = (answer) => textOf(allSteps(answer));
 
 // What was said before goes along where the model knows conversations.
-function messages(turn, { lane, settings }) {
+export function messages(turn, { lane, settings }) {
   const before = (settings.remembers ? turn.history : []).flatMap((earlier) => {
     const answer = earlier.answers.find((other) => other.lane === lane && !other.origin);
     return answer ? [["user", earlier.question], ["assistant", answerText(answer)]] : [];
@@ -129,6 +129,7 @@ export function preferencePair(turn, chosen, rejected) {
   const younger = chosen.origin?.answer === rejected ? chosen : rejected;
   return {
     prompt: turn.question,
+    messages: messages(turn, younger),
     chosen: answerText(chosen),
     rejected: answerText(rejected),
     shared: textOf(younger.kept.slice(0, younger.origin.at)),

@@ -114,13 +114,16 @@ async function followServer() {
 }
 
 // Conversations in the address
+// Returns whether the address could hold it.
 async function writeAddress() {
-  ownHash = stage.turns.length ? `#${await toHash(recipe(form.read(), stage.turns))}` : "";
+  const hash = stage.turns.length ? await toHash(recipe(form.read(), stage.turns)) : "";
+  ownHash = hash ? `#${hash}` : "";
   history.replaceState(null, "", ownHash || location.pathname + location.search);
+  return hash !== null;
 }
 
 async function followAddress() {
-  if (!location.hash || location.hash === ownHash) return;
+  if (!form || !location.hash || location.hash === ownHash) return;
   const saved = await fromHash(location.hash).catch((error) => notify(error.message));
   if (!saved) return;
   form.show(saved.lanes);
@@ -140,7 +143,10 @@ byId("new").addEventListener("click", () => {
   question.focus();
 });
 byId("link").addEventListener("click", async () => {
-  await writeAddress();
+  if (!await writeAddress()) {
+    notify("This conversation is too long for an address: save it.");
+    return;
+  }
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
   byId("status").textContent = copied ? "The address was copied." : "The address bar holds the address to copy.";
   byId("link").textContent = copied ? "Copied" : "See the address bar";
@@ -149,7 +155,7 @@ byId("link").addEventListener("click", async () => {
 
 // And in files
 byId("save").addEventListener("click", () => download("conversation.json", file(form.read(), stage.turns)));
-byId("open").addEventListener("click", () => byId("file").click());
+byId("open").addEventListener("click", () => (form ? byId("file").click() : byId("key").focus()));
 byId("file").addEventListener("change", async ({ target }) => {
   const [chosen] = target.files;
   try {

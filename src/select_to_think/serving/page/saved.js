@@ -29,12 +29,18 @@ export function file(lanes, turns) {
   return { format: FORMAT, ...plain };
 }
 
+// The address of a recipe, or null for one that is too long to be read again.
 export async function toHash(content) {
   const json = JSON.stringify(content);
   const bytes = new TextEncoder().encode(json);
-  if (json.length <= LONGEST_PLAIN) return PLAIN + base64(bytes);
-  return SQUEEZED + base64(await through(new CompressionStream("deflate-raw"), bytes));
+  const text = json.length <= LONGEST_PLAIN
+    ? PLAIN + base64(bytes)
+    : SQUEEZED + base64(await through(new CompressionStream("deflate-raw"), bytes));
+  return isLong(content, text) ? null : text;
 }
+
+const isLong = ({ turns }, text) =>
+  text.length > LONGEST_ADDRESS || turns.flatMap((turn) => turn.answers).length > MOST_ANSWERS;
 
 // The recipe in an address, or null where there is none. Throws an Error where it cannot be read.
 export async function fromHash(hash) {
@@ -46,7 +52,7 @@ export async function fromHash(hash) {
     let bytes = bytesOf(text.slice((squeezed ? SQUEEZED : PLAIN).length));
     if (squeezed) bytes = await through(new DecompressionStream("deflate-raw"), bytes);
     const content = checked(JSON.parse(new TextDecoder().decode(bytes)));
-    if (content.turns.flatMap((turn) => turn.answers).length > MOST_ANSWERS) throw new Error();
+    if (isLong(content, text)) throw new Error();
     return content;
   } catch {
     throw new Error("The address holds no conversation that can be read: it was cut off, changed, or is too long.");

@@ -42,7 +42,7 @@ export class SettingsForm {
 
   // The settings of each lane, as an answer takes them.
   read() {
-    const common = { maxTokens: byId("max-tokens").valueAsNumber || null, seed: byId("seed").valueAsNumber };
+    const common = { maxTokens: byId("max-tokens").valueAsNumber || null, seed: byId("seed").valueAsNumber || 0 };
     return this.lanes.map((lane) => ({ ...lane.read(), ...common, remembers: this.remembers && lane.record.chat_template }));
   }
 

@@ -114,6 +114,7 @@ export class Stage {
   }
 
   remove(turn, answer) {
+    const place = this.turns.indexOf(turn);
     removeAnswer(turn, answer);
     for (const [other, controller] of this.running) {
       if (!this.turns.some(({ answers }) => answers.includes(other))) controller.abort();
@@ -122,7 +123,7 @@ export class Stage {
     this.render();
     this.changed(answer);
     this.settled(null);
-    byId("conversation").querySelector("h2:last-of-type")?.focus({ preventScroll: true });
+    [...byId("conversation").querySelectorAll("h2")].slice(0, place + 1).at(-1)?.focus({ preventScroll: true });
   }
 
   retry(turn, answer) {
