@@ -6,18 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from select_to_think.files import (
     Journal,
+    lock,
+    make_room,
     only_writer,
+    parse_record,
     require_same_settings,
     write_json_atomic,
     write_text_atomic,
 )
-from select_to_think.structures import S2TError
+from select_to_think.structures import Counts, S2TError
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -49,6 +53,14 @@ def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
     ):
         with pytest.raises(S2TError, match=r"cannot write .*; choose another place"):
             attempt()
+
+
+def test_a_folder_that_may_not_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK))  # root may everything
+    with pytest.raises(S2TError, match=r"is not writable; choose another place"):
+        make_room(tmp_path / "answers.jsonl")
 
 
 def test_not_a_number_is_never_written(tmp_path: Path) -> None:
@@ -89,9 +101,30 @@ def test_a_full_disk_while_appending(tmp_path: Path) -> None:
         assert journal.records == [{"n": 1}]
 
 
+def test_a_record_that_the_disk_takes_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, content: write(handle, content[:3]))
+    with Journal(tmp_path / "journal", dict) as journal:
+        journal.append({"n": 12345})
+    with Journal(tmp_path / "journal", dict) as journal:
+        assert journal.records == [{"n": 12345}]
+
+
+def test_counts_of_earlier_versions_are_read() -> None:
+    written = json.dumps({**asdict(Counts(llm_failures=3)), "llm_failures": None})
+    earlier = written.replace('"llm_failures": null', '"mentor_failures": 3').encode()
+    assert parse_record(Counts, earlier, "results.jsonl", remedy="none").llm_failures == 3
+
+
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    with only_writer(tmp_path), pytest.raises(S2TError, match="another process"), only_writer(tmp_path):
-        pass
+    with only_writer(tmp_path):
+        handle = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(S2TError, match="another process"):
+            lock(handle, tmp_path)
+        with pytest.raises(OSError):  # it is closed
+            os.fstat(handle)
+        with pytest.raises(S2TError, match="another process"), only_writer(tmp_path):
+            pass
     with only_writer(tmp_path):
         pass
 
