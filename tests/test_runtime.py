@@ -43,6 +43,7 @@ from select_to_think.selectors.llm import LLMSelector
 from select_to_think.selectors.scorer import ScorerSelector
 from select_to_think.structures import (
     Branch,
+    Collect,
     Extend,
     Fork,
     Generation,
@@ -52,6 +53,7 @@ from select_to_think.structures import (
     Observe,
     Role,
     S2TError,
+    Submit,
 )
 from select_to_think.triggers.entropy import ENTROPY
 from select_to_think.triggers.kl import KL
@@ -362,6 +364,45 @@ def test_nobody_waits_longer_than_allowed(plain) -> None:
         assert asked.index(asked[0] + 1) == patience + 1
 
 
+@pytest.mark.parametrize(("asking", "steps"), [(1, 20 * 2), (2, 20 * 3 // 2)])
+def test_a_dear_forward_comes_when_those_who_wait_have_lost_what_all_would_lose(plain, asking: int, steps: int) -> None:
+    """It costs twenty cheap steps of each row, and the steps of all who wait count."""
+    runtime, asked = Runtime(plain, RuntimeConfig(max_wait_steps=1000)), []
+    endless = Run(Greedy(Limits(frozenset(), 60)).run([3], ""), {"slm": SLM}, 64)
+    arrivals = {"slm": (0, endless), **{i: (0, KINDS["llm"].run(i)) for i in range(asking)}}
+    drive(runtime, arrivals, lambda step: asked.append(plain["llm"].forwards))
+    assert asked.index(asked[0] + 1) == steps + 1
+
+
+def ends(name: str) -> Any:
+    """A policy that needs no model."""
+    yield from ()
+    return Generation((), "stop", (), votes=(name,))
+
+
+def test_children_that_end_at_once_are_joined_in_order(plain) -> None:
+    def family() -> Any:
+        yield Extend("slm", [3], Observe(top_k=1))
+        yield Fork([ends("a"), ends("b"), ends("c")])
+        joined = [(yield Join()), (yield Join()), (yield Join())]
+        return Generation((), "stop", (), votes=tuple(child.votes[0] for child in joined))
+
+    assert result(drive(Runtime(plain), {0: (0, Run(family(), {"slm": SLM}, 64, 3))})[0]).votes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_who_is_not_alone_waits_for_what_was_submitted(plain, neighbours: int) -> None:
+    def collects() -> Any:
+        yield Submit(Extend("llm", [3], Observe(top_k=1)))
+        return Generation((), "stop", (), votes=("early",) if (yield Collect()) is None else ("answered",))
+
+    arrivals = {
+        0: (1, Run(collects(), {"llm": LLM}, 64)),
+        **{i: (0, KINDS["greedy"].run(i)) for i in range(1, 1 + neighbours)},
+    }
+    assert result(drive(Runtime(plain), arrivals)[0]).votes == (("answered",) if neighbours else ("early",))
+
+
 @pytest.mark.parametrize("name", ["greedy", "maj", "s2t-entropy", "proposer", "mentor"])
 @pytest.mark.parametrize("when", [0, 1, 6])
 def test_a_cancelled_run_is_gone_before_the_next_forward(name: str, when: int) -> None:
@@ -514,6 +555,13 @@ def test_a_run_that_can_never_fit_is_refused_at_once(cramped) -> None:
         assert at[key] == 4, "it waited for others"
         assert at["x"] > 4 and at["y"] > 4
         assert_closed(cramped)
+
+
+def test_a_family_that_just_fits_is_served_and_one_more_is_refused(cramped) -> None:
+    most = cramped["slm"].capacity(64)
+    for copies, end in ((most - 1, Finished), (most, Failed)):  # and the parent
+        family = Run(KINDS["maj"].policy.run([3], ""), {"slm": SLM}, 64, copies)
+        assert isinstance(drive(Runtime(cramped), {0: (0, family)})[0][-1], end)
 
 
 def test_rows_join_in_order_when_there_is_memory(cramped) -> None:
