@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -78,11 +79,28 @@ def test_what_is_left_unread_is_given_back(folder: Path, alone: Any) -> None:
     assert runtime.live
     with session.streams.lock:  # collected in the midst of somebody's step
         left.close()  # type: ignore[attr-defined]
+    others = session.stream(QUESTIONS, "greedy", DECODE)
+    next(others)
+    assert len({row.key[0] for row in runtime.live}) == 1, "what nobody reads is decoded on"  # type: ignore[index]
+    others.close()  # type: ignore[attr-defined]
     assert tokens(session.stream(QUESTIONS, "greedy", DECODE)) == alone["greedy"]
     assert not runtime.live and not runtime.queue and not any(backend.waiting for backend in runtime.backends.values())
     for backend in session.backends.values():
         assert "extents" in vars(backend)
         assert free_slots(backend.extents) == backend.extents.slots // 64 * 64  # type: ignore[attr-defined]
+
+
+def test_all_samples_of_a_vote_count_as_sequences(folder: Path, alone: Any) -> None:
+    session = fresh(folder)
+    runtime, step, rows = session.streams.runtime, session.streams.step, []
+
+    def watched() -> None:
+        step()
+        rows.append(sum(row.parent is not None for row in runtime.live))
+
+    session.streams.step = watched  # type: ignore[method-assign]
+    assert tokens(session.stream(QUESTIONS, "maj@3", replace(DECODE, max_batch=6))) == alone["maj@3"]
+    assert max(rows) == 6
 
 
 def test_results_that_others_stepped_for_are_not_lost(folder: Path, alone: Any) -> None:
