@@ -135,7 +135,7 @@ def test_the_steps_of_an_answer_come_as_they_are_decided(folder: Path, alone: An
     assert asyncio.run(all_at_once()) == [alone[m][i] for m in ("greedy", "s2t-local") for i in (0, 1)]
 
 
-@pytest.mark.parametrize("leaving", ["cancelled", "broken off", "loop ends"])
+@pytest.mark.parametrize("leaving", ["cancelled", "cancelled before it fails", "broken off", "loop ends"])
 def test_a_reader_of_steps_who_leaves_takes_the_answer_along(
     folder: Path, leaving: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +145,9 @@ def test_a_reader_of_steps_who_leaves_takes_the_answer_along(
     def slow(self: Runtime) -> Any:
         began.set()
         time.sleep(0.05)
+        if leaving == "cancelled before it fails":
+            self.cancel(self.queue[0].key)
+            raise MemoryError("nobody is there to be told")
         return step(self)
 
     async def read() -> None:
@@ -158,7 +161,7 @@ def test_a_reader_of_steps_who_leaves_takes_the_answer_along(
         await asyncio.to_thread(began.wait)
         if leaving == "loop ends":
             return
-        if leaving == "cancelled":
+        if leaving.startswith("cancelled"):
             reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
