@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from select_to_think.config import DecodeConfig, PairConfig, SelectConfig
+from select_to_think.config import DecodeConfig, PairConfig, RuntimeConfig, SelectConfig
 from select_to_think.models.loading import LoadedModel, fingerprint, load_model
 from select_to_think.models.prompting import prompt_ids
 from select_to_think.models.vocabulary import reserved_ids
@@ -89,6 +89,36 @@ def test_results_keep_the_order_of_the_questions_and_do_not_depend_on_it(session
         assert all(a.text == session.text(a.tokens) for a in forward)
     seeds = [session.generate(QUESTIONS, "sample", replace(DECODE, seed=seed))[0].tokens for seed in (0, 0, 1)]
     assert seeds[0] == seeds[1] != seeds[2]
+    often = SelectConfig(trigger="random", trigger_budget=0.5)
+    fired = [[step.fired for step in a.steps[:8]] for a in session.generate(QUESTIONS, "s2t", DECODE, often)]
+    assert fired[0] != fired[1] != fired[2] != fired[0], "every prompt has random choices of its own"
+
+
+@pytest.mark.parametrize("narrow", [{"min_p": 1.0}, {"top_k": 1}, {"top_p": 0.0}])
+def test_a_draw_among_one_token_is_greedy(session: Session, narrow: dict[str, float]) -> None:
+    drawn = session.generate(QUESTIONS, "sample", replace(DECODE, temperature=2.0, **narrow))  # type: ignore[arg-type]
+    assert [a.tokens for a in drawn] == [a.tokens for a in session.generate(QUESTIONS, "greedy", DECODE)]
+
+
+@pytest.mark.parametrize(("early_stop", "votes"), [(True, 2), (False, 3)])
+def test_a_decided_vote_is_counted_to_the_end_if_so_wanted(session: Session, early_stop: bool, votes: int) -> None:
+    decode = replace(DECODE, early_stop=early_stop)
+    ((_, found),) = session.stream(QUESTIONS[:1], "maj@3", decode, extract=lambda index, text: "same")
+    assert found.votes == ("same",) * votes
+
+
+def test_candidates_have_room_before_an_answer_begins(tmp_path: Path) -> None:
+    """Prompt and answer fill an extent, and the memory has as many as there are questions: not all begin at once."""
+    folder = write_scorer(tmp_path / "scorer", tiny_loaded(0), "proposer", "bins")
+    often = SelectConfig(trigger="random", trigger_budget=0.5)
+    prompts, decode = [[5, 6, 7], [9, 8, 5], [8, 30, 31], [40, 41, 3]], DecodeConfig(max_new_tokens=61)
+    found = []
+    for memory in (0.01, 0.00012):  # 504 slots
+        session = Session(
+            PairConfig(scorer=str(folder)), slm=tiny_loaded(0), runtime=RuntimeConfig(kv_memory_gib=memory)
+        )
+        found.append([g.tokens for _, g in sorted(session.stream(prompts, "s2t-local", decode, often))])
+    assert found[0] == found[1] and max(map(len, found[0])) > 60
 
 
 @pytest.mark.parametrize(
@@ -123,6 +153,10 @@ def test_prompts_that_do_not_fit_are_refused(session: Session) -> None:
         session.generate([" ".join(["w5"] * 500)], "greedy", DECODE)
     with pytest.raises(S2TError, match="empty"):
         session.generate([""], "greedy", DECODE)
+    assert len(session.prompt([5] * 500, 12, with_llm=True)) == 500, "it just fits"
+    session.llm.model.config.max_position_embeddings = 400  # type: ignore[union-attr]
+    with pytest.raises(S2TError, match="exceed the context of 400 tokens"):
+        session.generate([[5] * 390], "s2t", DECODE)
 
 
 def test_mismatched_models_are_refused(tmp_path: Path) -> None:
@@ -238,6 +272,15 @@ def test_block_verified_equals_step_by_step_on_the_bundled_pair() -> None:
         )
         assert [a.tokens for a in fast] == [a.tokens for a in slow]
         assert sum(a.counts.llm_forwards for a in fast) < 0.2 * sum(len(a.tokens) for a in fast)
+
+
+def test_a_model_that_is_loaded_finds_the_room_of_what_nobody_reads() -> None:
+    session = Session.load()
+    session.generate(["Ann has 5 pens."], "greedy", DECODE)
+    backend = session.backend("slm")
+    assert "memory" in vars(backend)
+    _ = session.llm
+    assert "memory" not in vars(backend)
 
 
 def test_one_text_is_not_a_list_of_questions(session: Session) -> None:

@@ -43,6 +43,7 @@ def test_an_answer_ends_before_the_first_stop_string(session: Session, questions
     cut = dict(session.stream(questions, method, stop=STOP))
     for index, generation in enumerate(full):
         assert cut[index].text == before(generation.text, STOP) != generation.text
+        assert cut[index].text == session.text(generation.tokens, STOP)
         written = cut[index].tokens
         assert written == generation.tokens[: len(written)]
         assert cut[index].finish_reason == "stop"
@@ -65,6 +66,14 @@ def test_a_stop_string_is_looked_for_behind_what_had_begun(session: Session, que
     assert answer.votes and stop in session.text(begun) and stop not in answer.text
 
 
+def test_votes_are_extracted_from_the_answer_as_it_began(session: Session, questions: list[str]) -> None:
+    found: list[str] = []
+    (whole_answer,) = whole(session, tuple(questions[:1]), "greedy")
+    asked = Conversation((("user", questions[0]),), whole_answer.tokens[:4])
+    list(session.stream([asked], "maj@2", extract=lambda _, text: found.append(text)))
+    assert len(found) == 2 and all(text.startswith(session.text(whole_answer.tokens[:4])) for text in found)
+
+
 @pytest.mark.parametrize("method", METHODS[2:])
 def test_the_ids_of_a_prompt_are_as_good_as_its_question(session: Session, questions: list[str], method: str) -> None:
     prompts = [session.prompt(question, 1, with_llm=False) for question in questions]
@@ -85,4 +94,5 @@ def test_a_scored_output_is_the_one_that_was_written(session: Session, questions
             assert all(step.token == step.greedy_token for step in scored[index].steps)
             assert scored[index].counts.slm_forwards == 1
     other = dict(session.score(prompts[:1], [[prompts[0][0]]]))[0]
+    assert not any(step.flip for step in other.steps), "nothing was triggered"
     assert other.logprob < -5 and other.steps[0].token != other.steps[0].greedy_token
