@@ -19,7 +19,7 @@ import pytest
 from fake_llm_server import FAULTS, FakeServer
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import read_trajectories
-from select_to_think.config import CollectConfig, EvalSettings, PairConfig, RuntimeConfig
+from select_to_think.config import CollectConfig, EvalSettings, MentorConfig, PairConfig, RuntimeConfig
 from select_to_think.contexts.remote.servers import VLLM
 from select_to_think.contexts.remote.transport import Transport, Turns
 from select_to_think.evaluation.items import Item
@@ -89,12 +89,15 @@ def test_a_server_that_stays_broken_ends_the_answer_or_is_done_without(fault: st
         with pytest.raises(ModelUnavailable, match=rf"the LLM at {server.url[:-3]} does not answer \(.+\)"):
             session.generate(QUESTIONS, "s2t", DECODE, ENTROPY)
         answers = session.generate(QUESTIONS, "s2t", GO_ON, ENTROPY)
+        mentored = session.generate(QUESTIONS, "mentor-coin", GO_ON, mentor=MentorConfig(consult_rate=1.0))
     greedy = beside().generate(QUESTIONS, "greedy", DECODE)
     assert [answer.tokens for answer in answers] == [answer.tokens for answer in greedy], "the SLM's own choices"
     fired = [step for answer in answers for step in answer.steps if step.fired]
     assert fired and all(step.llm_failed and step.chooser == "slm" for step in fired)
     assert sum(answer.counts.llm_failures for answer in answers) == len(fired)
     assert [answer.finish_reason for answer in answers] == [answer.finish_reason for answer in greedy]
+    assert [answer.tokens for answer in mentored] == [answer.tokens for answer in greedy]
+    assert all(answer.counts.llm_failures == answer.counts.consultations > 0 for answer in mentored)
 
 
 def test_a_dead_server_costs_one_deadline_not_one_a_step() -> None:

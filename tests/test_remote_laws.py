@@ -23,13 +23,14 @@ from select_to_think.evaluation.bench_remote import RemoteRow, bench_remote, med
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.measure import measure
+from select_to_think.models.loading import LoadedModel
 from select_to_think.session import Session
 from select_to_think.structures import Generation, S2TError
 from select_to_think.training.distill import train_distill
 from select_to_think.training.settings import DistillConfig
 from select_to_think.triggers.calibration import QUANTILES, Calibration
 from test_two_vocabularies import TEXTS, loaded
-from tiny import tiny_loaded
+from tiny import tiny_loaded, tiny_model, tiny_tokenizer
 from training_fixtures import make_trajectories
 
 DECODE = DecodeConfig(max_new_tokens=12)
@@ -207,6 +208,23 @@ def test_a_candidate_below_the_most_probable_tokens_is_asked_for_or_left_to_the_
     failed = [step for answer in answers for step in answer.steps if step.llm_failed]
     assert failed and all(step.token == step.greedy_token and step.chooser == "slm" for step in failed)
     assert sum(answer.counts.llm_failures for answer in answers) == len(failed)
+
+
+def test_a_reserved_token_is_never_written_however_much_a_server_prefers_it() -> None:
+    pair = []
+    for seed in (0, 1):
+        model, tokenizer = tiny_model("qwen2", seed=seed), tiny_tokenizer(60)
+        tokenizer.add_tokens(["<|reserved_0|>"])
+        with torch.no_grad():
+            head = model.get_output_embeddings().weight
+            head[60] = 9.0 * head[5]
+        pair.append(LoadedModel(model, tokenizer, f"reserved-{seed}"))
+    often = SelectConfig(trigger="random", trigger_budget=0.5)
+    with FakeServer(pair[1], "vllm").running() as server:
+        away = Session(PairConfig(llm=server.url), slm=pair[0], runtime=RUNTIME)
+        ours = away.generate(QUESTIONS, "takeover", DECODE, often)
+    assert_same(ours, Session(slm=pair[0], llm=pair[1], runtime=RUNTIME).generate(QUESTIONS, "takeover", DECODE, often))
+    assert not any(60 in answer.tokens for answer in ours)
 
 
 def test_rows_that_wait_for_a_server_leave_their_places_to_others() -> None:
