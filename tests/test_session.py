@@ -188,6 +188,17 @@ def test_padded_rows_are_reserved_and_need_not_be_the_same() -> None:
     session.calibration = calibration(session)
     for method in ("greedy", "sample", "s2t", "takeover", "llm"):
         assert all(max(a.tokens) < 60 for a in session.generate(QUESTIONS, method, DECODE))
+    assert dict(session.label(QUESTIONS[:1], [[5, 6]]))[0].slm_ids.max() < 60
+    with pytest.raises(S2TError, match="61 candidates asked of a vocabulary of 60 tokens"):
+        session.generate(QUESTIONS, "s2t", DECODE, SelectConfig(candidates=61))
+
+
+def test_what_is_used_for_a_while_is_put_back(session: Session) -> None:
+    before, other = (session.config, session.calibration), calibration(session)
+    with pytest.raises(KeyError), session.using(other, scorer="elsewhere"):
+        assert session.config.scorer == "elsewhere" and session.calibration is other
+        raise KeyError
+    assert (session.config, session.calibration) == before and session.calibration is before[1]
 
 
 def test_unknown_pair_and_missing_models() -> None:
