@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 import reference
 from drive import backends_of, results_of
 from recipe.tokenizer import Pieces, train_tokenizer
-from select_to_think.config import DecodeConfig, EvalSettings, MentorConfig, SelectConfig
+from select_to_think.config import DecodeConfig, EvalSettings, MentorConfig, RuntimeConfig, SelectConfig
 from select_to_think.evaluation.calibrate import calibrate
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.settings import method_settings
@@ -339,6 +339,18 @@ def test_an_llm_with_a_short_context_is_refused_before_it_is_asked() -> None:
     session = calibrated(loaded(), loaded("digits", seed=1))
     with pytest.raises(PromptTooLong, match=r"a prompt of 5\d\d tokens"):
         session.generate(["1" * 300 + "x" * 196], "llm", DECODE)
+
+
+def test_an_answer_that_is_longer_in_the_llms_tokens_has_room_before_it_begins() -> None:
+    """Numbers are single tokens of the SLM and digits of the LLM; the memory has no room for all questions at once."""
+    select = SelectConfig(trigger="random", trigger_budget=0.1, candidates=1)
+    found = []
+    for memory in (0.01, 0.00026):  # 1090 slots
+        runtime = RuntimeConfig(kv_memory_gib=memory)
+        session = Session(slm=loaded(seed=1), llm=loaded("digits", seed=1), runtime=runtime)
+        found.append(session.generate([TEXTS[1]] * 4, "takeover", DecodeConfig(max_new_tokens=150), select))
+    assert [answer.tokens for answer in found[0]] == [answer.tokens for answer in found[1]]
+    assert len(session.llm_prompt(TEXTS[1])) + len(session.translation.to_llm(found[0][0].tokens)) > 256
 
 
 @cache
