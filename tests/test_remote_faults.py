@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ from select_to_think.collect.collect import collect
 from select_to_think.collect.records import read_trajectories
 from select_to_think.config import CollectConfig, EvalSettings, MentorConfig, PairConfig, RuntimeConfig
 from select_to_think.contexts.remote.servers import VLLM
-from select_to_think.contexts.remote.transport import Transport, Turns
+from select_to_think.contexts.remote.transport import Missed, Transport, Turns
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import read_records
 from select_to_think.evaluation.runner import evaluate
@@ -190,15 +191,17 @@ def change_name(server: FakeServer) -> None:
     server.name = "tiny/other"
 
 
-@pytest.mark.parametrize("change", [change_weights, change_name])
-def test_another_model_behind_the_address_is_told_and_never_mixed_in(change: Callable[[FakeServer], None]) -> None:
+@pytest.mark.parametrize(("change", "fault"), [(change_weights, "reset"), (change_name, None)])
+def test_another_model_behind_the_address_is_told_and_never_mixed_in(
+    change: Callable[[FakeServer], None], fault: str | None
+) -> None:
+    """A broken connection, or a server that does not know the name (any more), is reason to ask who is there."""
     with FakeServer(LLM, "vllm").running() as server:
         session = apart(server, PATIENT)
         session.generate(QUESTIONS[:1], "llm", DECODE)
-        server.stop()
         change(server)
-        server.start()
-        transport_of(session).restarted = True  # as a broken connection says
+        first = server.asked + 1
+        server.faults = lambda n: fault if n == first else None
         for decode in (DECODE, GO_ON):
             with pytest.raises(S2TError, match=r"no longer serves 'tiny/llm' as it did .* start anew") as caught:
                 session.generate(QUESTIONS, "llm", decode)
@@ -243,6 +246,16 @@ def test_a_server_that_asks_to_be_left_alone_is() -> None:
     for refused in server.refused:
         later = [at - refused for at in server.asked_at if at > refused]
         assert not later or min(later) >= 0.05
+
+
+def test_who_asks_a_server_that_another_was_told_to_leave_alone_waits_too() -> None:
+    with FakeServer(LLM, "vllm").running() as server:
+        session = known(server, PATIENT)
+        with pytest.raises(Missed, match="HTTP 429"):
+            transport_of(session).judge(httpx.Response(429, headers={"retry-after": "0.5"}), lambda answer: answer)
+        begun = time.monotonic()
+        session.generate(QUESTIONS[:1], "llm", replace(DECODE, max_new_tokens=1))
+        assert time.monotonic() - begun >= 0.45
 
 
 @pytest.mark.parametrize(
