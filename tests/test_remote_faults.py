@@ -101,6 +101,28 @@ def test_a_server_that_stays_broken_ends_the_answer_or_is_done_without(fault: st
     assert all(answer.counts.llm_failures == answer.counts.consultations > 0 for answer in mentored)
 
 
+def test_no_attempt_is_longer_than_what_is_left_of_the_deadline() -> None:
+    with FakeServer(LLM, "vllm", hang_s=4.0).running() as server:
+        session = known(server, replace(PATIENT, llm_timeout=20.0, llm_deadline=0.5))
+        server.faults = lambda n: "hang"
+        with pytest.raises(ModelUnavailable, match="no answer within"):
+            session.generate(QUESTIONS[:1], "llm", DECODE)
+
+
+def test_an_answer_of_another_form_is_asked_for_again() -> None:
+    class Odd(FakeServer):
+        def answer(self, path, asked, fault):  # type: ignore[no-untyped-def]
+            real = super().answer(path, asked, fault)
+            odd = [None, [], 3, *({**real, "choices": choices} for choices in (None, [], [3], {}))]
+            return odd[self.asked // 2 % len(odd)] if fault and self.asked % 2 else real
+
+    with Odd(LLM, "vllm").running() as server:
+        session = known(server, PATIENT)
+        server.faults = lambda n: "another form"
+        assert_same(session.generate(QUESTIONS, "llm", DECODE), whole("llm"))
+        assert transport_of(session).traffic.retries >= 7
+
+
 def test_a_dead_server_costs_one_deadline_not_one_a_step() -> None:
     with FakeServer(LLM, "vllm").running() as server:
         session = known(server, replace(HASTY, llm_deadline=1.0))
@@ -396,6 +418,26 @@ def test_most_probable_tokens_that_nobody_tells_are_not_made_up(monkeypatch: pyt
             tops(session, 5)
         assert server.asked >= before + 4
         assert_same(session.generate(QUESTIONS[:1], "takeover", DECODE, ENTROPY), whole("takeover")[:1])
+
+
+def test_a_kind_that_waits_is_not_overtaken_by_more_of_the_other() -> None:
+    turns, begun = Turns(), []
+
+    async def ask(kind: str) -> None:
+        async with turns.take(kind):
+            begun.append(kind)
+            for _ in range(9):
+                await asyncio.sleep(0)
+
+    async def go() -> None:
+        tasks = []
+        for kind in "aba":
+            tasks.append(asyncio.create_task(ask(kind)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+
+    asyncio.run(go())
+    assert begun == ["a", "b", "a"]
 
 
 @pytest.mark.parametrize("seed", range(5))
