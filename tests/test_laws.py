@@ -16,10 +16,11 @@ from select_to_think.policies.base import Limits
 from select_to_think.policies.block_verified import BlockVerified, next_block
 from select_to_think.policies.greedy import Greedy
 from select_to_think.policies.label import Label
-from select_to_think.policies.majority import MajorityVote
+from select_to_think.policies.majority import MajorityVote, decided, winners
 from select_to_think.policies.sample import Sample
 from select_to_think.policies.select import Select
 from select_to_think.selectors.llm import LLMSelector
+from select_to_think.structures import Generation, StepRecord
 from select_to_think.triggers.entropy import ENTROPY
 from select_to_think.triggers.kl import KL
 from select_to_think.triggers.margin import MARGIN
@@ -187,11 +188,21 @@ def test_majority_vote_is_a_true_vote_and_early_stop_keeps_the_answer() -> None:
         tally = {v: (sum(x == v for x, _ in votes), sum(s.logprob for x, s in votes if x == v)) for v, _ in votes}
         if tally:
             assert extract(a.tokens) == max(tally, key=lambda v: tally[v]) == extract(b.tokens)
-            assert a.tokens in [s.tokens for _, s in votes]
+            assert a.tokens == max((s for v, s in votes if v == extract(a.tokens)), key=lambda s: s.logprob).tokens
         assert b.counts.slm_tokens_processed <= a.counts.slm_tokens_processed
         paid = len(PROMPTS[i]) - 1 + sum(len(s.tokens) for s in samples)
         assert a.counts.slm_tokens_processed == paid, "the prompt is paid once"
     assert mixed, "some prompt has samples that end and samples that are cut off"
+
+
+def test_a_vote_is_decided_when_nobody_can_draw_level_and_the_more_probable_samples_break_a_tie() -> None:
+    def sample(logprob: float) -> Generation:
+        return Generation((5,), "stop", (StepRecord(5, logprob, 5),))
+
+    votes = {"x": [sample(-1.0), sample(-9.0)], "y": [sample(-3.0)]}
+    assert decided(votes, 0) and not decided(votes, 1)
+    votes["y"].append(sample(-4.0))
+    assert winners(votes) == votes["y"] and not decided(votes, 0)
 
 
 def single(models, policy, prompt, seed):
