@@ -18,8 +18,8 @@ from select_to_think.evaluation.plain import PlainModel
 from select_to_think.models.words import LONGEST, Words
 from select_to_think.policies.base import Limits
 from select_to_think.policies.greedy import Greedy
-from select_to_think.policies.mentor import Mentor
-from select_to_think.structures import Generation, ModelUnavailable, Observation, Role, S2TError
+from select_to_think.policies.mentor import Mentor, count
+from select_to_think.structures import Counts, Generation, ModelUnavailable, Observation, Role, S2TError
 from select_to_think.verifiers.base import Dispute, Follower
 from select_to_think.verifiers.coin import CoinVerifier
 from select_to_think.verifiers.free import FreeVerifier
@@ -249,6 +249,9 @@ def test_tokens_are_counted_and_traced_as_tokens(qwen) -> None:
             assert len(step.segments) == len(step.scores) <= 2
             assert sum(step.scores) == pytest.approx(1.0) or len(step.scores) == 1
             assert (step.chooser == "llm") == (step.scores[-1] > 0.5) or len(step.scores) == 1
+    counts = Counts()
+    count(counts, Dispute((3,), (5, 6), (5, 7, 8)), 1.0)
+    assert counts.llm_tokens_generated == counts.mentor_tokens_accepted == 2, "what both wrote is the SLM's"
 
 
 class Flaky(TransformersBackend):
@@ -278,6 +281,11 @@ def test_the_slm_goes_on_alone_when_the_mentor_fails(qwen) -> None:
     assert all(sum(getattr(r.counts, name) for r in flaky) for name in ("llm_failures", "mentor_choices"))
     with pytest.raises(ModelUnavailable):
         run(replace(policy(rate=1.0), goes_on=False), qwen, llm=Flaky(qwen["llm"], 20))
+
+
+def test_a_verifier_that_cannot_say_leaves_the_slms_segment(qwen) -> None:
+    found = run(policy(Always(0.0), rate=1.0), qwen)
+    assert tokens(found) == tokens(run(Greedy(LIMITS), qwen)) and any(step.fired for r in found for step in r.steps)
 
 
 def test_a_policy_that_needs_its_model_ends_with_the_error(qwen) -> None:
