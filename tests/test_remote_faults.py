@@ -123,6 +123,25 @@ def test_an_answer_of_another_form_is_asked_for_again() -> None:
         assert transport_of(session).traffic.retries >= 7
 
 
+def test_the_answer_to_another_request_is_not_taken() -> None:
+    """As a proxy that mixes up its connections gives it: of the same length, and of other tokens."""
+
+    class Mixing(FakeServer):
+        former = None
+
+        def answer(self, path, asked, fault):  # type: ignore[no-untyped-def]
+            real = super().answer(path, asked, fault)
+            mixed = self.former if fault and self.asked % 2 and self.former else real
+            self.former = real if "choices" in real else self.former
+            return {**mixed, "usage": real["usage"]} if "choices" in mixed else mixed
+
+    with Mixing(LLM, "vllm").running() as server:
+        session = known(server, PATIENT)
+        server.faults = lambda n: "mixed"
+        assert_same(session.generate(QUESTIONS, "llm", DECODE), whole("llm"))
+        assert transport_of(session).traffic.retries > 9
+
+
 def test_a_dead_server_costs_one_deadline_not_one_a_step() -> None:
     with FakeServer(LLM, "vllm").running() as server:
         session = known(server, replace(HASTY, llm_deadline=1.0))
