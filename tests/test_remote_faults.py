@@ -342,6 +342,7 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     with FakeServer(LLM, "vllm", key="secret").running() as server:
         assert apart(server).llm.name.startswith("tiny/llm at 127.0.0.1")
         monkeypatch.delenv("S2T_LLM_API_KEY")
+        monkeypatch.setenv("OPENAI_API_KEY", "secret")  # which is not shown over http
         with pytest.raises(S2TError, match="refuses the key"):
             _ = apart(server).llm
 
