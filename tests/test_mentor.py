@@ -250,8 +250,10 @@ def test_tokens_are_counted_and_traced_as_tokens(qwen) -> None:
             assert sum(step.scores) == pytest.approx(1.0) or len(step.scores) == 1
             assert (step.chooser == "llm") == (step.scores[-1] > 0.5) or len(step.scores) == 1
     counts = Counts()
-    count(counts, Dispute((3,), (5, 6), (5, 7, 8)), 1.0)
+    count(counts, Dispute((3,), (5, 6), (5, 7, 8)), 1.0, 3)
     assert counts.llm_tokens_generated == counts.mentor_tokens_accepted == 2, "what both wrote is the SLM's"
+    count(counts, Dispute((3,), (5, 6), (5, 7, 8)), 1.0, 2)  # which ended the answer
+    assert (counts.mentor_tokens_accepted, counts.mentor_tokens_rejected) == (3, 1)
 
 
 class Flaky(TransformersBackend):

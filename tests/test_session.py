@@ -103,7 +103,8 @@ def test_a_draw_among_one_token_is_greedy(session: Session, narrow: dict[str, fl
 @pytest.mark.parametrize(("early_stop", "votes"), [(True, 2), (False, 3)])
 def test_a_decided_vote_is_counted_to_the_end_if_so_wanted(session: Session, early_stop: bool, votes: int) -> None:
     decode = replace(DECODE, early_stop=early_stop)
-    ((_, found),) = session.stream(QUESTIONS[:1], "maj@3", decode, extract=lambda index, text: "same")
+    ends = {"stop": ("w",), "extract": lambda index, text: "same"}
+    ((_, found),) = session.stream(QUESTIONS[:1], "maj@3", decode, **ends)  # type: ignore[arg-type]
     assert found.votes == ("same",) * votes
 
 
