@@ -19,7 +19,7 @@ import uvicorn
 
 from select_to_think.models.loading import LoadedModel
 
-FAULTS = ("hang", "429", "500", "503", "reset", "truncated", "empty", "nan", "positive", "other prompt", "page")
+FAULTS = ("hang", "429", "500", "503", "reset", "truncated", "empty", "nan", "positive", "other prompt", "page", "blank")
 OWNERS = {
     "vllm": "vllm",
     "sglang": "sglang",
@@ -138,8 +138,8 @@ class FakeServer:
             status, content, extra = refusal.status, json.dumps({"error": {"message": str(refusal)}}).encode(), []
         if fault == "truncated":
             content = content[: len(content) // 2]
-        if fault == "page":
-            content = b"<html>Bad gateway</html>"
+        if fault in ("page", "blank"):
+            content = b"<html>Bad gateway</html>" if fault == "page" else b"{}"
         length = len(content) + (50 if fault == "reset" else 0)
         start = [(b"content-type", b"application/json"), (b"content-length", str(length).encode()), *extra]
         await send({"type": "http.response.start", "status": status, "headers": start})

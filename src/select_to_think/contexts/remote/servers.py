@@ -56,6 +56,8 @@ class Server(ABC):
         """Raise unless an answer is this model's, and about this prompt."""
         name = answer.get("model")
         self.answers_as = self.answers_as or name
+        if name is None and self.answers_as is not None:
+            raise Unreadable("an answer that names no model")
         if name != self.answers_as:
             raise ModelRefused(changed(self.transport.url, self.model, f"it answers as {name!r}"))
         given = str(answer.get("id", ""))
