@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
+from recipe.domains import facts, orderings
+from recipe.problems import DOMAINS, stream_puzzles
+from recipe.puzzle import CAREFUL, Puzzle
 from recipe.verifier_items import Splitter, draw_options
 from recipe.writers import Reader, misreadings, tells
-from select_to_think.pairs.domains import facts, orderings
-from select_to_think.pairs.problems import DOMAINS, stream_puzzles
-from select_to_think.pairs.puzzle import CAREFUL, Puzzle
 
 Document = list[tuple[str, float]]
 

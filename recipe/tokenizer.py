@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from recipe.documents import END, END_OF_TEXT, START, stream_documents
-from select_to_think.pairs.world import CROPS, EVENTS, ITEMS, JOBS, NAMES, PETS, REGIONS, TOWNS, WEEKDAYS, build_world
+from recipe.world import CROPS, EVENTS, ITEMS, JOBS, NAMES, PETS, REGIONS, TOWNS, WEEKDAYS, build_world
 
 Pieces = Literal["words", "digits"]
 

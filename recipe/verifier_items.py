@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from select_to_think.pairs.puzzle import Puzzle
-from select_to_think.pairs.world import NAMES, WEEKDAYS, build_world
+from recipe.puzzle import Puzzle
+from recipe.world import NAMES, WEEKDAYS, build_world
 
 Splitter = Callable[[str], list[str]]
 """Cuts text into the tokenizer's pieces, whose concatenation is the text."""

@@ -17,8 +17,8 @@ from random import Random
 from types import MappingProxyType
 from typing import Literal
 
-from select_to_think.pairs.domains.facts import FactsPuzzle
-from select_to_think.pairs.puzzle import CAREFUL, Puzzle
+from recipe.domains.facts import FactsPuzzle
+from recipe.puzzle import CAREFUL, Puzzle
 
 Reader = Literal["slm", "llm"]
 

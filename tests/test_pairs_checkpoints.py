@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
 
 import select_to_think.pairs
 from recipe.llama_form import as_llama
+from recipe.problems import stream_puzzles
 from recipe.recipes import RECIPES
 from recipe.tokenizer import RESERVED, train_tokenizer
 from recipe.writers import MISREADING_SHARES
-from select_to_think.pairs.problems import load_split, stream_puzzles
+from select_to_think.pairs.problems import load_split
 
 DEMO = Path(select_to_think.pairs.__file__).parent / "demo"
 PAIR = ("slm", "llm")

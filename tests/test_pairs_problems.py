@@ -1,13 +1,15 @@
 """Splits, determinism and right answers of the bundled pair's problems, judged independently of the generators."""
 
+import gzip
 import operator
 import re
 from itertools import islice
 
 import pytest
 
-from select_to_think.pairs.problems import DOMAINS, SPLIT_PERMILLE, Problem, load_split, split_of, stream_puzzles
-from select_to_think.pairs.world import TOWN_TRAITS, TOWNS, build_world
+from recipe.problems import DOMAINS, SPLIT_PERMILLE, draw_split, lines_of, split_of, stream_puzzles
+from recipe.world import TOWN_TRAITS, TOWNS, build_world
+from select_to_think.pairs.problems import SPLIT_SIZES, Problem, load_split, split_file
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
@@ -17,8 +19,18 @@ BOTTOMS = ("youngest", "shortest", "slowest", "last")
 
 
 @pytest.fixture(scope="module")
-def problems() -> list[Problem]:
-    return load_split("train", limit_per_domain=400) + load_split("test", limit_per_domain=100)
+def solved() -> list[tuple[Problem, str]]:
+    return [*draw_split("train", 400), *draw_split("test", 100)]
+
+
+@pytest.fixture(scope="module")
+def problems(solved: list[tuple[Problem, str]]) -> list[Problem]:
+    return [problem for problem, _ in solved]
+
+
+@pytest.mark.parametrize("split", SPLIT_SIZES)
+def test_the_files_hold_what_is_drawn(split: str) -> None:
+    assert gzip.decompress(split_file(split).read_bytes()).decode() == lines_of(split)
 
 
 def test_default_sizes() -> None:
@@ -77,20 +89,18 @@ def test_pinned_problem() -> None:
 def test_bad_requests() -> None:
     with pytest.raises(ValueError, match="unknown split 'dev'"):
         load_split("dev")
-    with pytest.raises(ValueError, match="limit_per_domain"):
-        load_split("train")
     with pytest.raises(ValueError, match="500 problems"):
         load_split("test", limit_per_domain=501)
 
 
-def test_solutions_end_in_the_answer(problems: list[Problem]) -> None:
-    for problem in problems:
-        assert problem.solution.endswith(f"The answer is {problem.answer}.")
+def test_solutions_end_in_the_answer(solved: list[tuple[Problem, str]]) -> None:
+    for problem, solution in solved:
+        assert solution.endswith(f"The answer is {problem.answer}.")
 
 
-def test_arithmetic_solutions_are_right(problems: list[Problem]) -> None:
-    for problem in (problem for problem in problems if problem.domain == "arithmetic"):
-        for left, sign, right, result in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", problem.solution):
+def test_arithmetic_solutions_are_right(solved: list[tuple[Problem, str]]) -> None:
+    for problem, solution in (pair for pair in solved if pair[0].domain == "arithmetic"):
+        for left, sign, right, result in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", solution):
             assert OPERATIONS[sign](int(left), int(right)) == int(result), problem
             assert 0 < int(result) <= 199
         assert solve_arithmetic(problem.question) == int(problem.answer), problem

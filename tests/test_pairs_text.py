@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 from recipe.batches import IGNORED, DocumentBatches, encode, split_pieces
 from recipe.documents import END_OF_TEXT, Document, Draw, chat, draw_begun_chain, draw_begun_listing, stream_documents
+from recipe.problems import DOMAINS, stream_puzzles
 from recipe.recipes import LETTERS, SLM
 from recipe.tokenizer import RESERVED, train_tokenizer
 from recipe.verifier_items import OPTION_TOKENS, draw_options
+from recipe.world import NAMES, build_world
 from recipe.writers import MISREADING_SHARES, Reader, is_unknown, misreadings
-from select_to_think.pairs.problems import DOMAINS, stream_puzzles
-from select_to_think.pairs.world import NAMES, build_world
 
 PROMPT = re.compile(r"^<\|im_start\|>user\n(.*)<\|im_end\|>\n<\|im_start\|>assistant\n(.*)$")
 

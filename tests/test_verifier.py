@@ -15,6 +15,7 @@ import torch
 
 import reference
 from recipe.batches import split_pieces
+from recipe.problems import stream_puzzles
 from recipe.verifier_items import OPTION_TOKENS, draw_options
 from select_to_think.config import DecodeConfig, MentorConfig, RuntimeConfig, SelectConfig
 from select_to_think.evaluation import plain
@@ -29,7 +30,6 @@ from select_to_think.models.prompting import Conversation, prompt_ids
 from select_to_think.models.verifier import load_verifier
 from select_to_think.models.verifier_prompt import VerifierPrompt
 from select_to_think.models.words import token_texts, word_boundaries
-from select_to_think.pairs.problems import stream_puzzles
 from select_to_think.session import Session
 from select_to_think.structures import S2TError
 from select_to_think.training import verifier as training

@@ -22,7 +22,7 @@ def info(
 ) -> Reply:
     """Say what a bundled pair holds: models, sizes, problems, scorers."""
     from select_to_think.pairs import bundled_folder, bundled_model, bundled_notes
-    from select_to_think.pairs.problems import DOMAINS, SPLIT_PERMILLE, SPLIT_SIZES
+    from select_to_think.pairs.problems import DOMAINS, SPLIT_SIZES
 
     folder = bundled_folder(pair)
     models = {role: bundled_model(pair, role) for role in ROLES}
@@ -36,7 +36,7 @@ def info(
         "notes": json.loads(bundled_notes(pair).read_text(encoding="utf-8")),
         "scorers": sorted(path.name for path in (folder / "scorers").glob("*") if path.is_dir()),
         "domains": list(DOMAINS),
-        "problems_per_domain": {split: SPLIT_SIZES.get(split) for split in SPLIT_PERMILLE},
+        "problems_per_domain": dict(SPLIT_SIZES),
     }
     return Reply(payload, lambda console: show(console, payload))
 
@@ -70,7 +70,7 @@ def show(console: Console, payload: dict[str, Any]) -> None:
     for role, facts in payload["models"].items():
         table.add_row(role, *(f"{value:,}" if isinstance(value, int) else value for value in facts.values()))
     console.print(table)
-    sizes = ", ".join(f"{split} {count or 'endless'}" for split, count in payload["problems_per_domain"].items())
+    sizes = ", ".join(f"{split} {count}" for split, count in payload["problems_per_domain"].items())
     console.print(f"problems per domain ({', '.join(payload['domains'])}): {sizes}")
     console.print(f"scorers: {', '.join(payload['scorers']) or 'none'}")
     for note in payload["notes"]:

@@ -63,9 +63,9 @@ _FIELDS = frozenset(field.name for field in fields(Item)) - {"prompt"}  # prompt
 
 def load_pair_split(split: str, *, limit_per_domain: int | None = None) -> list[Item]:
     """Items of one split of the bundled pair, domain after domain. Raises S2TError for an unknown split or size."""
-    from select_to_think.pairs.problems import SPLIT_PERMILLE, load_split
+    from select_to_think.pairs.problems import SPLIT_SIZES, load_split
 
-    known_name("split", split, SPLIT_PERMILLE)
+    known_name("split", split, SPLIT_SIZES)
     try:
         problems = load_split(split, limit_per_domain=limit_per_domain)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The bundled model pairs: their problems, and where their files lie. Their recipe is `recipe/` of a checkout.
+"""The bundled model pairs: where their files lie, and their problems. What made both is `recipe/` of a checkout.
 
 Pairs may share files: `demo-x` is the pair `demo` with another LLM.
 

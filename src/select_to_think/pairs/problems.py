@@ -1,87 +1,43 @@
-"""Problems of the bundled pair, in splits that are disjoint by construction.
+"""Problems of the bundled pair in disjoint splits: a file for each, written by `recipe/problems.py`.
 
-A problem belongs to the split that a stable hash of its canonical key names, whatever stream drew it, so no wording,
-order of drawing or seed can move it.
-
-Non-goals: training formats and mistakes (`documents`, `writers`).
+Non-goals: how they are drawn and solved.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import gzip
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from random import Random
+from pathlib import Path
 from types import MappingProxyType
 
-from select_to_think.pairs.domains import arithmetic, facts, orderings, schedules
-from select_to_think.pairs.puzzle import Puzzle
-
-SPLIT_PERMILLE = MappingProxyType({"test": 150, "calibration": 70, "validation": 70, "train": 710})
-SPLIT_SIZES = MappingProxyType({"test": 500, "calibration": 200, "validation": 200})
+DOMAINS = ("arithmetic", "facts", "logic")
+SPLIT_SIZES: Mapping[str, int] = MappingProxyType({"test": 500, "calibration": 200, "validation": 200, "train": 4000})
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its answer and the clean chain of thought, which ends in `The answer is X.`"""
+    """One question with its answer."""
 
     id: str
     domain: str
     question: str
     answer: str
-    solution: str
 
 
-def draw_logic(rng: Random) -> Puzzle:
-    """Orderings and schedules in equal parts."""
-    return orderings.draw(rng) if rng.random() < 0.5 else schedules.draw(rng)
-
-
-DOMAINS: Mapping[str, Callable[[Random], Puzzle]] = MappingProxyType(
-    {"arithmetic": arithmetic.draw, "facts": facts.draw, "logic": draw_logic}
-)
-
-
-def split_of(key: str) -> str:
-    """The split that owns a canonical problem key."""
-    bucket = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 1000
-    for split, permille in SPLIT_PERMILLE.items():
-        if bucket < permille:
-            return split
-        bucket -= permille
-    raise AssertionError("the shares of the splits add up to 1000")
-
-
-def stream_puzzles(domain: str, split: str, seed: int = 0) -> Iterator[Puzzle]:
-    """Endless puzzles of one split; the training stream may repeat one, the others never do."""
-    rng = Random(f"{seed} {domain} {split}")
-    seen: set[str] = set()
-    while True:
-        puzzle = DOMAINS[domain](rng)
-        if split_of(puzzle.key) != split or puzzle.key in seen:
-            continue
-        if split != "train":
-            seen.add(puzzle.key)
-        yield puzzle
+def split_file(split: str) -> Path:
+    """Where the problems of a split lie."""
+    return Path(__file__).parent / "splits" / f"{split}.jsonl.gz"
 
 
 def load_split(split: str, *, limit_per_domain: int | None = None) -> list[Problem]:
-    """The first `limit_per_domain` problems of each domain, domain after domain.
-
-    `None` means the whole split (500 per domain for test, 200 for calibration and validation). The training split
-    has no end and needs a limit.
-    """
-    if split not in SPLIT_PERMILLE:
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLIT_PERMILLE)}")
-    count = SPLIT_SIZES.get(split) if limit_per_domain is None else limit_per_domain
-    if count is None:
-        raise ValueError("the train split has no end: pass limit_per_domain")
-    if count > SPLIT_SIZES.get(split, count):
-        raise ValueError(f"the {split} split has {SPLIT_SIZES[split]} problems per domain, not {count}")
-    problems: list[Problem] = []
-    for domain in DOMAINS:
-        for index, puzzle in zip(range(count), stream_puzzles(domain, split), strict=False):
-            solution = puzzle.solve()
-            problem_id = f"{domain}-{split}-{index:05d}"
-            problems.append(Problem(problem_id, domain, puzzle.question, solution.answer, solution.text))
-    return problems
+    """The first `limit_per_domain` problems of each domain (default: all), domain after domain."""
+    if split not in SPLIT_SIZES:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLIT_SIZES)}")
+    size = SPLIT_SIZES[split]
+    count = size if limit_per_domain is None else limit_per_domain
+    if count > size:
+        raise ValueError(f"the {split} split has {size} problems per domain, not {count}")
+    lines = gzip.decompress(split_file(split).read_bytes()).decode().splitlines()
+    return [Problem(**json.loads(line)) for place, line in enumerate(lines) if place % size < count]

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from select_to_think.pairs.puzzle import CAREFUL, Solution, conclude
-from select_to_think.pairs.world import PERSON_LINKS, PERSON_TRAITS, TOWN_TRAITS, build_world
+from recipe.puzzle import CAREFUL, Solution, conclude
+from recipe.world import PERSON_LINKS, PERSON_TRAITS, TOWN_TRAITS, build_world
 
 DOMAIN = "facts"
 MISREAD_LINK = "rival"

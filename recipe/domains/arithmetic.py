@@ -14,8 +14,8 @@ from itertools import product
 from random import Random
 from typing import TypeVar
 
-from select_to_think.pairs.puzzle import CAREFUL, Solution, conclude
-from select_to_think.pairs.world import ITEMS, NAMES
+from recipe.puzzle import CAREFUL, Solution, conclude
+from recipe.world import ITEMS, NAMES
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from select_to_think.pairs.puzzle import CAREFUL, Solution, conclude
-from select_to_think.pairs.world import NAMES
+from recipe.puzzle import CAREFUL, Solution, conclude
+from recipe.world import NAMES
 
 DOMAIN = "logic"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from select_to_think.pairs.puzzle import CAREFUL, Solution, conclude
-from select_to_think.pairs.world import EVENTS, WEEKDAYS
+from recipe.puzzle import CAREFUL, Solution, conclude
+from recipe.world import EVENTS, WEEKDAYS
 
 DOMAIN = "logic"
 HOURS = 24
