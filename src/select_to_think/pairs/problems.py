@@ -38,6 +38,6 @@ def load_split(split: str, *, limit_per_domain: int | None = None) -> list[Probl
     size = SPLIT_SIZES[split]
     count = size if limit_per_domain is None else limit_per_domain
     if count > size:
-        raise ValueError(f"the {split} split has {size} problems per domain, not {count}")
+        raise ValueError(f"the {split} split has {size} problems per domain, not {count}: ask for fewer")
     lines = gzip.decompress(split_file(split).read_bytes()).decode().splitlines()
     return [Problem(**json.loads(line)) for place, line in enumerate(lines) if place % size < count]
