@@ -19,7 +19,20 @@ import uvicorn
 
 from select_to_think.models.loading import LoadedModel
 
-FAULTS = ("hang", "429", "500", "503", "reset", "truncated", "empty", "nan", "positive", "other prompt", "page", "blank")
+FAULTS = (
+    "hang",
+    "429",
+    "500",
+    "503",
+    "reset",
+    "truncated",
+    "empty",
+    "nan",
+    "positive",
+    "other prompt",
+    "page",
+    "blank",
+)
 OWNERS = {
     "vllm": "vllm",
     "sglang": "sglang",
