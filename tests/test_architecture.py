@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "select_to_think"
 MODULES = sorted(SOURCE.rglob("*.py"))
-RECIPE = sorted((ROOT / "recipe").glob("*.py"))  # beside the package: it may import all of it, and nothing there it
+RECIPE = sorted((ROOT / "recipe").rglob("*.py"))  # beside the package: it may import all of it, and nothing there it
 PACKAGE = "select_to_think"
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 LONGEST_MODULE = 320
