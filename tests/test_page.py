@@ -390,6 +390,33 @@ def test_a_token_of_the_rest_of_the_vocabulary_may_be_chosen_where_nothing_fired
     assert card(page, 2).locator(".final strong").inner_text() != "15"
 
 
+def test_parts_of_characters_and_special_tokens_shift_no_text(page: Page) -> None:
+    written = {2: "<|say|>Hi", 3: "<|say|>Hi\ufffd", 4: "<|say|>Hi \U0001f600"}
+
+    def detokenized(route: Route) -> None:
+        route.fulfill(json={"prompt": written[len(route.request.post_data_json["tokens"])]})
+
+    page.route("**/detokenize", detokenized)
+    branched = """async kept => {
+        const { branch, newTurn, answerText } = await import("/page/conversation.js");
+        const steps = [["", ""], ["Hi", "Hi"], ["", "\\ufffd"], [" \U0001f600", "\\ufffd"]];
+        const all = steps.map(([text_added, text], token) => ({ token, text_added, text }));
+        const answer = { kept: [], steps: all, lane: 0, number: 1 };
+        const turn = { question: "?", answers: [answer], history: [] };
+        return answerText(await branch(turn, answer, kept, { id: 9, text: "\\ufffd" }, {}));
+    }"""
+    assert [page.evaluate(branched, kept) for kept in (2, 3)] == ["Hi", "Hi \U0001f600"]
+    shown = """async () => {
+        const { Tokens } = await import("/page/tokens.js");
+        const steps = [["", ""], ["Hi", "Hi"], ["", "\\ufffd"], ["\U0001f600", "\\ufffd"], ["", ""]];
+        const answer = { kept: [], steps: steps.map(([text_added, text]) => ({ text_added, text })) };
+        const tokens = new Tokens(answer, { method: "greedy" });
+        tokens.update();
+        return tokens.elements.map((element) => element.textContent);
+    }"""
+    assert page.evaluate(shown) == ["\u00b7", "Hi", "\u00b7", "\U0001f600", "\u220e"]
+
+
 def test_rewinding_decides_anew_with_the_settings_of_the_form(page: Page, served: Served) -> None:
     ask(page)
     choose(page, "greedy")

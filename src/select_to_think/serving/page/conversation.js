@@ -25,11 +25,14 @@ export async function branch(turn, answer, at, choice, settings) {
   return addAnswer(turn, { lane: answer.lane, settings, origin: { answer, at, choice }, kept });
 }
 
-// What a token adds behind others; by itself it may be written in another way.
+// What a token adds behind others; by itself it may be written in another way. A part of a character adds nothing yet.
 async function addedText(steps, token) {
-  const whole = await detokenize([...steps.map((step) => step.token), token]);
-  return whole.slice(textOf(steps).length);
+  const ids = steps.map((step) => step.token);
+  const [before, after] = await Promise.all([ids, [...ids, token]].map(wholeText));
+  return after.slice(before.length);
 }
+
+const wholeText = async (tokens) => (tokens.length ? (await detokenize(tokens)).replace(/\uFFFD+$/, "") : "");
 
 function addAnswer(turn, answer) {
   const number = 1 + Math.max(0, ...turn.answers.map((other) => other.number));

@@ -23,9 +23,15 @@ export function button(content, onclick, properties = {}) {
 
 export const byId = (id) => document.getElementById(id);
 
+export const END = "∎";
+
 export function visible(text) {
-  return text.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "∎";
+  return text.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥") || END;
 }
+
+// A step that adds no text is the end of the answer, or a part of a character or of a text that is not shown.
+export const PART = "·";
+export const signOf = (step) => (step.text_added || !step.text ? trimmed(step.text_added) : PART);
 
 // A token as one reads it: without its blanks, unless it is nothing else.
 export const trimmed = (text) => text.trim() || visible(text);

@@ -1,7 +1,7 @@
 // The panel that stays open: how one token was decided, and what else it might have been.
 
 import { allSteps } from "./conversation.js";
-import { button, byId, make, number, percent, present, trimmed, visible } from "./dom.js";
+import { button, byId, make, number, percent, present, signOf, trimmed, visible } from "./dom.js";
 import { decision, explain, KINDS } from "./words.js";
 
 const panel = byId("inspector");
@@ -16,7 +16,7 @@ export function showStep({ answer, at, method, pinned }, actions) {
   panel.replaceChildren(...present([
     make("div", { class: "panel-head" },
       make("h2", { id: "inspector-title" },
-        make("code", { text: trimmed(step.text_added), class: kind }), ` ${KINDS[kind]}`),
+        make("code", { text: signOf(step), class: kind }), ` ${KINDS[kind]}`),
       button("×", actions.close, { class: "plain-button", "aria-label": "Close the panel" })),
     make("p", { class: "quiet", text: pinned ? place : `${place} · click to keep it here` }),
     ...explain(step, answer, method).map((sentence) => make("p", { text: sentence })),
@@ -97,7 +97,8 @@ function rowClass(option, step, mentors = false) {
 
 function nameCell({ option, options, step, author }, actions) {
   const twins = options.filter((other) => other.text.trim() === option.text.trim());
-  const code = make("code", { text: twins.length > 1 ? visible(option.text) : trimmed(option.text) });
+  const part = option.text.includes("\uFFFD") ? ` ${option.id}` : ""; // of a character: all of them look alike
+  const code = make("code", { text: (twins.length > 1 ? visible(option.text) : trimmed(option.text)) + part });
   const taken = option.id === step.token;
   const refused = rowClass(option, step) === "refused";
   const llmsFirst = option.id === step.llm_top && !author;

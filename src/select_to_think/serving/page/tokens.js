@@ -1,6 +1,6 @@
 // The tokens of one answer as they come: marked by what was decided, each within reach of pointer, finger and keyboard.
 
-import { make, quoted, visible } from "./dom.js";
+import { END, make, PART, quoted, signOf, visible } from "./dom.js";
 import { decision, greedyText, KINDS } from "./words.js";
 
 const owners = new WeakMap(); // token element -> {answer, at}
@@ -35,8 +35,10 @@ export class Tokens {
       tabindex: at === 0 ? "0" : "-1",
       class: `token ${kind}${at < this.answer.kept.length && !step.mine ? " taken-over" : ""}${core ? "" : " blank"}`,
       "aria-label": kind === "plain" ? null : label(step, kind),
-      text: core || visible(text),
+      text: core || (text ? visible(text) : signOf(step)),
     });
+    const before = this.elements.at(-1);
+    if (before?.textContent === END) before.textContent = PART; // it was not the end
     owners.set(element, { answer: this.answer, at });
     this.elements.push(element);
     const refused = step.flip && !step.mine && !this.method.mentor ? greedyText(step) : null;
@@ -92,5 +94,5 @@ function length(step) {
 function label(step, kind) {
   const greedy = step.flip ? greedyText(step) : null;
   const instead = kind === "flip" && greedy !== null ? ` instead of ${quoted(greedy)}` : "";
-  return `${visible(step.text_added.trim())}, ${KINDS[kind]}${instead}`;
+  return `${signOf(step)}, ${KINDS[kind]}${instead}`;
 }
