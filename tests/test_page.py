@@ -518,6 +518,29 @@ def test_the_form_begins_with_what_the_server_says(open_page: Open) -> None:
     assert page.get_by_label("Asks at % of words").input_value() == "40"
 
 
+def test_the_skip_link_leaves_the_address_to_the_conversation(page: Page) -> None:
+    ask(page)
+    page.wait_for_url(re.compile("#ask"))
+    before = page.url
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    assert page.url == before and page.evaluate("document.activeElement.id") == "question"
+
+
+def test_a_panel_begins_at_its_top_and_rewinds_with_valid_settings(open_page: Open) -> None:
+    page = open_page(viewport={"width": 360, "height": 500}, has_touch=True, is_mobile=True)
+    ask(page)
+    page.locator(".token").nth(4).click()
+    page.locator("#inspector").evaluate("panel => { panel.scrollTop = 999; }")
+    assert page.locator("#inspector").evaluate("panel => panel.scrollTop") > 0
+    page.locator("#seed").evaluate("input => { input.value = '-3'; }")
+    page.get_by_role("button", name="Rewind to here").click()
+    page.wait_for_timeout(200)
+    assert page.locator(".card").count() == 1
+    page.evaluate("document.querySelectorAll('.token')[6].click()")
+    assert page.locator("#inspector").evaluate("panel => panel.scrollTop") == 0
+
+
 def test_settings_out_of_range_are_shown_and_not_sent(page: Page) -> None:
     choose(page, "s2t-local")
     page.locator(".lane").get_by_label("Budget %").fill("101")

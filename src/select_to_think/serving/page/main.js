@@ -97,6 +97,10 @@ byId("composer").addEventListener("submit", (event) => {
     ask(question.value);
   }
 });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address holds the conversation
+  question.focus();
+});
 byId("stop").addEventListener("click", () => stage.stop());
 byId("refused").addEventListener("change", (event) => document.body.classList.toggle("show-refused", event.target.checked));
 

@@ -30,16 +30,18 @@ export class Pointing {
 
   show(token) {
     this.unmark();
-    this.shown = token;
     const { answer, at, pinned } = token;
+    const another = this.shown?.answer !== answer || this.shown.at !== at;
+    this.shown = token;
     document.body.classList.toggle("pinned", pinned);
     const { turn, method, tokens } = this.stage.cards.get(answer);
     tokens.select(at);
     showStep({ answer, at, method, pinned }, {
       close: () => this.close(),
       force: (option) => this.goOn(turn, answer, at, option, answer.settings),
-      rewind: () => this.goOn(turn, answer, at, null, this.rewindSettings(answer.lane)),
+      rewind: () => byId("composer").reportValidity() && this.goOn(turn, answer, at, null, this.rewindSettings(answer.lane)),
     });
+    if (another) byId("inspector").scrollTop = 0;
   }
 
   goOn(...from) {
