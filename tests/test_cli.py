@@ -228,6 +228,7 @@ def test_a_completion_that_cannot_be_written_is_one_line(
 ) -> None:
     (tmp_path / "home").write_text("no folder")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
     assert app.main(["--install-completion", "bash"]) == 2
     err = capfd.readouterr().err
     assert err.startswith(f"error: {tmp_path}") and "--show-completion" in err and err.count("\n") == 1

@@ -47,7 +47,7 @@ def collected_with(slm: LoadedModel, folders: list[Path]) -> Iterator[Trajectory
     from select_to_think.collect.records import read_manifest
 
     for folder in folders:
-        if read_manifest(folder)["fingerprints"]["slm"] != slm.fingerprint:
+        if read_manifest(folder)["fingerprints"].get("slm") != slm.fingerprint:
             note(f"{folder} was not collected with {slm.name}: right only if that was the same model in another form")
     return trajectories(folders)
 
