@@ -191,8 +191,12 @@ def test_choices_of_a_file_are_put_to_the_model_unless_the_question_names_them(t
         {"id": "c", "question": "How many?", "answer": "2", "answer_type": "number"},
     ]
     file = tmp_path / "mine.jsonl"
+    digits = {"question": "Between 12 and 30?", "answer": "A", "answer_type": "choice", "choices": ["1", "2", "3"]}
+    listed = {**digits, "question": "How many?\n(A) 1\n(B) 2\n(C) 3"}
+    lines += [{"id": "d", **digits}, {"id": "e", **listed}]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    hidden, named, number = choose_items(PairConfig(), DataConfig(data=file))
+    hidden, named, number, within, listing = choose_items(PairConfig(), DataConfig(data=file))
+    assert "A. 1\nB. 2" in within.asked and listing.asked == listed["question"]
     assert hidden.asked.startswith("Which colour?") and "A. red\nB. green" in hidden.asked
     assert (named.asked, number.asked) == ("red or green?", "How many?")
 
@@ -202,8 +206,12 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     for path in paths:
         path.parent.mkdir()
         path.write_text(json.dumps({"id": path.parent.name, "question": "Q", "answer": "5"}) + "\n")
-    with pytest.raises(S2TError, match="would be one row of every table, test: rename a file"):
+    with pytest.raises(S2TError, match="would be one domain, test: rename a file"):
         choose_items(PairConfig(), DataConfig(benchmarks=",".join(map(str, paths))))
+    for path in paths:
+        line = {"id": path.parent.name, "question": path.parent.name, "answer": "5", "domain": path.parent.name}
+        path.write_text(json.dumps(line) + "\n")
+    assert len(choose_items(PairConfig(), DataConfig(benchmarks=",".join(map(str, paths))))) == 2
 
 
 def test_calibrating_and_collecting_take_the_train_split(bench: Path, place: Path, run: Run) -> None:

@@ -142,10 +142,15 @@ def test_the_answer_to_another_request_is_not_taken() -> None:
         assert transport_of(session).traffic.retries > 9
 
 
-def test_a_dead_server_costs_one_deadline_not_one_a_step() -> None:
+@pytest.mark.parametrize("speaks", [False, True])
+def test_a_dead_server_costs_one_deadline_not_one_a_step(speaks: bool) -> None:
     with FakeServer(LLM, "vllm").running() as server:
         session = known(server, replace(HASTY, llm_deadline=1.0))
-        server.stop()
+        if speaks:  # its engine has died, and it still says which models it serves
+            server.faults = lambda n: "503"
+            transport_of(session).restarted = True
+        else:
+            server.stop()
         begun = time.monotonic()
         answers = session.generate(QUESTIONS, "takeover", GO_ON, replace(ENTROPY, trigger="random", trigger_budget=1.0))
         assert sum(answer.counts.llm_failures for answer in answers) == sum(len(answer.tokens) for answer in answers)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 Purpose = Literal["test", "calibration", "train", "validation"]  # the default split of the bundled pair
 AS_IT_IS = PromptStyle()
+MOST_BETWEEN = 12  # characters between two choices that a question lists, such as " or " and ",\n(B) "
 VERBS = {"calibration": "calibrate on", "train": "collect from", "validation": "take advice from"}
 
 Style = Annotated[PromptStyle, Only(("template", "shots"))]
@@ -53,19 +55,18 @@ def choose_items(
     All but test items come from train splits only; those for validation need no answers. Raises S2TError where that is
     not possible.
     """
-    from select_to_think.evaluation.benchmarks import ask, load, row_of
+    from select_to_think.evaluation.benchmarks import ask, load
     from select_to_think.evaluation.items import limit_items, load_items, refuse_test
 
     check_source(data)
     learned, names = purpose != "test", dict.fromkeys(comma_separated(data.benchmarks or ""))
     for source in (data.data, *names) if learned else ():
         refuse_test([], purpose=VERBS[purpose], source=source)
-    if twice := [name for name in names if [row_of(other) for other in names].count(row_of(name)) > 1]:
-        raise S2TError(f"{' and '.join(twice)} would be one row of every table, {row_of(twice[0])}: rename a file")
     last = None if data.limit is None else data.skip + data.limit
     if names:
-        found = [load(name, data.split, data_dir=data.data_dir, learned=learned) for name in names]
-        items = [item for part in found for item in part]
+        found = {name: load(name, data.split, data_dir=data.data_dir, learned=learned) for name in names}
+        assert_told_apart(found)
+        items = [item for part in found.values() for item in part]
     elif data.data is not None:
         items = load_items(data.data, answered=purpose != "validation")
     else:
@@ -81,9 +82,20 @@ def choose_items(
     ]
 
 
+def assert_told_apart(found: Mapping[str, Sequence[Item]]) -> None:
+    """Raise S2TError for items of two files that would count as one domain, named after both of them."""
+    from select_to_think.evaluation.benchmarks import row_of
+
+    rows: dict[str, str] = {}
+    for name in (name for name, items in found.items() if any(item.domain == row_of(name) for item in items)):
+        if (other := rows.setdefault(row_of(name), name)) != name:
+            raise S2TError(f"{other} and {name} would be one domain, {row_of(name)}: rename a file")
+
+
 def names_choices(item: Item) -> bool:
-    """Whether the question itself names every choice that there is."""
-    return all(choice in item.question for choice in item.choices or ())
+    """Whether the question itself lists the choices: each in its place, and nothing long between two of them."""
+    between = rf".{{0,{MOST_BETWEEN}}}?".join(rf"(?<!\w){re.escape(choice)}(?!\w)" for choice in item.choices or ())
+    return re.search(between, item.question, re.DOTALL) is not None
 
 
 def check_source(data: DataConfig) -> None:

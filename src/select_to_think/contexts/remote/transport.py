@@ -159,7 +159,8 @@ class Transport:
                     now = self.loop.time()
                     begun = begun or now
                     found = await self.attempt(path, body, read, begun + self.config.llm_deadline - now)
-                self.heard, self.good = self.loop.time(), (path, body, read)
+                if body is not None:  # a server may tell of itself, and its engine be dead
+                    self.heard, self.good = self.loop.time(), (path, body, read)
                 return found
             except Missed as missed:
                 pause = min(LONGEST_PAUSE_S, 2 * pause)

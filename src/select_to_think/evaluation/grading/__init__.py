@@ -48,7 +48,7 @@ def extract(
 def vote(text: str, answer_type: str, **about: Any) -> str | None:
     """The answer of `text`, see `extract`, spelled so that equal simple answers are equal strings; None: no answer."""
     found = extract(text, answer_type, **about).extracted
-    return text_rules.canonical(found) if found and answer_type == "text" else found
+    return text_rules.ballot(found) if found and answer_type == "text" else found
 
 
 def grade(

@@ -25,6 +25,8 @@ from select_to_think.evaluation.grading.base import (
 _HASHES = re.compile(r"####[ \t]*([^\n]{1,400})")
 _GROUPED = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DROPPED = re.compile(r"(?<!\d)\.|\.(?!\d)|-(?!\d)|(?<=\w)-|[^\w\s.\-%/]|_")
+_PARENTHESES = re.compile(r"^\((\w+)\)$")
+_AMOUNT = re.compile(r"[$\u20ac\u00a3]?[-\u2212]?\d[\d,]*(?:\.\d+)?")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -54,6 +56,12 @@ def extract(text: str, context: Context) -> Extraction:
 def _bare(found: str) -> str:
     """Without markup, quotation marks and closing punctuation around it."""
     return unmarked(found).strip().strip("\"'`*_ ").rstrip(".!,;: ").strip("\"'`*_ $")
+
+
+def ballot(answer: str) -> str:
+    """One spelling of answers that are one number, or the same words but for case; signs keep others apart."""
+    bare = _PARENTHESES.sub(r"\1", " ".join(answer.casefold().split()))
+    return canonical(bare) if _AMOUNT.fullmatch(bare) else bare
 
 
 def canonical(answer: str) -> str:
