@@ -187,7 +187,13 @@ def test_benchmarks_from_a_folder(bench: Path, place: Path, run: Run) -> None:
 def test_choices_of_a_file_are_put_to_the_model_unless_the_question_names_them(tmp_path: Path) -> None:
     lines = [
         {"id": "a", "question": "Which colour?", "answer": "B", "answer_type": "choice", "choices": ["red", "green"]},
-        {"id": "b", "question": "red or green?", "answer": "B", "answer_type": "choice", "choices": ["red", "green"]},
+        {
+            "id": "b",
+            "question": "A. red or B. green?",
+            "answer": "B",
+            "answer_type": "choice",
+            "choices": ["red", "green"],
+        },
         {"id": "c", "question": "How many?", "answer": "2", "answer_type": "number"},
     ]
     file = tmp_path / "mine.jsonl"
@@ -198,7 +204,7 @@ def test_choices_of_a_file_are_put_to_the_model_unless_the_question_names_them(t
     hidden, named, number, within, listing = choose_items(PairConfig(), DataConfig(data=file))
     assert "A. 1\nB. 2" in within.asked and listing.asked == listed["question"]
     assert hidden.asked.startswith("Which colour?") and "A. red\nB. green" in hidden.asked
-    assert (named.asked, number.asked) == ("red or green?", "How many?")
+    assert (named.asked, number.asked) == ("A. red or B. green?", "How many?")
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:

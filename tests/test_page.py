@@ -638,6 +638,38 @@ def test_what_leaves_the_page_is_asked_no_further(page: Page, open_page: Open, s
     assert other.locator("#welcome").is_visible() and other.locator("#notice").inner_text() == ""
 
 
+def test_a_conversation_that_cannot_be_asked_again_keeps_its_address(page: Page, open_page: Open) -> None:
+    ask(page)
+    page.locator(".token").nth(4).click()
+    page.locator("#inspector .refused .option").click()
+    settle(page, 2)
+    page.wait_for_url(re.compile("#ask"))
+    fragment = page.evaluate("location.hash")
+    busy = {"status": 429, "json": {"error": {"message": "busy"}}}
+    other = open_page(
+        fragment, before=lambda page: page.route("**/v1/chat/completions", lambda route: route.fulfill(**busy))
+    )
+    settle(other, 1)
+    other.wait_for_timeout(200)
+    assert other.evaluate("location.hash") == fragment
+
+
+def test_the_panel_keeps_the_focus_while_the_answer_is_written(page: Page, served: Served) -> None:
+    with slowed(served, 0.1):
+        page.locator("#question").fill(QUESTION)
+        page.keyboard.press("Enter")
+        page.locator(".token").nth(3).wait_for()
+        page.locator(".token").nth(2).click()
+        page.locator("#inspector .option").first.focus()
+        before = page.locator("#inspector .place").inner_text()
+        page.wait_for_timeout(600)
+        assert page.evaluate("document.activeElement.className") == "option"
+        assert page.locator("#inspector .place").inner_text() != before
+        page.locator("#stop").click()
+    settle(page, 1)
+    assert page.evaluate("document.activeElement.id") != "question"
+
+
 def test_counters_of_the_server_are_live(page: Page, served: Served) -> None:
     ask(page)
     page.locator("#server").get_by_text(
@@ -813,6 +845,7 @@ def test_a_phone_shows_a_sheet_that_hides_neither_token_nor_answer(open_page: Op
     page.locator("#inspector .refused .option").tap()
     settle(page, 2)
     assert not page.locator("#inspector").is_visible()
+    page.locator(".final").first.evaluate("final => { final.textContent = 'x'.repeat(300); }")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 Purpose = Literal["test", "calibration", "train", "validation"]  # the default split of the bundled pair
 AS_IT_IS = PromptStyle()
-MOST_BETWEEN = 12  # characters between two choices that a question lists, such as " or " and ",\n(B) "
 VERBS = {"calibration": "calibrate on", "train": "collect from", "validation": "take advice from"}
 
 Style = Annotated[PromptStyle, Only(("template", "shots"))]
@@ -50,7 +49,7 @@ def choose_items(
     pair: PairConfig, data: DataConfig, style: PromptStyle = AS_IT_IS, *, purpose: Purpose = "test"
 ) -> list[Item]:
     """The items of --data, of --benchmarks, or of a split of the bundled pair, each with its prompt: that of --data is
-    the bare question, and the choices where the question does not name them all.
+    the bare question, and the choices where the question does not list them behind letters.
 
     All but test items come from train splits only; those for validation need no answers. Raises S2TError where that is
     not possible.
@@ -93,9 +92,9 @@ def assert_told_apart(found: Mapping[str, Sequence[Item]]) -> None:
 
 
 def names_choices(item: Item) -> bool:
-    """Whether the question itself lists the choices: each in its place, and nothing long between two of them."""
-    between = rf".{{0,{MOST_BETWEEN}}}?".join(rf"(?<!\w){re.escape(choice)}(?!\w)" for choice in item.choices or ())
-    return re.search(between, item.question, re.DOTALL) is not None
+    """Whether the question itself lists the choices, each behind its letter."""
+    lettered = (rf"\b{chr(65 + i)}\W{{1,3}}{re.escape(choice)}" for i, choice in enumerate(item.choices or ()))
+    return all(re.search(each, item.question) for each in lettered)
 
 
 def check_source(data: DataConfig) -> None:

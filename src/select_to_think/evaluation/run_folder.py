@@ -173,16 +173,20 @@ def require_same_pair(out: Path, models: Mapping[str, str]) -> None:
 
 
 def other_settings(out: Path, mine: Collection[str], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By part of the run that is not `mine` but an earlier command's, what it was given otherwise than `config`."""
-    groups = ("decode", "select", "mentor")
-    common = {name: value for group in groups for name, value in config[group].items()}
-    found = {}
-    for part, settings in read_run(out)["methods"].items():
-        given = {name: value for group in groups for name, value in settings.get(group, {}).items()}
-        told = {name: value for name, value in given.items() if common[name] not in (None, value)}
-        if told and part not in mine:
-            found[part] = told
-    return found
+    """By part of the run that is not `mine` but an earlier command's, what none of mine was given and `config` lacks."""
+    parts = {name: given(settings) for name, settings in read_run(out)["methods"].items()}
+    now = [given(config), *(parts[name] for name in mine)]
+    told = {
+        part: {name: value for name, value in settings.items() if all(other.get(name) != value for other in now)}
+        for part, settings in parts.items()
+    }
+    return {part: others for part, others in told.items() if others}
+
+
+def given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method was given, of all kinds together; without what only a scorer looks at, where it has none."""
+    found = {name: value for group in ("decode", "select", "mentor") for name, value in settings.get(group, {}).items()}
+    return found if "scorer" in settings else {name: found[name] for name in found.keys() - {"scorer_mode", "score"}}
 
 
 def finished_parts(out: Path) -> dict[str, list[Part]]:

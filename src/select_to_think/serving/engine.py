@@ -111,12 +111,13 @@ class Engine:
         """Queue what belongs together. Raises RequestError: the queue is full (429), or the server stops (503)."""
         if self.closing != "no":
             raise stopping()
-        if len(jobs) > (most := self.max_queue + self.max_rows):
-            raise RequestError(f"{len(jobs)} answers are asked for at once, and {most} fit: ask for fewer", param="n")
         free = self.max_queue + max(0, self.max_rows - len(self.live))
         if len(self.waiting) + len(jobs) > free:
             for job in jobs:
                 self.counted.refused(job)
+            if len(jobs) > (most := self.max_queue + self.max_rows):
+                wanted = f"{len(jobs)} answers are asked for at once, and {most} fit: ask for fewer"
+                raise RequestError(wanted, param="n")
             raise RequestError(
                 f"{len(self.waiting)} answers wait already: try again in a moment",
                 429,

@@ -71,7 +71,7 @@ function tokenButton(step, label) {
 // Offsets count code points (as Python does), not UTF-16 units.
 function answerText(answer) {
   const points = Array.from(answer.text);
-  const box = make("div", { class: "answer-text" });
+  const box = make("div", { class: "answer-text", dir: "auto" });
   let at = 0;
   const placed = answer.steps.filter((step) => step.start !== null && step.start !== undefined && step.start <= points.length);
   for (const step of placed) {

@@ -41,7 +41,7 @@ function itemNode(item, index, open) {
   const shown = against !== index && item.answers[against] ? [against, index] : [index];
   const change = { fixed: `Wrong under ${baseline}, right here.`, broken: `Right under ${baseline}, wrong here.` }[changeOf(item, index)];
   return make("div", { class: "item" },
-    make("p", { class: "question", text: item.question }),
+    make("p", { class: "question", dir: "auto", text: item.question }),
     make("p", { class: "gold" }, "Right answer: ", make("code", { text: item.gold }), change ? ` · ${change}` : ""),
     make("div", { class: "answers" }, ...shown.map((entry) => answerNode(item.answers[entry], entryLabel(entry)))),
     item.answers[index].steps.length ? stepList(item.answers[index], open) : null);

@@ -1,6 +1,6 @@
 // One card for each answer: what it is, its tokens, how it ended, what it cost.
 
-import { answerText, counters, messages, preferencePair } from "./conversation.js";
+import { answerText, asked, counters, preferencePair } from "./conversation.js";
 import { button, download, make, percent, plural, quoted } from "./dom.js";
 import { Tokens } from "./tokens.js";
 
@@ -71,7 +71,7 @@ export class Card {
     if (answer.status === "stopped") parts.push(make("span", { class: "quiet", text: "Stopped." }));
     if (answer.finish === "length") parts.push(make("span", { class: "quiet", text: "Cut off at the longest answer." }));
     if (answer.final !== null) {
-      parts.push("Final answer ", make("strong", { text: answer.final }));
+      parts.push("Final answer ", make("strong", { text: answer.final, dir: "auto" }));
       if (expected !== null) parts.push(verdict(answer.final, expected));
     }
     if (answer.votes?.length) parts.push(make("span", { class: "quiet", text: ` Votes: ${answer.votes.join(", ")}` }));
@@ -97,8 +97,8 @@ export class Card {
   trace() {
     const { finish: finish_reason, final, settings, trigger, threshold, counts, usage, kept, steps } = this.answer;
     const answer = answerText(this.answer);
-    const asked = { prompt: this.turn.question, messages: messages(this.turn, this.answer) };
-    return { ...asked, answer, final, finish_reason, settings, trigger, threshold, counts, usage, kept, steps };
+    const before = { prompt: this.turn.question, messages: asked(this.turn, this.answer) };
+    return { ...before, answer, final, finish_reason, settings, trigger, threshold, counts, usage, kept, steps };
   }
 }
 

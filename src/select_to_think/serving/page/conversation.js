@@ -22,7 +22,7 @@ export async function branch(turn, answer, at, choice, settings) {
     const text = choice.text && await addedText(kept, choice.id);
     kept.push({ ...allSteps(answer)[at], token: choice.id, text_added: text, text, mine: true });
   }
-  return addAnswer(turn, { lane: answer.lane, settings, origin: { answer, at, choice }, kept });
+  return addAnswer(turn, { lane: answer.lane, settings, origin: { answer, at, choice }, kept, asked: answer.asked });
 }
 
 // What a token adds behind others; by itself it may be written in another way. A part of a character adds nothing yet.
@@ -36,7 +36,7 @@ const wholeText = async (tokens) => (tokens.length ? (await detokenize(tokens)).
 
 function addAnswer(turn, answer) {
   const number = 1 + Math.max(0, ...turn.answers.map((other) => other.number));
-  const whole = { number, ...unwritten(), ...answer };
+  const whole = { number, asked: null, ...unwritten(), ...answer };
   const place = answer.origin ? lastOfFamily(turn, answer.origin.answer) + 1 : turn.answers.length;
   turn.answers.splice(place, 0, whole);
   return whole;
@@ -65,13 +65,17 @@ export const textOf = (steps) => steps.map((step) => step.text_added).join("");
 export const answerText = (answer) => textOf(allSteps(answer));
 
 // What was said before goes along where the model knows conversations.
-export function messages(turn, { lane, settings }) {
+function messages(turn, { lane, settings }) {
   const before = (settings.remembers ? turn.history : []).flatMap((earlier) => {
-    const answer = earlier.answers.find((other) => other.lane === lane && !other.origin);
+    const written = earlier.answers.filter((other) => !other.origin && answerText(other));
+    const answer = written.find((other) => other.lane === lane) ?? written[0];
     return answer ? [["user", earlier.question], ["assistant", answerText(answer)]] : [];
   });
   return [...before, ["user", turn.question]].map(([role, content]) => ({ role, content }));
 }
+
+// What an answer was asked with, or would be.
+export const asked = (turn, answer) => answer.asked ?? messages(turn, answer);
 
 function requestBody(turn, answer) {
   const { method, id, trigger, budget, candidates, consultRate, maxTokens, seed } = answer.settings;
@@ -79,7 +83,8 @@ function requestBody(turn, answer) {
   if (trigger) Object.assign(s2t, { trigger, trigger_budget: budget, candidates });
   if (consultRate !== undefined) s2t.consult_rate = consultRate;
   if (answer.kept.length) s2t.answer_tokens = answer.kept.map((step) => step.token);
-  return { model: id, messages: messages(turn, answer), max_completion_tokens: maxTokens, seed, s2t };
+  answer.asked ??= messages(turn, answer);
+  return { model: id, messages: answer.asked, max_completion_tokens: maxTokens, seed, s2t };
 }
 
 // Streams the answer into itself; `changed` is called after every chunk. Failures end up in `answer.error`.
@@ -132,7 +137,7 @@ export function preferencePair(turn, chosen, rejected) {
   const younger = chosen.origin?.answer === rejected ? chosen : rejected;
   return {
     prompt: turn.question,
-    messages: messages(turn, younger),
+    messages: asked(turn, younger),
     chosen: answerText(chosen),
     rejected: answerText(rejected),
     shared: textOf(younger.kept.slice(0, younger.origin.at)),

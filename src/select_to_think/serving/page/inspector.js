@@ -11,14 +11,14 @@ const SEGMENTS = "The two segments; the answer can go on from the first token of
 export function showStep({ answer, at, method, pinned }, actions) {
   const step = allSteps(answer)[at];
   const kind = decision(step, method);
-  const place = `${method.method} · token ${at + 1} of ${allSteps(answer).length}`;
+  const focused = [...panel.querySelectorAll("button")].indexOf(document.activeElement);
   panel.hidden = false;
   panel.replaceChildren(...present([
     make("div", { class: "panel-head" },
       make("h2", { id: "inspector-title" },
         make("code", { text: signOf(step), class: kind }), ` ${KINDS[kind]}`),
       button("×", actions.close, { class: "plain-button", "aria-label": "Close the panel" })),
-    make("p", { class: "quiet", text: pinned ? place : `${place} · click to keep it here` }),
+    make("p", { class: "quiet place" }),
     ...explain(step, answer, method).map((sentence) => make("p", { text: sentence })),
     gauge(step, answer),
     optionTable(step, method, actions),
@@ -26,6 +26,13 @@ export function showStep({ answer, at, method, pinned }, actions) {
       button("Rewind to here", actions.rewind),
       make("span", { class: "quiet", text: "decides this token anew, with the settings of the form" })),
   ]));
+  showPlace({ answer, at, method, pinned });
+  panel.querySelectorAll("button")[focused]?.focus({ preventScroll: true });
+}
+
+export function showPlace({ answer, at, method, pinned }) {
+  const place = `${method.method} · token ${at + 1} of ${allSteps(answer).length}`;
+  panel.querySelector(".place").textContent = pinned ? place : `${place} · click to keep it here`;
 }
 
 export function showHint() {

@@ -73,7 +73,7 @@ function ask(text) {
 function settled(error) {
   if (error) notify(error.message, error.status === 401);
   followServer();
-  writeAddress();
+  if (!stage.replaying) writeAddress();
 }
 
 function fitQuestion() {
@@ -108,6 +108,7 @@ byId("refused").addEventListener("change", (event) => document.body.classList.to
 async function followServer() {
   clearTimeout(nextState);
   const state = document.hidden ? null : await getJson("v1/s2t/state").catch(() => null);
+  if (!state && !document.hidden) byId("server").textContent = "";
   if (state) {
     const { rows, queue, tokens_per_second: rate, slm_forwards: slm, llm_forwards: llm } = state;
     const facts = [`${plural(rows, "answer")} in the batch`, `${queue} waiting`, `${Math.round(rate)} tokens/s`];
@@ -132,7 +133,7 @@ async function followAddress() {
   if (!saved) return;
   form.show(saved.lanes);
   show([]);
-  await stage.askAgain(saved.turns);
+  if (await stage.askAgain(saved.turns)) writeAddress();
 }
 
 function show(turns) {

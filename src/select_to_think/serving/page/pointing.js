@@ -1,7 +1,7 @@
 // Which token the panel shows: the one under the pointer, until one is clicked, tapped or reached by keyboard.
 
 import { byId } from "./dom.js";
-import { hidePanel, showHint, showStep } from "./inspector.js";
+import { hidePanel, showHint, showPlace, showStep } from "./inspector.js";
 import { ownerOf } from "./tokens.js";
 
 const HOVER_MS = 120; // a pointer that only passes by changes nothing
@@ -17,14 +17,14 @@ export class Pointing {
     conversation.addEventListener("pointerover", (event) => this.onHover(event));
     conversation.addEventListener("keydown", (event) => this.onKey(event));
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && this.shown) this.close();
+      if (event.key === "Escape" && this.shown && !event.target.matches("textarea, input")) this.close();
     });
   }
 
   // After an answer has changed, was begun anew, or has left the page.
   refresh(answer) {
     if (this.shown && !this.stage.cards.get(this.shown.answer)?.tokens.elements[this.shown.at]) this.shown = null;
-    if (this.shown?.answer === answer) this.show(this.shown);
+    if (this.shown?.answer === answer) this.renew(this.shown);
     if (!this.shown) this.rest();
   }
 
@@ -42,6 +42,13 @@ export class Pointing {
       rewind: () => byId("composer").reportValidity() && this.goOn(turn, answer, at, null, this.rewindSettings(answer.lane)),
     });
     if (another) byId("inspector").scrollTop = 0;
+  }
+
+  // While the answer is written, nothing of a token changes but its place.
+  renew(token) {
+    const { method } = this.stage.cards.get(token.answer);
+    if (token.answer.status === "streaming") showPlace({ ...token, method });
+    else this.show(token);
   }
 
   goOn(...from) {

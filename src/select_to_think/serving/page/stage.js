@@ -13,6 +13,7 @@ export class Stage {
     this.turns = [];
     this.cards = new Map(); // answer -> Card
     this.running = new Map(); // answer that is being written -> its AbortController
+    this.replaying = 0;
     this.replay = 0; // the number of the conversation that is asked again; an older one goes no further
   }
 
@@ -39,12 +40,19 @@ export class Stage {
     return answer;
   }
 
-  // Asks the turns of a recipe again, one after the other, until something stops it.
+  // Asks the turns of a recipe again, one after the other, until something stops it. Returns whether all are there.
   async askAgain(turns) {
-    const replay = ++this.replay;
+    this.replaying += 1; // until its end the address keeps what is still to come
+    const whole = await this.replayed(turns, ++this.replay);
+    this.replaying -= 1;
+    return whole;
+  }
+
+  async replayed(turns, replay) {
     const goesOn = () => replay === this.replay;
+    let whole = true;
     for (const { question, answers } of turns) {
-      if (!goesOn()) return;
+      if (!goesOn()) return false;
       const turn = this.begin(question);
       const made = new Map();
       for (const { number, lane, settings } of answers.filter(({ origin }) => !origin)) {
@@ -54,11 +62,13 @@ export class Stage {
       await Promise.all([...made.values()].map((answer) => this.write(turn, answer)));
       for (const { number, origin, settings } of answers.filter((plan) => plan.origin)) {
         const from = made.get(origin.number);
-        if (!goesOn() || !from || origin.at >= allSteps(from).length) continue;
-        const answer = await this.goOn(turn, from, origin.at, origin.choice, settings);
+        const answer = goesOn() && from && origin.at < allSteps(from).length
+          ? await this.goOn(turn, from, origin.at, origin.choice, settings) : null;
         if (answer) made.set(number, answer);
       }
+      whole &&= answers.every(({ number }) => made.get(number)?.status === "done");
     }
+    return whole && goesOn();
   }
 
   async write(turn, answer) {
@@ -99,7 +109,7 @@ export class Stage {
 
   section(turn) {
     return make("section", { class: "turn", "aria-label": "Question and answers" },
-      make("h2", { text: turn.question, tabindex: -1 }),
+      make("h2", { text: turn.question, tabindex: -1, dir: "auto" }),
       make("div", { class: "answers" }, ...turn.answers.map((answer) => this.card(turn, answer).node)));
   }
 

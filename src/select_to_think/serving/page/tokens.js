@@ -15,6 +15,7 @@ export class Tokens {
     this.node = make("div", {
       class: "tokens",
       role: "toolbar",
+      dir: "auto",
       "aria-label": `Tokens of ${method.method}. Left and right go from token to token, up and down from decision to decision.`,
     });
     answer.kept.forEach((step) => this.add(step));
