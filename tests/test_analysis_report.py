@@ -223,11 +223,14 @@ def test_a_very_long_answer_is_cut_and_says_so(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", per_domain=1, methods=("greedy",), domains=("facts",))
     path = folder / "records-greedy.jsonl"
     record = json.loads(path.read_text(encoding="utf-8"))
-    record["text"] = "x" * 100_000
+    record["text"], record["question"] = "x" * 100_000, "Read: " + "y" * 100_000 + " So what?"
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     answer = select(load_runs([folder])).payload["items"][0]["answers"]["0"]
     assert len(answer["text"]) + answer["cut"] == 100_000
     assert len(answer["text"]) < 10_000
+    question = select(load_runs([folder])).payload["items"][0]["question"]
+    assert question.startswith("Read: yy") and question.endswith("yy So what?") and len(question) < 10_000
+    assert " characters …] " in question
 
 
 def test_the_example_is_an_answer_that_the_local_scorer_fixed(tmp_path: Path) -> None:

@@ -126,10 +126,16 @@ def _item(key: Key, records: dict[Part, ItemRecord], entries: Sequence[dict[str,
         "id": key[0],
         "domain": first.domain,
         "subject": first.subject,
-        "question": key[1][:MAX_CHARACTERS],
+        "question": shortened(key[1]),
         "gold": first.answer,
         "answers": answers,
     }
+
+
+def shortened(question: str) -> str:
+    """Its beginning and its end, where a long one asks."""
+    half, more = MAX_CHARACTERS // 2, len(question) - MAX_CHARACTERS
+    return question if more <= 0 else f"{question[:half]} [… {more:,} characters …] {question[-half:]}"
 
 
 def encode(record: ItemRecord) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def require_same_pair(out: Path, models: Mapping[str, str]) -> None:
 
 
 def other_settings(out: Path, mine: Collection[str], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """By part of the run that is not `mine` but an earlier command's, what none of mine was given and `config` lacks."""
+    """By part of the run that is not `mine` but an earlier command's, what neither mine nor `config` has."""
     parts = {name: given(settings) for name, settings in read_run(out)["methods"].items()}
     now = [given(config), *(parts[name] for name in mine)]
     told = {

@@ -76,7 +76,7 @@ function startBrowser(form) {
     const button = make("button", { type: "button", class: "pick", "aria-pressed": String(item === state.item), onclick: () => choose(item, true) },
       make("span", { class: answer.right ? "sign right" : "sign wrong", text: answer.right ? "✓" : "✗", "aria-hidden": "true" }),
       make("span", { class: "pick-text" },
-        make("span", { class: "item-id", text: `${item.id} · ${answer.right ? "right" : "wrong"}${tags ? ` · ${tags}` : ""}` }),
+        make("span", { class: "item-id", dir: "auto", text: `${item.id} · ${answer.right ? "right" : "wrong"}${tags ? ` · ${tags}` : ""}` }),
         make("span", { class: "snippet", text: item.question.slice(0, 120) })));
     button.item = item;
     return make("li", {}, button);
