@@ -15,8 +15,8 @@ from select_to_think import __version__
 from select_to_think.config import DecodeConfig, EvalSettings, PriceConfig, PromptStyle, SelectConfig
 from select_to_think.evaluation.grading import grade
 from select_to_think.evaluation.items import Item, question_key
-from select_to_think.evaluation.metrics import llm_tokens
-from select_to_think.evaluation.results import ResultRow, load_results, read_records
+from select_to_think.evaluation.metrics import hit_rate, llm_tokens, summarise
+from select_to_think.evaluation.results import ItemRecord, ResultRow, load_results, read_records
 from select_to_think.evaluation.run_folder import Part
 from select_to_think.evaluation.runner import Evaluation, SharedClock, answer, evaluate
 from select_to_think.evaluation.trained_on import write_trained_on
@@ -355,15 +355,36 @@ def test_a_baseline_without_answers_is_found_before_decoding(tmp_path: Path) -> 
     assert [row.baseline for row in rows if row.domain == "all"] == [None, "sample"]
 
 
-def test_tokens_that_the_llm_only_chose_are_its_own_once() -> None:
+def one_record() -> ItemRecord:
     session = FakeSession()
     decisive = Evaluation(ITEMS[:1], ["s2t"], SETTINGS).decisive(session)  # type: ignore[arg-type]
     part, same = Part("s2t"), decisive["s2t"]
     (record,) = answer(session, ITEMS[:1], part=part, settings=SETTINGS, decisive=same)  # type: ignore
+    return record
+
+
+def test_tokens_that_the_llm_only_chose_are_its_own_once() -> None:
+    record = one_record()
     chosen = [{"chooser": name} for name in ("llm", "slm", "llm")]
     for written, share in ((0, 2), (2, 2), (3, 3)):
         counts = replace(record.counts, llm_tokens_generated=written)
         assert llm_tokens(replace(record, steps=chosen, counts=counts)) == share
+
+
+@pytest.mark.parametrize(
+    ("looked_at", "token", "rate"), [(8, 7, 1), (9, 8, 0), (3, 2, 1), (3, 3, None), (8, None, None)]
+)
+def test_too_few_candidates_tell_a_hit_but_no_miss(looked_at: int, token: int | None, rate: int | None) -> None:
+    step = {"llm_top": token, "candidates": [{"id": i} for i in range(looked_at)]}
+    assert hit_rate([replace(one_record(), steps=[step])]) == rate
+
+
+def test_a_method_without_a_trigger_has_no_rates_of_triggered_steps() -> None:
+    """The mentor's disputes are steps that fired, though nothing triggered them."""
+    record = replace(one_record(), fired=2, flips=1)
+    for method, rates in (("s2t", (2 / record.tokens, 0.5)), ("mentor-mlp", (None, None))):
+        row = summarise(method, [[replace(record, method=method)]])[-1]
+        assert (row.trigger_rate, row.flip_rate) == rates
 
 
 def test_costs_are_counted() -> None:

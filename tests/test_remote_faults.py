@@ -21,6 +21,8 @@ from fake_llm_server import FAULTS, FakeServer
 from select_to_think.collect.collect import collect
 from select_to_think.collect.records import read_trajectories
 from select_to_think.config import CollectConfig, EvalSettings, MentorConfig, PairConfig, RuntimeConfig
+from select_to_think.contexts.remote.detection import alike
+from select_to_think.contexts.remote.questions import Query, Seen, ranked
 from select_to_think.contexts.remote.servers import VLLM
 from select_to_think.contexts.remote.transport import Missed, Transport, Turns
 from select_to_think.evaluation.items import Item
@@ -29,7 +31,7 @@ from select_to_think.evaluation.runner import evaluate
 from select_to_think.methods import LLM as LLM_ROLE
 from select_to_think.policies.label import along
 from select_to_think.session import Session
-from select_to_think.structures import ModelUnavailable, Observe, S2TError
+from select_to_think.structures import ModelUnavailable, Observe, S2TError, Undecided
 from test_remote_laws import DECODE, ENTROPY, LLM, QUESTIONS, SLM, apart, assert_same, beside, items
 from tiny import tiny_loaded
 
@@ -257,6 +259,20 @@ def test_another_model_behind_the_address_is_told_and_never_mixed_in(
         assert_same(session.generate(QUESTIONS, "llm", DECODE), beside().generate(QUESTIONS, "llm", DECODE))
 
 
+@pytest.mark.parametrize(
+    ("now", "same"),
+    [
+        (((2, -0.9), (1, -1.1), (4, -3.0)), True),  # as arithmetic in another order may tell it
+        (((4, -0.9), (1, -1.0), (2, -1.2)), False),  # its best token was not told before
+        (((1, -0.3), (2, -1.2), (3, -2.0)), False),
+        (((1, -1.0), (2, -1.2), (3, -3.0)), False),
+    ],
+)
+def test_what_two_answers_to_the_probe_must_share(now: tuple, same: bool) -> None:
+    before = ((1, -1.0), (2, -1.2), (3, -2.0))
+    assert alike(Seen(before, {}), Seen(now, {})) == same
+
+
 def test_a_model_that_answers_under_another_name_is_not_believed() -> None:
     class Renamed(FakeServer):
         def answer(self, path, asked, fault):  # type: ignore[no-untyped-def]
@@ -443,6 +459,13 @@ def test_most_probable_tokens_that_nobody_tells_are_not_made_up(monkeypatch: pyt
             tops(session, 5)
         assert server.asked >= before + 4
         assert_same(session.generate(QUESTIONS[:1], "takeover", DECODE, ENTROPY), whole("takeover")[:1])
+
+
+def test_tokens_without_ids_are_never_told() -> None:
+    """A text that names several ids, or none, comes as -1 from a server that tells tokens as text."""
+    assert ranked({-1: -2.0, 3: -0.5, 5: -3.0, 6: -4.0}, Query((0,), top=2)) == ((3, -0.5), (5, -3.0))
+    with pytest.raises(Undecided, match="has no id of its own"):
+        ranked({-1: -0.5, 3: -0.6}, Query((0,), top=2))
 
 
 def test_a_kind_that_waits_is_not_overtaken_by_more_of_the_other() -> None:
