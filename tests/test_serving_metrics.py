@@ -20,7 +20,7 @@ from select_to_think.evaluation.items import load_pair_split
 from select_to_think.runs import Failed, Finished
 from select_to_think.serving.access import Visit
 from select_to_think.serving.engine import Engine
-from select_to_think.serving.errors import ClientGone
+from select_to_think.serving.errors import ClientGone, RequestError
 from select_to_think.serving.metrics import Metrics, Numbers, TimedBackend, Visits
 from select_to_think.serving.wanted import Ended, Job, Wanted, Written
 from select_to_think.session import Session
@@ -52,6 +52,26 @@ def test_rows_that_wait_for_a_server_leave_their_places_to_others(monkeypatch: p
     engine.waiting.extend(Job(Wanted("greedy", MethodSettings(), []), one, 0, 0) for _ in range(5))
     engine.take_in()
     assert (len(engine.live), len(engine.waiting)) == (3, 2)
+
+
+@pytest.mark.parametrize(("copies", "begun"), [([0, 3, 0], 2), ([0, 4, 0], 1), ([9, 0], 1)])
+def test_a_vote_takes_a_row_for_each_sample(copies: list[int], begun: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits until there is room for all, and so do those behind it; where nothing runs, any begins."""
+    engine = Engine(Session.load(), max_rows=4)
+    monkeypatch.setattr(engine.streams, "add", lambda stream, number, run: stream.live.update({number: run.copies}))
+    runs: Any = [SimpleNamespace(copies=each) for each in copies]
+    engine.waiting.extend(Job(Wanted("maj@4", MethodSettings(), []), run, 0, 0) for run in runs)
+    engine.take_in()
+    assert len(engine.live) == begun
+
+
+def test_what_the_full_queue_refuses_is_counted() -> None:
+    engine = Engine(Session.load(), max_rows=1, max_queue=1)
+    engine.queue([job_of("greedy")])
+    with pytest.raises(RequestError, match="1 answers wait already"):
+        engine.queue([job_of("greedy"), job_of("greedy")])
+    found = values(engine.counted)
+    assert [found[name] for name in found if name.startswith("s2t_answers_total") and "refused" in name] == [2]
 
 
 def test_what_was_written_is_remembered_no_longer_than_it_is_told() -> None:
