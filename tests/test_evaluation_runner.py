@@ -379,6 +379,23 @@ def test_too_few_candidates_tell_a_hit_but_no_miss(looked_at: int, token: int | 
     assert hit_rate([replace(one_record(), steps=[step])]) == rate
 
 
+def test_who_would_answer_otherwise_than_was_said_decodes_nothing() -> None:
+    session = FakeSession()
+    decisive = Evaluation(ITEMS[:1], ["s2t"], SETTINGS).decisive(session)["s2t"]  # type: ignore[arg-type]
+    other = {**decisive, "threshold": "another"}
+    with pytest.raises(S2TError, match=r"do not hold the same \(threshold differ\)"):
+        next(answer(session, ITEMS[:1], part=Part("s2t"), settings=SETTINGS, decisive=other))  # type: ignore
+
+
+def test_what_a_kill_left_beside_whole_records_goes(tmp_path: Path) -> None:
+    evaluate(FakeSession(), ITEMS[:1], ["greedy"], SETTINGS, out=tmp_path)
+    (whole,) = tmp_path.rglob("*.jsonl")
+    left = whole.with_name(whole.name + ".part")
+    left.write_bytes(whole.read_bytes())
+    evaluate(FakeSession(), ITEMS[:1], ["greedy"], SETTINGS, out=tmp_path)
+    assert whole.exists() and not left.exists()
+
+
 def test_a_method_without_a_trigger_has_no_rates_of_triggered_steps() -> None:
     """The mentor's disputes are steps that fired, though nothing triggered them."""
     record = replace(one_record(), fired=2, flips=1)
