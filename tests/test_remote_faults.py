@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -23,7 +25,7 @@ from select_to_think.collect.records import read_trajectories
 from select_to_think.config import CollectConfig, EvalSettings, MentorConfig, PairConfig, RuntimeConfig
 from select_to_think.contexts.remote.detection import alike
 from select_to_think.contexts.remote.questions import Query, Seen, ranked
-from select_to_think.contexts.remote.servers import VLLM
+from select_to_think.contexts.remote.servers import VLLM, LlamaServer, OpenAI
 from select_to_think.contexts.remote.transport import Missed, Transport, Turns
 from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.results import read_records
@@ -466,6 +468,22 @@ def test_tokens_without_ids_are_never_told() -> None:
     assert ranked({-1: -2.0, 3: -0.5, 5: -3.0, 6: -4.0}, Query((0,), top=2)) == ((3, -0.5), (5, -3.0))
     with pytest.raises(Undecided, match="has no id of its own"):
         ranked({-1: -0.5, 3: -0.6}, Query((0,), top=2))
+
+
+@pytest.mark.parametrize("kind", ["llama-server", "openai"])
+def test_a_bound_is_never_told_for_an_exact_log_probability(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks: some of the ids are told, and the others would be just below the least of them."""
+    transport: Any = SimpleNamespace(url="http://here")
+    server = LlamaServer(transport, "m", 1_000_000, 0) if kind == "llama-server" else OpenAI(transport, "m", {}, None)
+
+    async def complete(*asked: Any) -> dict[int, float]:
+        return {1: -0.5, 2: -1.0}
+
+    monkeypatch.setattr(server, "complete", complete)
+    with pytest.raises(S2TError, match="exact log-probability"):
+        asyncio.run(server.look(Query((0,), 1, (1, 9))))
+    seen = asyncio.run(server.look(Query((0,), 1, (1, 9), best_only=True)))
+    assert seen.asked[1] == -0.5 and seen.asked[9] < -1.0
 
 
 def test_a_kind_that_waits_is_not_overtaken_by_more_of_the_other() -> None:
