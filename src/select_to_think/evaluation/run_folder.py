@@ -174,8 +174,8 @@ def require_same_pair(out: Path, models: Mapping[str, str]) -> None:
 
 def other_settings(out: Path, mine: Collection[str], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By part of the run that is not `mine` but an earlier command's, what neither mine nor `config` has."""
-    parts = {name: given(settings) for name, settings in read_run(out)["methods"].items()}
-    now = [given(config), *(parts[name] for name in mine)]
+    parts = {name: given(of, "scorer" in of) for name, of in read_run(out)["methods"].items()}
+    now = [given(config, True), *(parts[name] for name in mine)]
     told = {
         part: {name: value for name, value in settings.items() if all(other.get(name) != value for other in now)}
         for part, settings in parts.items()
@@ -183,10 +183,10 @@ def other_settings(out: Path, mine: Collection[str], config: Mapping[str, Any]) 
     return {part: others for part, others in told.items() if others}
 
 
-def given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a method was given, of all kinds together; without what only a scorer looks at, where it has none."""
+def given(settings: Mapping[str, Any], scored: bool) -> dict[str, Any]:
+    """What a method was given, of all kinds together; what only a scorer looks at is left out where there is none."""
     found = {name: value for group in ("decode", "select", "mentor") for name, value in settings.get(group, {}).items()}
-    return found if "scorer" in settings else {name: found[name] for name in found.keys() - {"scorer_mode", "score"}}
+    return found if scored else {name: found[name] for name in found.keys() - {"scorer_mode", "score"}}
 
 
 def finished_parts(out: Path) -> dict[str, list[Part]]:
