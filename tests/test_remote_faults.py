@@ -176,7 +176,7 @@ def test_a_server_that_comes_back_is_asked_again() -> None:
 
 def test_a_request_that_no_server_can_answer_takes_the_llm_away_from_nobody_else() -> None:
     with FakeServer(LLM, "vllm").running() as server:
-        session = known(server)
+        session = known(server, SHORT)  # innocent requests have time enough
         poison = session.prompt(QUESTIONS[0], 1, with_llm=True)
         server.faults = lambda n: "500" if server.bodies[-1]["prompt"][: len(poison)] == poison else None
         assert session.generate(QUESTIONS[:1], "s2t", GO_ON, ENTROPY)[0].counts.llm_failures > 0
