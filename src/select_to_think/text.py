@@ -17,6 +17,11 @@ def comma_separated(text: str) -> list[str]:
     return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
+def installing(extra: str) -> str:
+    """How an extra is installed; the package is on no index."""
+    return f"in a checkout, pip install -c constraints.txt '.[{extra}]'"
+
+
 # What a terminal obeys or cannot show: control characters, changes of direction, halves of surrogate pairs.
 _UNSHOWABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

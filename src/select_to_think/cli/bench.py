@@ -30,6 +30,9 @@ Repeats = Annotated[int, typer.Option("--repeats", metavar="INT", min=1, help="M
 TIMED = ("mode", "score", "bins", "lora_rank", "batch_trajectories", "gradient_checkpointing", "bf16")
 
 
+PASSED_OVER = 32  # trajectories
+
+
 def train(
     pair: SmallModel,
     config: Annotated[ScorerConfig, Only(TIMED)],
@@ -39,7 +42,8 @@ def train(
         typer.Option("--collection", metavar="FOLDER", help="What `s2t collect` wrote (default: the pair's own)."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="INT", min=1, help="Trajectories to pass over (default: 32).")
+        int | None,
+        typer.Option("--limit", metavar="INT", min=1, help=f"Trajectories to pass over (default: {PASSED_OVER})."),
     ] = None,
     repeats: Repeats = 5,
 ) -> Reply:
@@ -61,7 +65,7 @@ def train(
     folders = collection or [session.folder / COLLECTION]  # type: ignore[operator]
     with progress("timing") as report:
         payload = bench_train(
-            session.slm, trajectories(folders), config, limit=limit or 32, repeats=repeats, progress=report
+            session.slm, trajectories(folders), config, limit=limit or PASSED_OVER, repeats=repeats, progress=report
         )
     return Reply(payload, lambda console: show(console, payload["rows"]))
 

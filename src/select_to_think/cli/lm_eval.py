@@ -15,6 +15,7 @@ import typer
 
 from select_to_think.cli.command import INTERRUPTED, USER_ERROR, end_unread, explain, quiet_libraries, refuse
 from select_to_think.structures import S2TError
+from select_to_think.text import installing
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 DEFECTS = (TypeError, AttributeError, IndexError, NameError, AssertionError)  # of a program, not of what it was given
@@ -45,7 +46,7 @@ def run_harness(arguments: list[str]) -> None:
     try:
         from lm_eval.__main__ import cli_evaluate
     except ImportError:
-        raise S2TError("lm-eval is missing: in a checkout, pip install -c constraints.txt '.[lm-eval]'") from None
+        raise S2TError(f"lm-eval is missing: {installing('lm-eval')}") from None
     import select_to_think.evaluation.harness  # noqa: F401  (registers the model)
 
     before = sys.argv

@@ -20,6 +20,7 @@ from select_to_think.config import (
 )
 from select_to_think.serving.settings import SERVED_DECODE, SERVED_RUNTIME, AccessConfig
 from select_to_think.structures import S2TError
+from select_to_think.text import installing
 
 Rows = Annotated[DecodeConfig, Only(defaults=tuple(SERVED_DECODE.items()))]
 Patience = Annotated[RuntimeConfig, Only(defaults=tuple(SERVED_RUNTIME.items()))]
@@ -70,7 +71,7 @@ def run(
         from select_to_think.serving.readers import DistantEngine
         from select_to_think.serving.server import CAN_PART, Server, address, bind, listen, serve_apart
     except ModuleNotFoundError as error:
-        raise S2TError(f"{error.name} is missing: in a checkout, pip install -c constraints.txt '.[serve]'") from error
+        raise S2TError(f"{error.name} is missing: {installing('serve')}") from error
     from select_to_think.session import Session
 
     keys, bound = ApiKeys.load(access.api_key_file), bind(server)

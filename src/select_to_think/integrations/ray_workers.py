@@ -32,7 +32,7 @@ from select_to_think.evaluation.items import Item
 from select_to_think.evaluation.workers import Answer, Made, Work, Workers
 from select_to_think.models.remote import is_address
 from select_to_think.structures import ModelUnavailable, S2TError
-from select_to_think.text import comma_separated
+from select_to_think.text import comma_separated, installing
 
 CONNECT_S = 10.0
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -306,7 +306,7 @@ def connected(config: RayConfig, pair: PairConfig, runtime: RuntimeConfig, *, ro
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise S2TError(f"{error.name} is missing: in a checkout, pip install -c constraints.txt '.[ray]'") from error
+        raise S2TError(f"{error.name} is missing: {installing('ray')}") from error
     address = reachable(config.ray or os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")

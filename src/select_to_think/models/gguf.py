@@ -35,7 +35,7 @@ from select_to_think.models.adapter import Adapter
 from select_to_think.models.loading import LoadedModel
 from select_to_think.models.tokenizer import load_tokenizer
 from select_to_think.structures import S2TError
-from select_to_think.text import known_name
+from select_to_think.text import installing, known_name
 
 SUFFIX = ".gguf"
 FINGERPRINT = "select_to_think.fingerprint"  # metadata: that of the weights which the file was made from
@@ -56,9 +56,7 @@ def library() -> Any:
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        raise S2TError(
-            "GGUF files need llama.cpp: in a checkout, pip install -c constraints.txt '.[llama-cpp]'"
-        ) from error
+        raise S2TError(f"GGUF files need llama.cpp: {installing('llama-cpp')}") from error
     library: Any = llama_cpp
     llama_cpp.llama_log_set(keep_error(library), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()

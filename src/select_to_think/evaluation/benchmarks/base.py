@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 from select_to_think.evaluation.items import AnswerType, Item, load_items
 from select_to_think.structures import S2TError
+from select_to_think.text import installing
 
 Role = Literal["train", "test"]
 Row = Mapping[str, Any]
@@ -165,9 +166,7 @@ def hub_rows(path: str, config: str | None, split: str, revision: str | None) ->
     try:
         import datasets
     except ImportError as error:
-        raise S2TError(
-            "loading from the hub needs datasets: use --data-dir, or pip install -c constraints.txt '.[benchmarks]'"
-        ) from error
+        raise S2TError(f"loading from the hub needs datasets: use --data-dir, or {installing('benchmarks')}") from error
     try:
         return cast(Iterable[Row], datasets.load_dataset(path, config, split=split, revision=revision))
     except Exception as error:  # whatever the network or the library says, the user needs the remedy

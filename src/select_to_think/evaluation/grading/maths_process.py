@@ -22,6 +22,7 @@ import threading
 from functools import lru_cache
 
 from select_to_think.structures import S2TError
+from select_to_think.text import installing
 
 LIMIT_CPU_SECONDS = 1.2  # for one verdict, so that none takes 2 s on a machine that has a core free
 MEMORY_BYTES = 4 << 30
@@ -62,9 +63,7 @@ def _start() -> None:
     )
     _owner = os.getpid()
     if _ask("") != "ready":
-        raise S2TError(
-            "grading mathematics needs math-verify: in a checkout, pip install -c constraints.txt '.[benchmarks]'"
-        )
+        raise S2TError(f"grading mathematics needs math-verify: {installing('benchmarks')}")
 
 
 def _ask(question: str) -> str:

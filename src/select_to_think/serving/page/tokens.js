@@ -1,6 +1,6 @@
 // The tokens of one answer as they come: marked by what was decided, each within reach of pointer, finger and keyboard.
 
-import { END, make, PART, quoted, signOf, visible } from "./dom.js";
+import { END, make, PART, quoted, signOf, trimmed } from "./dom.js";
 import { decision, greedyText, KINDS } from "./words.js";
 
 const owners = new WeakMap(); // token element -> {answer, at}
@@ -36,14 +36,14 @@ export class Tokens {
       tabindex: at === 0 ? "0" : "-1",
       class: `token ${kind}${at < this.answer.kept.length && !step.mine ? " taken-over" : ""}${core ? "" : " blank"}`,
       "aria-label": kind === "plain" ? null : label(step, kind),
-      text: core || (text ? visible(text) : signOf(step)),
+      text: signOf(step),
     });
     const before = this.elements.at(-1);
     if (before?.textContent === END) before.textContent = PART; // it was not the end
     owners.set(element, { answer: this.answer, at });
     this.elements.push(element);
     const refused = step.flip && !step.mine && !this.method.mentor ? greedyText(step) : null;
-    const struck = refused === null ? [] : [make("del", { text: refused.trim() || visible(refused) })];
+    const struck = refused === null ? [] : [make("del", { text: trimmed(refused) })];
     this.parent(step).append(core ? lead : "", ...struck, element, core ? trail : text);
   }
 
